@@ -1,0 +1,12 @@
+"""Recognition networks: q(z | x) as Pyro programs, one variational family a file."""
+
+if __name__ != "pvae.guides":
+    raise ImportError(
+        f"this package was imported as {__name__!r}; it is part of pvae: install pvae, and "
+        "write `from pvae.guides import MeanField`"
+    )
+
+from pvae.guides.full_rank import FullRank
+from pvae.guides.mean_field import MeanField
+
+__all__ = ["FullRank", "MeanField"]

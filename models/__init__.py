@@ -1,0 +1,11 @@
+"""Generative models: p(x, z) as Pyro programs, one a file."""
+
+if __name__ != "pvae.models":
+    raise ImportError(
+        f"this package was imported as {__name__!r}; it is part of pvae: install pvae, and "
+        "write `from pvae.models import VAE`"
+    )
+
+from pvae.models.vae import VAE
+
+__all__ = ["VAE"]

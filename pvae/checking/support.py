@@ -1,0 +1,80 @@
+"""Do the observed data lie in the support of their distribution, and in its shape?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.poutine.util import site_is_factor, site_is_subsample
+from torch import Tensor
+
+from pvae.checking.finding import Finding
+
+__all__ = ["data_outside_support"]
+
+_ADVICE = {
+    "Bernoulli": 'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood '
+    "that fits grey levels: continuous_bernoulli, discretized_logistic, categorical or gaussian",
+    "ContinuousBernoulli": "divide them by their largest value, or use a gaussian likelihood",
+}
+
+
+def data_outside_support(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace
+) -> Iterator[Finding]:
+    """Observed values that their distribution cannot give, or that have another shape."""
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        if site_is_subsample(site) or site_is_factor(site):
+            continue
+        value = site["value"]
+        wrong = _wrong_shape(name, site, value) or _outside(name, site, value)
+        if wrong is not None:
+            yield wrong
+
+
+def _wrong_shape(name: str, site: dict[str, Any], value: Tensor) -> Finding | None:
+    expected = site["fn"].shape()
+    try:
+        fits = torch.broadcast_shapes(expected, value.shape) == expected
+    except RuntimeError:
+        fits = False
+    if fits or site["infer"].get("enumerate"):
+        return None
+    return Finding(
+        "error",
+        f"site {name!r} observes data of shape {tuple(value.shape)}, but its distribution "
+        f"{_name(site['fn'])} has shape {tuple(expected)} (batch {tuple(site['fn'].batch_shape)}, "
+        f"event {tuple(site['fn'].event_shape)}): give the network the data's shape, or flatten "
+        "the data in both programs",
+    )
+
+
+def _outside(name: str, site: dict[str, Any], value: Tensor) -> Finding | None:
+    try:
+        support = site["fn"].support
+    except NotImplementedError:
+        return None
+    if support is None:
+        return None
+    inside = support.check(value)
+    if inside.all():
+        return None
+    kind = _name(site["fn"])
+    advice = _ADVICE.get(kind, "transform the data, or use a distribution that fits them")
+    wrong = value[~inside].flatten()[0].item() if inside.shape == value.shape else None
+    example = f", such as {wrong:.4g}" if wrong is not None else ""
+    low, high = value.min().item(), value.max().item()
+    return Finding(
+        "error",
+        f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
+        f"{low:.4g} to {high:.4g}): {advice}",
+    )
+
+
+def _name(fn: Distribution) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return type(fn).__name__

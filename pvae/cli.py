@@ -1,0 +1,332 @@
+"""The command `pvae`: train, evaluate, sample, infer, list."""
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from click.core import ParameterSource
+
+from pvae import data, objectives, targets
+from pvae.data import DataSet, Rows
+from pvae.failure import DivergedError
+from pvae.fits import Fit
+from pvae.loading import load
+from pvae.programs import infer, sample
+from pvae.randomness import seeded
+from pvae.report import evaluate, figures, table
+from pvae.runs import Run
+from pvae.training import fit
+
+__all__ = ["main"]
+
+
+_SPLITS = click.Choice(["train", "valid", "test"])
+
+
+class _Commands(click.Group):
+    """Says what went wrong in one sentence, where it is the user's to put right."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        # A warning of ours is a sentence for the reader, not a line of our source.
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {message}", err=True)
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError, DivergedError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"show_default": True, "max_content_width": 100})
+@click.version_option(package_name="pvae-ppl")
+def main() -> None:
+    """Variational autoencoders by probabilistic programming: any Pyro model/guide pair."""
+
+
+@main.command()
+@click.argument("model", default="vae")
+@click.argument("guide", default="mean_field")
+@click.option("--data", "data_name", default="digits", help="A named data set, or .npz or .npy.")
+@click.option("--binarize", default="none", help="none, dynamic, static or threshold.")
+@click.option("--labels", is_flag=True, help="Pass labels to the programs, after x.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For constructors.")
+@click.option("--objective", default="elbo", metavar="NAME[:KEY=VALUE,...]", help="The bound.")
+@click.option("--epochs", default=50, help="Passes through the data.")
+@click.option("--batch-size", type=int, default=None, help="Data per step.  [default: 128]")
+@click.option("--learning-rate", default=1e-3, help="Of Adam.")
+@click.option("--schedule", type=click.Choice(["constant", "cosine"]), default="constant",
+              help="Course of the learning rate over the epochs.")  # fmt: skip
+@click.option("--warmup", default=0, help="Epochs in which the weight of latent sites rises.")
+@click.option("--clip-norm", type=float, help="Largest norm of a step's gradient.")
+@click.option("--patience", type=int, help="Stop after so many epochs without a better bound.")
+@click.option("--particles", default=200, help="Importance samples per datum in the table.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, ...")
+@click.option("--engine", default="auto", help="auto or eager.")
+@click.option("--seed", default=0, help="Seeds everything.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: a new one]")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's files.")
+@click.option("--progress/--no-progress", default=True, help="Show progress bars.")
+@click.pass_context
+def train(ctx: click.Context, **given: Any) -> None:
+    """Train MODEL with GUIDE, then print what came out and draw it.
+
+    MODEL and GUIDE are a name that `pvae list` prints, file.py:Name, package.module:Name, or
+    file.py:Class.method.
+    """
+    if given["resume"]:
+        given = _as_started(ctx, given)
+    with seeded(given["seed"]):
+        of_data = _load_data(given)
+        options = targets.parse_options(given["settings"])
+        built = targets.build(given["model"], given["guide"], options, _known_from(of_data))
+    out = given["out"] or _free_folder(given["data_name"])
+    trained = fit(
+        built.model,
+        built.guide,
+        of_data,
+        objective=_objective(given["objective"]),
+        learning_rate=given["learning_rate"],
+        scheduler=_schedule(given["schedule"], given["epochs"]),
+        epochs=given["epochs"],
+        batch_size=given["batch_size"],
+        warmup=given["warmup"],
+        clip_norm=given["clip_norm"],
+        patience=given["patience"],
+        device=given["device"],
+        engine=given["engine"],
+        seed=given["seed"],
+        out=out,
+        resume=given["resume"],
+        overwrite=given["overwrite"],
+        tensorboard=given["tensorboard"],
+        progress=given["progress"],
+        config={"command": _remembered(given), "pair": built.as_json()},
+    )
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    if trained.stopped == "interrupted":
+        click.echo(
+            f"interrupted after {len(trained.history)} whole epochs; go on with "
+            f"`pvae train --resume --out {out}`, or use the run as it is",
+            err=True,
+        )
+        sys.exit(130)
+    _finish(trained, of_data, given, Run(out))
+
+
+def _finish(trained: Fit, of_data: DataSet, given: Mapping[str, Any], run: Run) -> None:
+    """Print the table and draw the figures."""
+    split, rows = _held_out(of_data)
+    options = {"seed": given["seed"], "progress": given["progress"]}
+    report = evaluate(trained, rows, split, given["particles"], **options)
+    last = trained.history[-1] if trained.history else {}
+    seconds = sum(row["seconds"] for row in trained.history)
+    lines = [
+        *report.lines(),
+        ("seconds", f"{seconds:.1f} for {last.get('epoch', 0)} epochs ({trained.stopped})"),
+        ("examples per second", f"{last.get('examples_per_second', 0):,.0f}"),
+        ("engine", trained.engine),
+    ]
+    if trained.best_epoch is not None:
+        lines.append(("kept", f"the parameters of epoch {trained.best_epoch}"))
+    run.write_summary({**run.summary(), "evaluation": report.as_json()})
+    for name, figure in figures(trained, rows, seed=given["seed"]).items():
+        figure.savefig(run.figures / f"{name}.png")
+    lines.append(("run", f"{run.path}, pictures in {run.path / 'figures'}"))
+    click.echo(table(lines))
+
+
+@main.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", type=_SPLITS, help="[default: test, or else valid, or else train]")
+@click.option("--data", "data_name", help="Other data than the run's.")
+@click.option("--particles", default=1000, help="Importance samples per datum.")
+@click.option("--seed", default=0, help="Seeds the draws.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--progress/--no-progress", default=True, help="Show progress bars.")
+def evaluate_(
+    run: Path,
+    split: str | None,
+    data_name: str | None,
+    particles: int,
+    seed: int,
+    device: str,
+    as_json: bool,
+    progress: bool,
+) -> None:
+    """Evaluate the pair of RUN on data: bound, terms by site, log-likelihood."""
+    trained = load(run, device=device)
+    name, rows = _split(run, split, data_name)
+    report = evaluate(trained, rows, name, particles, seed=seed, progress=progress and not as_json)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        click.echo(table(report.lines()))
+
+
+@main.command("sample")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--n", default=64, help="Number of draws.")
+@click.option("--seed", default=0, help="Seeds the draws.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: samples.npz in RUN]")
+def sample_(run: Path, n: int, seed: int, device: str, out: Path | None) -> None:
+    """Draw every site of the model of RUN, into an .npz with one array a site."""
+    if n < 1:
+        raise ValueError(f"n is {n}: give at least 1")
+    trained = load(run, device=device)
+    example = Run(run).example()
+    index = torch.arange(n) % len(example[0])
+    with seeded(seed):
+        draws = sample(trained.model, tuple(part[index] for part in example))
+    _write(out or run / "samples.npz", {site: value.cpu().numpy() for site, value in draws.items()})
+
+
+@main.command("infer")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", type=_SPLITS, help="[default: test, or else valid, or else train]")
+@click.option("--data", "data_name", help="Other data than the run's.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: codes.npz in RUN]")
+def infer_(
+    run: Path, split: str | None, data_name: str | None, device: str, out: Path | None
+) -> None:
+    """Write the latent codes of data into an .npz with one array a site, and labels if there are."""
+    trained = load(run, device=device)
+    _, rows = _split(run, split, data_name)
+    codes = {site: value.cpu().numpy() for site, value in infer(trained.guide, rows).items()}
+    if rows.labels is not None:
+        codes["labels"] = rows.labels.cpu().numpy()
+    _write(out or run / "codes.npz", codes)
+
+
+@main.command("list")
+def list_() -> None:
+    """Print the models, guides, data sets, likelihoods and objectives that have names."""
+    from pvae import likelihoods
+
+    for title, role in (("models", "model"), ("guides", "guide")):
+        click.echo(f"{title}:")
+        for entry in targets.zoo(role):
+            options = ", ".join(f"{name}={value}" for name, value in entry.options)
+            click.echo(f"  {entry.name:<12} {entry.summary} [{options}]")
+    for title, known in (
+        ("data", data.names),
+        ("likelihoods", likelihoods.names),
+        ("objectives", objectives.names),
+    ):
+        click.echo(f"{title}:\n  {', '.join(known)}")
+
+
+# What the commands share
+
+
+def _load_data(given: Mapping[str, Any]) -> DataSet:
+    return data.load(
+        given["data_name"],
+        binarize=given["binarize"],
+        labels=given["labels"],
+        seed=given["seed"],
+    )
+
+
+def _known_from(of_data: DataSet) -> dict[str, object]:
+    """What constructors can be told of the data: its shape, grey levels, and what fits them."""
+    levels = of_data.levels
+    fitting = {None: "gaussian_learned_scale", 2: "bernoulli"}
+    return {
+        "x_shape": of_data.x_shape,
+        "levels": levels,
+        "likelihood": fitting.get(levels, "discretized_logistic"),
+    }
+
+
+def _objective(text: str) -> Any:
+    name, _, options = text.partition(":")
+    return objectives.get(name, **targets.parse_options(options.split(",") if options else []))
+
+
+def _schedule(name: str, epochs: int) -> Any:
+    if name == "constant":
+        return None
+    return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+
+
+def _held_out(of_data: DataSet) -> tuple[str, Rows]:
+    for name in ("test", "valid"):
+        rows = getattr(of_data, name)
+        if rows is not None:
+            return name, rows
+    return "train", of_data.train
+
+
+def _split(run: Path, split: str | None, data_name: str | None) -> tuple[str, Rows]:
+    """The data of a run, or other data treated the same."""
+    command = Run(run).config().get("command")
+    if command is None and data_name is None:
+        raise ValueError(f"{run} was made from Python and does not know its data: give --data")
+    chosen = {"binarize": "none", "labels": False, "seed": 0, **(command or {})}
+    if data_name is not None:
+        chosen["data_name"] = data_name
+    of_data = _load_data(chosen)
+    if split is None:
+        return _held_out(of_data)
+    rows = getattr(of_data, split)
+    if rows is None:
+        raise ValueError(f"{of_data.name} has no {split} split")
+    return split, rows
+
+
+def _remembered(given: Mapping[str, Any]) -> dict[str, object]:
+    """The command line as the run keeps it, with files under their full path."""
+    forgotten = ("out", "resume", "overwrite", "progress", "tensorboard")
+    kept = {key: value for key, value in given.items() if key not in forgotten}
+    if Path(kept["data_name"]).suffix in (".npz", ".npy"):
+        kept["data_name"] = str(Path(kept["data_name"]).resolve())
+    return kept
+
+
+def _as_started(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The command line of a run to resume: what it was started with, and more epochs."""
+    if given["out"] is None:
+        raise ValueError("--resume needs the folder of the run: give --out")
+    started = Run(given["out"]).config().get("command")
+    if started is None:
+        raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
+    may_change = ("epochs", "device", "particles", "out", "resume", "progress", "tensorboard")
+    merged = {**given, **started}
+    for key, value in given.items():
+        if ctx.get_parameter_source(key) != ParameterSource.COMMANDLINE:
+            continue
+        before = started.get(key)
+        same = value == (tuple(before) if isinstance(before, list) else before)
+        if key not in may_change and not same:
+            raise ValueError(
+                f"the run was started with {key}={before!r}, not {value!r}: leave it out, or start "
+                "a new run"
+            )
+        merged[key] = value
+    return merged
+
+
+def _free_folder(name: str) -> Path:
+    """runs/digits-1, or the first number that is free."""
+    number, stem = 1, Path(name).stem
+    while (folder := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
+    click.echo(f"{path}: {shapes}")
+
+

@@ -1,0 +1,19 @@
+"""Named data sets, files of the user's, binarization, and batches on the device."""
+
+from pvae.data.downloads import DamagedFileError, DownloadError
+from pvae.data.minibatches import Batches, batches
+from pvae.data.named import load, names
+from pvae.data.splits import DataSet, rows
+from pvae.data.table import Rows
+
+__all__ = [
+    "Batches",
+    "DamagedFileError",
+    "DataSet",
+    "DownloadError",
+    "Rows",
+    "batches",
+    "load",
+    "names",
+    "rows",
+]

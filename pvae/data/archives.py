@@ -1,0 +1,87 @@
+"""An .npz of a named set: read with its checksums, or made of the originals and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pvae.data.conversion import Arrays
+from pvae.data.downloads import DamagedFileError, Original, cache_folder, find, obtain
+
+__all__ = ["UNREADABLE", "checked_npz"]
+
+# What numpy and zipfile raise for a file that is damaged or of another kind.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
+
+def checked_npz(
+    path: str,
+    digests: Mapping[str, str],
+    originals: tuple[Original, ...] = (),
+    convert: Callable[..., Arrays] | None = None,
+) -> Arrays:
+    """The arrays of an .npz that is there, or is first made of the originals and kept."""
+    found = find(path)
+    if found is None and convert is not None:
+        files = [obtain(original) for original in originals]
+        arrays = convert(*files)
+        _check(", ".join(map(str, files)), arrays, digests)
+        _save(cache_folder() / path, arrays)
+        for file in files:
+            if file.is_relative_to(cache_folder()):
+                file.unlink(missing_ok=True)
+    else:
+        assert found is not None
+        try:
+            loaded = np.load(found, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("a single array, no archive of them")
+            with loaded as archive:
+                arrays = {name: archive[name] for name in digests if name in archive}
+        except UNREADABLE as error:
+            raise DamagedFileError(
+                f"{found} cannot be read ({error}): it is damaged or no .npz; replace or delete it"
+            ) from error
+        _check(str(found), arrays, digests)
+    return {name: array for name, array in arrays.items() if name in digests}
+
+
+def _check(origin: str, arrays: Arrays, digests: Mapping[str, str]) -> None:
+    for name, expected in digests.items():
+        if name not in arrays and not name.endswith("_labels"):
+            raise DamagedFileError(
+                f"{origin} has no array {name!r}: replace it, or delete it to have it made anew"
+            )
+        if name in arrays and hashlib.sha256(arrays[name].tobytes()).hexdigest() != expected:
+            raise DamagedFileError(
+                f"{origin}: the array {name!r} does not have sha256 {expected}, so these are other "
+                "data, or they are damaged: replace the file, or delete it to have it made anew"
+            )
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    """Write an .npz so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # reads **kwds as bool
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,127 @@
+"""Finding the files of a named set: in $PVAE_DATA, in the cache, or at a public mirror."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch  # type: ignore[import-untyped]
+
+__all__ = ["DamagedFileError", "DownloadError", "Original", "cache_folder", "find", "obtain"]
+
+TIMEOUT = 30  # seconds without an answer, after which the next mirror is tried
+
+
+class DownloadError(OSError):
+    """No mirror gave the file; nothing was left behind."""
+
+
+class DamagedFileError(ValueError):
+    """A file that is there is not what its checksum or its format says."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A published file.
+
+    Args:
+        path: its place under $PVAE_DATA and in the cache, "mnist/train-images-idx3-ubyte.gz".
+        checksum: "sha256:..." or "md5:...".
+        urls: where it can be had, tried in turn.
+    """
+
+    path: str
+    checksum: str
+    urls: tuple[str, ...]
+
+
+def data_folder() -> Path | None:
+    """The folder $PVAE_DATA, or None where it is not set."""
+    name = os.environ.get("PVAE_DATA")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"PVAE_DATA names {name}, which is no folder: correct or unset it")
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $PVAE_CACHE, or else the cache folder of the system."""
+    name = os.environ.get("PVAE_CACHE")
+    return Path(name).expanduser() if name else Path(pooch.os_cache("pvae"))
+
+
+def find(path: str) -> Path | None:
+    """The file at this place under $PVAE_DATA, or else in the cache, or else None."""
+    folders = [folder for folder in (data_folder(), cache_folder()) if folder is not None]
+    return next((f / path for f in folders if (f / path).is_file()), None)
+
+
+def places(path: str) -> str:
+    """In words, where a user can put the file by hand."""
+    folder = data_folder()
+    at = f"{folder / path}" if folder else f"$PVAE_DATA/{path} (PVAE_DATA is not set)"
+    return f"{at} or {cache_folder() / path}"
+
+
+def obtain(original: Original) -> Path:
+    """Find or download a file; what is returned has the right checksum.
+
+    Raises:
+        DamagedFileError: the file is there with another checksum.
+        DownloadError: it is nowhere, and no mirror gave it whole and unchanged.
+    """
+    found = find(original.path)
+    if found is None:
+        return _download(original)
+    algorithm, expected = original.checksum.split(":")
+    with found.open("rb") as file:
+        got = hashlib.file_digest(file, algorithm).hexdigest()
+    if got != expected:
+        raise DamagedFileError(
+            f"{found} has {algorithm} {got}, expected {expected}: it is damaged or another file; "
+            "replace it, or delete it to have it downloaded"
+        )
+    return found
+
+
+def _download(original: Original) -> Path:
+    # pooch writes under a temporary name beside the target, checks the sum, and renames.
+    target = cache_folder() / original.path
+    failures = []
+    for url in original.urls:
+        try:
+            pooch.retrieve(
+                url,
+                known_hash=original.checksum,
+                fname=target.name,
+                path=target.parent,
+                downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT),
+            )
+        except OSError as error:  # every error of requests, and of the disk
+            failures.append(f"{url}: {_reason(error)}")
+        except ValueError:  # what pooch raises where the sum differs
+            failures.append(f"{url}: sent another file, its checksum is not {original.checksum}")
+        else:
+            return target
+    tried = "; ".join(failures) or "no mirror is known"
+    raise DownloadError(
+        f"could not download {target.name} ({tried}): try again with a network, "
+        f"or put the file at {places(original.path)}"
+    )
+
+
+def _reason(error: OSError) -> str:
+    # requests comes with pooch, which imports it late as it is slow to import.
+    from requests import exceptions
+
+    if isinstance(error, exceptions.Timeout):
+        return f"no answer in {TIMEOUT} s"
+    if isinstance(error, exceptions.ChunkedEncodingError):
+        return "the connection ended early and the file is truncated"
+    if isinstance(error, exceptions.ConnectionError):
+        return "no connection; is there a network?"
+    return f"{type(error).__name__}, {error}"

@@ -1,0 +1,88 @@
+"""Data files of the user's: .npz with splits, .npy with training rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pvae.data.archives import UNREADABLE
+from pvae.data.conversion import Arrays
+from pvae.data.downloads import DamagedFileError
+
+__all__ = ["SPLITS", "SUFFIXES", "read_file"]
+
+SPLITS = ("train", "valid", "test")
+SUFFIXES = (".npz", ".npy")
+
+
+def read_file(path: Path) -> tuple[Arrays, int | None]:
+    """Read a file of the user's: its splits and labels, and the grey levels of uint8 splits.
+
+    Splits come as uint8 (two levels where all of them hold only 0 and 1, else 256) or as float32.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (looked for from {Path.cwd()})")
+    found = _read(path)
+    if "train" not in found:
+        raise ValueError(
+            f"{path} has no array 'train'; its arrays are {sorted(found) or 'none'}: save it with "
+            "np.savez(path, train=x, test=..., train_labels=...), of which only train is needed"
+        )
+    splits = {name: found[name] for name in SPLITS if name in found}
+    levels: int | None
+    if all(_is_binary(array) for array in splits.values()):
+        levels = 2
+    elif all(array.dtype == np.uint8 for array in splits.values()):
+        levels = 256
+    else:
+        _check_one_type(path, splits)
+        levels = None
+    arrays: Arrays = {
+        name: array.astype(np.uint8 if levels else np.float32, copy=False)
+        for name, array in splits.items()
+    }
+    for split in splits:
+        if f"{split}_labels" in found:
+            arrays[f"{split}_labels"] = found[f"{split}_labels"]
+    return arrays, levels
+
+
+def _read(path: Path) -> Arrays:
+    wanted = [*SPLITS, *(f"{split}_labels" for split in SPLITS)]
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"train": loaded}
+        else:
+            with loaded:
+                # An array that is not wanted is not read, and only stands in messages by its name.
+                arrays = {k: loaded[k] if k in wanted else np.empty(0) for k in loaded.files}
+    except UNREADABLE as error:
+        raise DamagedFileError(
+            f"{path} cannot be read ({error}): save arrays of numbers with np.savez or np.save; "
+            "arrays of objects are refused, as loading them would execute code"
+        ) from error
+    _check_numbers(path, ((k, a) for k, a in arrays.items() if k in wanted))
+    return arrays
+
+
+def _check_numbers(path: Path, arrays: Iterable[tuple[str, npt.NDArray[np.generic]]]) -> None:
+    for name, array in arrays:
+        kinds = "bui" if name.endswith("_labels") else "buif"
+        if array.dtype.kind not in kinds:
+            expected = "integers" if name.endswith("_labels") else "bool, integers or floats"
+            raise ValueError(f"{path}: array {name!r} is of {array.dtype}, expected {expected}")
+
+
+def _check_one_type(path: Path, splits: Arrays) -> None:
+    # Grey levels 0 to 255 in one split and floats in another would be seen on two scales.
+    types = {name: str(array.dtype) for name, array in splits.items()}
+    if "uint8" in types.values():
+        raise ValueError(f"{path}: the splits are of different types, {types}: save them in one")
+
+
+def _is_binary(array: npt.NDArray[np.generic]) -> bool:
+    return bool(((array == 0) | (array == 1)).all())

@@ -1,0 +1,243 @@
+"""Batches for training, epoch by epoch, from rows on the device, a `Dataset` or a `DataLoader`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pvae.data.splits import rows
+from pvae.data.table import Rows, seen
+
+__all__ = ["Batches", "batches"]
+
+
+class Batches(Protocol):
+    """Where training takes its batches from, one epoch after another."""
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows in the data; None if unknown, as of an endless stream."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Number of rows in a full batch; None if unknown."""
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of one epoch, each the arguments of the programs, on the device."""
+
+
+def batches(
+    data: object,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    steps_per_epoch: int | None = None,
+) -> Batches:
+    """Make batches for training of whatever a user has for data.
+
+    What `rows` accepts lies on the device in its smallest type, and is shuffled and cut there; a
+    `Dataset` goes through a `DataLoader` of that batch size. Both are shuffled by (seed, number of
+    the epoch) alone, so that any epoch can be replayed without the ones before it. A `DataLoader`
+    is used as it is: its own batch size, its own shuffling.
+
+    A stream (an `IterableDataset`, or a `DataLoader` when steps_per_epoch is given) goes on from
+    one epoch to the next, and starts again where it ends. Of items that are tuples each element
+    is an argument of the programs. x of uint8 is seen as float32 in [0, 1] as in `Rows`, but
+    whether it holds 0 and 1 or 256 levels is judged by the first batch.
+
+    Args:
+        data: what `rows` accepts, a `torch.utils.data.Dataset`, an `IterableDataset` or a
+            `DataLoader`.
+        batch_size: rows in a batch, at least 1; the last of an epoch may be short.
+        device: where the batches lie.
+        seed: of the shuffling and of dynamic binarization, together with the number of the epoch.
+        steps_per_epoch: batches in an epoch; one pass over the data if None.
+
+    Raises:
+        ValueError: no data, a batch_size below 1 or above the rows of the data, or a stream
+            of unknown length without steps_per_epoch.
+        TypeError: what is no data, as in `rows`; when iterated, items that are not tensors.
+
+    Example:
+        >>> of_data = batches(torch.zeros(10, 3), batch_size=4, device=torch.device("cpu"), seed=0)
+        >>> [len(x) for (x,) in of_data.epoch(0)]
+        [4, 4, 2]
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: give at least 1")
+    if steps_per_epoch is not None and steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch is {steps_per_epoch}: give at least 1")
+    if isinstance(data, DataLoader):
+        return _LoaderBatches(data, device, steps=steps_per_epoch)
+    if not isinstance(data, Dataset) or isinstance(data, TensorDataset):
+        table = rows(data)
+        _check_batch_size(batch_size, len(table))
+        return _RowBatches(table.to(device), batch_size, seed=seed, steps=steps_per_epoch)
+    # With a generator of its own, a loader takes nothing from torch's global one.
+    generator = torch.Generator()
+    if isinstance(data, IterableDataset):
+        if isinstance(data, Sized) and len(data) > 0:
+            _check_batch_size(batch_size, len(data))
+        generator.manual_seed(_mixed(seed, 0))
+        stream = DataLoader(data, batch_size=batch_size, generator=generator)
+        return _LoaderBatches(stream, device, steps=steps_per_epoch)
+    if not isinstance(data, Sized):
+        raise TypeError(
+            f"data set {type(data).__qualname__} has no __len__: add one, "
+            "or derive it from IterableDataset and give steps_per_epoch"
+        )
+    if len(data) == 0:
+        raise ValueError(f"data set {type(data).__qualname__} is empty: give at least one row")
+    _check_batch_size(batch_size, len(data))
+    loader = DataLoader(data, batch_size=batch_size, shuffle=True, generator=generator)
+    return _LoaderBatches(loader, device, seed=seed, steps=steps_per_epoch)
+
+
+class _RowBatches:
+    """Batches cut on the device out of rows that lie there."""
+
+    def __init__(self, table: Rows, batch_size: int, *, seed: int, steps: int | None) -> None:
+        self.rows: int | None = len(table)
+        self.batch_size: int | None = batch_size
+        self._table, self._size, self._seed, self._steps = table, batch_size, seed, steps
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        generator = torch.Generator(self._table.device).manual_seed(_mixed(self._seed, number))
+        if self._steps is None:
+            return self._table.batches(self._size, generator=generator)
+        return islice(self._passes(generator), self._steps)
+
+    def _passes(self, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        while True:
+            yield from self._table.batches(self._size, generator=generator)
+
+
+class _LoaderBatches:
+    """Batches of a `DataLoader`; its generator is seeded anew each epoch if there is a seed."""
+
+    def __init__(
+        self,
+        loader: DataLoader[object],
+        device: torch.device,
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        length = _length(loader)
+        if length is None and steps is None:
+            raise ValueError(
+                f"{type(loader.dataset).__qualname__} is a stream of unknown length: give "
+                "steps_per_epoch, or give the data set a __len__"
+            )
+        if length == 0:
+            raise ValueError(
+                "the DataLoader has no batches: its data set is empty, "
+                "or drop_last leaves no full batch"
+            )
+        self.rows = _loader_rows(loader)
+        self.batch_size = loader.batch_size
+        self._loader, self._device, self._seed, self._steps = loader, device, seed, steps
+        self._levels: int | None = None
+        self._stream: Iterator[tuple[Tensor, ...]] | None = None
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        if self._seed is not None:
+            assert self._loader.generator is not None
+            self._loader.generator.manual_seed(_mixed(self._seed, number))
+            return self._one_pass() if self._steps is None else islice(self._passes(), self._steps)
+        if self._steps is None:
+            return self._one_pass()
+        if self._stream is None:
+            self._stream = self._passes()
+        return islice(self._stream, self._steps)
+
+    def _one_pass(self) -> Iterator[tuple[Tensor, ...]]:
+        for item in self._loader:
+            yield self._arguments(item)
+
+    def _passes(self) -> Iterator[tuple[Tensor, ...]]:
+        while True:
+            empty = True
+            for arguments in self._one_pass():
+                empty = False
+                yield arguments
+            if empty:
+                raise ValueError(
+                    f"the stream {type(self._loader.dataset).__qualname__} gave no item: it is "
+                    "empty, or it cannot be iterated a second time"
+                )
+
+    def _arguments(self, item: object) -> tuple[Tensor, ...]:
+        x, *more = (_checked(item),) if isinstance(item, Tensor) else _elements(item)
+        if x.dtype == torch.uint8 and self._levels != 256:
+            # Here the batch is still where the loader made it, so this is no read of the device.
+            binary = int(x.max()) <= 1
+            if self._levels == 2 and not binary:
+                raise ValueError(
+                    "the first batch of uint8 data held only 0 and 1, a later one other values: "
+                    "give floats in [0, 1] instead of uint8"
+                )
+            self._levels = 2 if binary else 256
+        moved = [argument.to(self._device, non_blocking=True) for argument in (x, *more)]
+        return (seen(moved[0], self._levels), *moved[1:])
+
+
+def _elements(item: object) -> tuple[Tensor, ...]:
+    if isinstance(item, dict):
+        raise TypeError(
+            f"the items of the data are dicts with the keys {sorted(map(str, item))}: the programs "
+            "take arguments in order, so give tuples; for example a DataLoader with a collate_fn "
+            f"that returns (batch[{next(iter(item), 'x')!r}], ...)"
+        )
+    if not isinstance(item, tuple | list) or not item:
+        raise TypeError(
+            f"the items of the data are of type {type(item).__qualname__}: "
+            "expected a tensor, or a tuple of tensors"
+        )
+    return tuple(map(_checked, item))
+
+
+def _checked(element: object) -> Tensor:
+    if not isinstance(element, Tensor):
+        raise TypeError(
+            f"an item of the data holds an element of type {type(element).__qualname__}: "
+            "expected tensors; give the DataLoader a collate_fn that makes them"
+        )
+    if element.dim() == 0:
+        raise TypeError(
+            "an item of the data holds a tensor without a batch dimension: give the DataLoader a "
+            "batch_size, or a data set whose items are batches"
+        )
+    return element
+
+
+def _length(loader: DataLoader[object]) -> int | None:
+    """Batches in one pass; None if the data set does not say."""
+    streamed = isinstance(loader.dataset, IterableDataset)
+    return None if streamed and not isinstance(loader.dataset, Sized) else len(loader)
+
+
+def _loader_rows(loader: DataLoader[object]) -> int | None:
+    if loader.batch_size is None and loader.batch_sampler is None:
+        return None  # the items are batches already, of sizes that nobody knows
+    counted = loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.sampler
+    return len(counted) if isinstance(counted, Sized) else None
+
+
+def _check_batch_size(batch_size: int, size: int) -> None:
+    if batch_size > size:
+        raise ValueError(
+            f"batch_size {batch_size} is above the {size} rows of the data: give {size} or less"
+        )
+
+
+def _mixed(seed: int, number: int) -> int:
+    """One seed out of two; near pairs give unrelated seeds."""
+    return int(np.random.SeedSequence((seed % 2**64, number)).generate_state(1, np.uint64)[0])

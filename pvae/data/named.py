@@ -1,0 +1,168 @@
+"""Loading a data set by its name, or from a file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from pvae.data.catalogue import SETS
+from pvae.data.conversion import Arrays
+from pvae.data.files import SPLITS, SUFFIXES, read_file
+from pvae.data.splits import DataSet, tensor_of
+from pvae.data.table import Rows
+
+__all__ = ["load", "names"]
+
+names: tuple[str, ...] = tuple(SETS)
+
+HELD_OUT_SEEDS = {"valid": 1, "test": 2}
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    binarize: str = "none",
+    labels: bool = False,
+    seed: int = 0,
+    valid: int | None = None,
+) -> DataSet:
+    """Load a named data set, or a file of one's own, in its splits.
+
+    | name | rows | splits | labels |
+    | --- | --- | --- | --- |
+    | digits | 8x8, 17 grey levels | 80 / 10 / 10 percent of 1,797, fixed, of every class | digit |
+    | mnist | 28x28, 256 levels | 60,000 / - / 10,000 | digit |
+    | fashion-mnist | 28x28, 256 levels | 60,000 / - / 10,000 | kind of clothes |
+    | binarized-mnist | 28x28, binary | 50,000 / 10,000 / 10,000 | digit, in $PVAE_DATA only |
+    | omniglot | 28x28, 256 levels | 24,345 / - / 8,115 | alphabet |
+    | frey-faces | 28x20, 256 levels | 1,565 / 200 / 200, in the order of the video | none |
+
+    Rows keep the order of the published files: the test rows of binarized-mnist are sorted by
+    digit, and those of omniglot by character.
+
+    omniglot is **not** the file of Burda et al. (2015) that papers report on: it is made of the
+    original drawings, each of the 28x28 cells being the exact mean of the source pixels under it;
+    drawers 1 to 15 are for training and 16 to 20 for testing. Log-likelihoods on it cannot be
+    put next to published ones.
+
+    Files of named sets are looked for in $PVAE_DATA, then in the cache ($PVAE_CACHE, or the cache
+    folder of the system), and are then downloaded to the cache; digits needs no file, and
+    frey-faces is never downloaded. Checksums are always compared.
+
+    A file is an `.npz` with the arrays train (needed), valid, test, train_labels, valid_labels,
+    test_labels, or an `.npy` with training rows. What holds only 0 and 1 stays as it is, other
+    uint8 is divided by 255, and all else is taken as it is, always as float32.
+
+    References:
+        "Gradient-based learning applied to document recognition", LeCun, Bottou, Bengio and
+        Haffner, 1998, https://doi.org/10.1109/5.726791 (mnist)
+        "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms", Xiao,
+        Rasul and Vollgraf, 2017, https://arxiv.org/abs/1708.07747
+        "The Neural Autoregressive Distribution Estimator", Larochelle and Murray, 2011,
+        https://proceedings.mlr.press/v15/larochelle11a.html (binarized-mnist)
+        "Human-level concept learning through probabilistic program induction", Lake,
+        Salakhutdinov and Tenenbaum, 2015, https://doi.org/10.1126/science.aab3050 (omniglot)
+
+    Args:
+        name: one of `pvae.data.names`, or a path that ends in .npz or .npy.
+        binarize: "none", "dynamic", "static" or "threshold", as in `Rows`; held-out splits of
+            "dynamic" are drawn once. Refused for data that are binary already.
+        labels: whether the labels are the last argument of the programs, int64.
+        seed: of the draw of the training split by "static"; held-out splits are always drawn with
+            the same seed, so that runs with different seeds are evaluated on the same data.
+        valid: take so many of the last training rows as validation split, as papers do with
+            10,000 of mnist; for sets without one, whose rows are not sorted.
+
+    Raises:
+        ValueError: an unknown name (with the nearest ones), data that `Rows` refuses (with the
+            split), splits of different shapes, or options that the data do not allow.
+        DamagedFileError: a file that is there but damaged; it is named, and not used.
+        OSError: a file that is missing, or one that cannot be downloaded (`DownloadError`).
+
+    Example:
+        >>> load("digits").x_shape
+        (8, 8)
+        >>> load("digits", labels=True, binarize="dynamic").test
+        Rows(176 of (8, 8), levels=2, binarize='static')
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() in SUFFIXES:
+        arrays, levels = read_file(path)
+        return _data_set(
+            str(name), arrays, levels, binarize=binarize, labels=labels, seed=seed, valid=valid
+        )
+    if name not in SETS:
+        raise ValueError(_unknown(str(name), path))
+    named = SETS[str(name)]
+    if valid and named.sorted_rows:
+        raise ValueError(
+            f"valid={valid}: the rows of {name} are sorted by class, so the last ones are no "
+            "sample of all; leave it out, or save a split of your own as .npz"
+        )
+    arrays = named.read(named.originals)
+    return _data_set(
+        str(name), arrays, named.levels, binarize=binarize, labels=labels, seed=seed, valid=valid
+    )
+
+
+def _data_set(
+    name: str,
+    arrays: Arrays,
+    levels: int | None,
+    *,
+    binarize: str,
+    labels: bool,
+    seed: int,
+    valid: int | None,
+) -> DataSet:
+    arrays = _held_out(name, arrays, valid) if valid else arrays
+    splits: dict[str, Rows] = {}
+    for split in SPLITS:
+        if split not in arrays:
+            continue
+        if arrays[split].shape[1:] != arrays["train"].shape[1:]:
+            raise ValueError(
+                f"{name}: rows of {split!r} have shape {arrays[split].shape[1:]} and those of "
+                f"'train' {arrays['train'].shape[1:]}: all splits must have one shape"
+            )
+        of_labels = arrays.get(f"{split}_labels")
+        how = "static" if binarize == "dynamic" and split != "train" else binarize
+        try:
+            rows = Rows(
+                tensor_of(arrays[split]),
+                labels=None if of_labels is None else tensor_of(of_labels),
+                levels=levels,
+                binarize=how,
+                seed=HELD_OUT_SEEDS.get(split, seed),
+            )
+            splits[split] = rows.with_labels() if labels else rows
+        except ValueError as error:
+            raise ValueError(f"{name}, split {split!r}: {error}") from error
+    return DataSet(name, splits["train"], splits.get("valid"), splits.get("test"))
+
+
+def _held_out(name: str, arrays: Arrays, valid: int) -> Arrays:
+    """The last training rows become the validation split."""
+    size = len(arrays["train"])
+    if "valid" in arrays:
+        raise ValueError(f"valid={valid}: {name} has a validation split already; leave it out")
+    if not 0 < valid < size:
+        raise ValueError(f"valid={valid}: {name} has {size} training rows; give 1 to {size - 1}")
+    changed = dict(arrays)
+    for of in ("", "_labels"):
+        if f"train{of}" in arrays:
+            changed[f"train{of}"] = arrays[f"train{of}"][:-valid]
+            changed[f"valid{of}"] = arrays[f"train{of}"][-valid:]
+    return changed
+
+
+def _unknown(name: str, path: Path) -> str:
+    if path.exists():
+        return f"{name} is neither .npz nor .npy: save the rows with np.savez(path, train=x)"
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"unknown data set {name!r}:{hint} the named sets are {', '.join(names)}; "
+        "a file of your own ends in .npz or .npy"
+    )

@@ -1,0 +1,95 @@
+"""A data set in its splits, and what a user has for data as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, from_numpy
+from torch.utils.data import TensorDataset
+
+from pvae.data.table import Rows
+
+__all__ = ["DataSet", "rows", "tensor_of"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set or a file, in its splits; training takes one of them."""
+
+    name: str
+    train: Rows
+    valid: Rows | None
+    test: Rows | None
+
+    @property
+    def levels(self) -> int | None:
+        """Number of grey levels that the programs see, as in `Rows`."""
+        return self.train.levels
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one row of x."""
+        return self.train.x_shape
+
+    @property
+    def binarize(self) -> str:
+        """How the training rows are binarized; held-out rows of "dynamic" are drawn once."""
+        return self.train.binarize
+
+
+def rows(data: object) -> Rows:
+    """Take what a user has for data as `Rows`.
+
+    Args:
+        data: `Rows`; a tensor or an array (N, *x_shape); a tuple or a list of them, each an
+            argument of the programs; or a `TensorDataset`.
+
+    Raises:
+        TypeError: anything else; a `DataSet` among it, as it has several splits.
+        ValueError: as for `Rows`.
+
+    Example:
+        >>> import torch
+        >>> rows((torch.zeros(5, 3), torch.ones(5))).first(2)[1]
+        tensor([1., 1.])
+    """
+    if isinstance(data, Rows):
+        return data
+    if isinstance(data, DataSet):
+        raise TypeError(
+            f"data is the data set {data.name!r} with its splits: "
+            "give one split: data.train, .valid or .test"
+        )
+    if isinstance(data, TensorDataset):
+        return Rows(*data.tensors)
+    if isinstance(data, Tensor | np.ndarray):
+        data = (data,)
+    if not isinstance(data, tuple | list) or not data:
+        raise TypeError(
+            f"data is {_kind(data)}: expected a tensor, an array, a tuple of them, Rows or a "
+            "TensorDataset (of a named set or a file: pvae.data.load(name).train)"
+        )
+    for i, argument in enumerate(data):
+        if not isinstance(argument, Tensor | np.ndarray):
+            raise TypeError(
+                f"item {i} of data is {_kind(argument)}: expected a tensor or an array (N, ...), "
+                "one for each argument of the programs"
+            )
+    return Rows(*(tensor_of(a) if isinstance(a, np.ndarray) else a for a in data))
+
+
+def tensor_of(array: npt.NDArray[np.generic]) -> Tensor:
+    """The array as a tensor; copied only where torch cannot share its memory."""
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"an array of {array.dtype} is no data: give bool, integers or floats")
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        dtype = np.dtype(np.int64)  # torch can do next to nothing with wide unsigned integers
+    return from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def _kind(value: object) -> str:
+    empty = isinstance(value, tuple | list) and not value
+    return f"an empty {type(value).__name__}" if empty else f"of type {type(value).__qualname__}"

@@ -1,0 +1,260 @@
+"""Rows of data in their smallest type, and how a stored row becomes what the programs see."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rows", "seen"]
+
+BINARIZATIONS = ("none", "dynamic", "static", "threshold")
+
+
+class Rows:
+    """N rows of data in their smallest type, and how a stored row becomes what the programs see.
+
+    x of uint8 or bool is stored as it is and seen as float32 in [0, 1], x / (levels - 1). Floats
+    and other integers are seen as they are, and so are the further arguments. Tensors are not
+    copied.
+
+    Binarized rows are seen as 0 or 1, float32. "static" draws once, here, from
+    Bernoulli(grey level); "dynamic" draws anew in each batch that is given a generator, and without
+    one gives what "static" would have stored; "threshold" is grey level > 0.5. Data that hold
+    only 0 and 1 are refused with any but "none", so that a configuration never claims a draw that
+    did nothing.
+
+    References:
+        "On the Quantitative Analysis of Deep Belief Networks", Salakhutdinov and Murray, 2008
+        (binarization by draws), https://doi.org/10.1145/1390156.1390266
+
+    Args:
+        x: first argument of the programs, (N, *x_shape).
+        more: further arguments of the programs, each (N, ...).
+        labels: integers, (N,), for colouring plots and for probes; the programs do not see them.
+        levels: number of grey levels of uint8 x, 2 to 256; found out if None: 2 where x holds
+            only 0 and 1, and 256 otherwise.
+        binarize: "none", "dynamic", "static" or "threshold".
+        seed: of the draw of "static", and of "dynamic" where no generator is given.
+
+    Raises:
+        ValueError: no rows, lengths that differ, NaN or infinity (with the rows), levels that do
+            not fit x, or a binarization of what is not grey: floats outside [0, 1], wide integers,
+            or data that hold only 0 and 1.
+        TypeError: labels that are not integers.
+
+    Example:
+        >>> x = torch.tensor([[0, 255], [51, 0], [0, 0]], dtype=torch.uint8)
+        >>> data = Rows(x)
+        >>> len(data), data.x_shape, data.levels
+        (3, (2,), 256)
+        >>> for (batch,) in data.batches(2):
+        ...     print(batch.tolist())
+        [[0.0, 1.0], [0.20000000298023224, 0.0]]
+        [[0.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        *more: Tensor,
+        labels: Tensor | None = None,
+        levels: int | None = None,
+        binarize: str = "none",
+        seed: int = 0,
+    ) -> None:
+        if binarize not in BINARIZATIONS:
+            raise ValueError(
+                f"unknown binarize {binarize!r}: give one of {', '.join(BINARIZATIONS)}"
+            )
+        _check_arguments((x, *more), labels)
+        self._x = x.detach()
+        self._more = tuple(argument.detach() for argument in more)
+        self._levels = _levels_of(self._x, levels)
+        self._seed = seed
+        self._once: Tensor | None = None
+        self.labels = None if labels is None else labels.long()
+        self.binarize = binarize
+        if binarize != "none":
+            _check_grey(self._x, self._levels)
+        if binarize == "static":
+            self._x, self._levels = self._drawn_once(), 2
+        elif binarize == "threshold":
+            self._x, self._levels = (seen(self._x, self._levels) > 0.5).to(torch.uint8), 2
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __repr__(self) -> str:
+        return (
+            f"Rows({len(self)} of {self.x_shape}, levels={self.levels}, binarize={self.binarize!r})"
+        )
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one row of x."""
+        return tuple(self._x.shape[1:])
+
+    @property
+    def levels(self) -> int | None:
+        """Number of grey levels that the programs see: 2 if binary; None if not grey levels."""
+        return 2 if self.binarize == "dynamic" else self._levels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows lie, and where batches are made."""
+        return self._x.device
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows on another device."""
+        moved = copy.copy(self)
+        moved._x = self._x.to(device)
+        moved._more = tuple(argument.to(device) for argument in self._more)
+        moved._once = None if self._once is None else self._once.to(device)
+        moved.labels = None if self.labels is None else self.labels.to(device)
+        return moved
+
+    def with_labels(self) -> Rows:
+        """The same rows, with the labels as last argument of the programs, int64 (N,).
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if self.labels is None:
+            raise ValueError("the data have no labels: give Rows(..., labels=...), or do not ask")
+        labelled = copy.copy(self)
+        labelled._more = (*self._more, self.labels)
+        return labelled
+
+    def arguments(
+        self, index: Tensor | slice, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]:
+        """(x, *more) of some rows, as the programs see them.
+
+        Args:
+            index: which rows: a slice, or a tensor of row numbers or of bool on `device`.
+            generator: for dynamic binarization, on `device`; without it, every call gives the
+                same values.
+        """
+        return (self._seen(index, generator), *(argument[index] for argument in self._more))
+
+    def first(self, n: int) -> tuple[Tensor, ...]:
+        """(x, *more) of the first n rows, or of all if there are fewer."""
+        return self.arguments(slice(0, n))
+
+    def batches(
+        self, batch_size: int, *, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Pass once over all rows; the last batch may be short.
+
+        Args:
+            batch_size: rows in a batch, at least 1.
+            generator: on `device`, for the order of the rows and dynamic binarization; without it,
+                rows come in order and with the same values every time.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        if generator is None:
+            for start in range(0, len(self), batch_size):
+                yield self.arguments(slice(start, start + batch_size))
+        else:
+            order = torch.randperm(len(self), generator=generator, device=self.device)
+            for index in order.split(batch_size):
+                yield self.arguments(index, generator)
+
+    def _seen(self, index: Tensor | slice, generator: torch.Generator | None) -> Tensor:
+        if self.binarize != "dynamic":
+            return seen(self._x[index], self._levels)
+        if generator is not None:
+            return torch.bernoulli(seen(self._x[index], self._levels), generator=generator).float()
+        if self._once is None:
+            self._once = self._drawn_once()
+        return self._once[index].float()
+
+    def _drawn_once(self) -> Tensor:
+        # On the CPU, so that the draw is the same whatever the device; in parts, so that the grey
+        # levels in float32 never exist for all rows at once.
+        generator = torch.Generator().manual_seed(self._seed)
+        drawn = [
+            torch.bernoulli(seen(part.cpu(), self._levels), generator=generator).to(torch.uint8)
+            for part in self._x.split(4096)
+        ]
+        return torch.cat(drawn).to(self.device)
+
+
+def seen(x: Tensor, levels: int | None) -> Tensor:
+    """What the programs see of stored x: uint8 and bool as float32 in [0, 1], the rest as it is."""
+    if x.dtype == torch.bool:
+        return x.float()
+    if x.dtype == torch.uint8:
+        return x.float() if levels is None or levels == 2 else x.float().div_(levels - 1)
+    return x
+
+
+def _check_arguments(arguments: tuple[Tensor, ...], labels: Tensor | None) -> None:
+    names = ["x", *(f"argument {i}" for i in range(1, len(arguments)))]
+    for name, argument in zip(names, arguments, strict=True):
+        if argument.dim() == 0 or argument.numel() == 0:
+            raise ValueError(
+                f"{name} is empty, of shape {tuple(argument.shape)}: give at least one row"
+            )
+        if len(argument) != len(arguments[0]):
+            raise ValueError(
+                f"{name} has {len(argument)} rows and x has {len(arguments[0])}: "
+                "all must have the same first dimension"
+            )
+        _check_finite(name, argument)
+    if labels is None:
+        return
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"labels are {labels.dtype}: give integers, one for each row")
+    if labels.shape != (len(arguments[0]),):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and x has {len(arguments[0])} rows: "
+            f"expected one label for each row, ({len(arguments[0])},)"
+        )
+
+
+def _check_finite(name: str, argument: Tensor) -> None:
+    finite = torch.isfinite(argument)
+    if finite.all():
+        return
+    bad = (~finite.reshape(len(argument), -1).all(1)).nonzero().flatten().tolist()
+    listed = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    raise ValueError(
+        f"{name} has NaN or infinity in {len(bad)} of its {len(argument)} rows, counted from 0: "
+        f"{listed}; remove or repair them"
+    )
+
+
+def _levels_of(x: Tensor, levels: int | None) -> int | None:
+    if levels is None:
+        if ((x == 0) | (x == 1)).all():
+            return 2
+        return 256 if x.dtype == torch.uint8 else None
+    if x.dtype not in (torch.uint8, torch.bool):
+        raise ValueError(f"levels={levels} is for x of uint8, and x is {x.dtype}: leave it out")
+    if not 2 <= levels <= 256 or int(x.max()) >= levels:
+        raise ValueError(
+            f"levels={levels} does not fit x, whose largest value is {int(x.max())}: "
+            f"expected {max(int(x.max()) + 1, 2)} to 256"
+        )
+    return levels
+
+
+def _check_grey(x: Tensor, levels: int | None) -> None:
+    if levels == 2:
+        raise ValueError(
+            "the data hold only 0 and 1, so binarize is not needed: leave it at 'none'"
+        )
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(
+            f"binarize needs grey levels, and x is {x.dtype}: give uint8, or floats in [0, 1]"
+        )
+    if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
+        raise ValueError(
+            f"binarize needs grey levels in [0, 1], and x goes from {float(x.min()):g} to "
+            f"{float(x.max()):g}: scale it to [0, 1] first"
+        )

@@ -1,0 +1,64 @@
+"""What an estimate is: a mean over data, with the errors over data and of the Monte Carlo itself."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+__all__ = ["Bound", "Estimate", "LogLikelihood"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity in nats per datum, averaged over a data set.
+
+    Attributes:
+        mean: the mean over data.
+        std_error: the standard error of the mean over data: what another sample of data of this
+            size would change.
+        mc_error: the standard error of the Monte Carlo estimate on these very data: what another
+            seed would change; NaN where one particle cannot tell.
+        num_particles: draws from the guide per datum.
+        per_datum: shape (N,), on the CPU.
+    """
+
+    mean: float
+    std_error: float
+    mc_error: float
+    num_particles: int
+    per_datum: Tensor = field(repr=False)
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON, where an error that is not known is None."""
+        numbers = {"mean": self.mean, "std_error": self.std_error, "mc_error": self.mc_error}
+        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        return {**finite, "num_particles": self.num_particles}
+
+    @staticmethod
+    def over_data(per_datum: Tensor) -> tuple[float, float]:
+        """Mean and standard error over data of values of shape (N,)."""
+        spread = per_datum.std().item() if len(per_datum) > 1 else math.nan
+        return per_datum.mean().item(), spread / math.sqrt(len(per_datum))
+
+
+@dataclass(frozen=True)
+class Bound(Estimate):
+    """An estimate of the evidence lower bound.
+
+    Attributes:
+        sites: the bound's terms in nats per datum: the expected log-likelihood of an observed site,
+            minus the divergence from posterior to prior of a latent one. They add up to `mean`.
+    """
+
+    sites: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LogLikelihood(Estimate):
+    """An importance-sampling estimate of log p(x): in expectation a lower bound.
+
+    Attributes:
+        ess: effective sample size of the importance weights per datum, shape (N,), in [1, K].
+    """
+
+    ess: Tensor = field(repr=False)

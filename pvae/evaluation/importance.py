@@ -1,0 +1,67 @@
+"""The log-likelihood by importance sampling with the guide as proposal."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from pvae.data import rows
+from pvae.evaluation.estimate import Estimate, LogLikelihood
+from pvae.evaluation.particles import blocks
+
+__all__ = ["log_likelihood"]
+
+
+def log_likelihood(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    data: object,
+    num_particles: int = 5000,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> LogLikelihood:
+    """Estimate log p(x) by importance sampling, in nats per datum: log mean_k p(x, z_k) / q(z_k | x).
+
+    The estimate is a lower bound in expectation, and tight as the number of particles grows; with
+    one particle it is the evidence lower bound.
+
+    References:
+        Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
+        https://arxiv.org/abs/1509.00519
+
+    Args:
+        model: p(x, z), called with one batch.
+        guide: q(z | x), called with the same.
+        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        num_particles: draws K from the guide per datum.
+        seed: seeds the draws.
+        progress: show a progress bar.
+
+    Returns:
+        A `LogLikelihood`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.ess` (N,).
+
+    Raises:
+        ValueError: the model has a global latent site, so that its evidence does not split by datum.
+    """
+    size = len(rows(data))
+    first = torch.full((size,), -math.inf, dtype=torch.float64)
+    second = first.clone()
+    label = "log-likelihood" if progress else ""
+    for block in blocks(model, guide, data, num_particles, seed=seed, progress=label):
+        if block.shared:
+            raise ValueError(
+                f"sites {sorted(block.shared)} are outside the data plate: all data share them, so "
+                "log p(x) is no mean over data; estimate the bound with pvae.elbo instead"
+            )
+        weights = block.log_weights.double().cpu()
+        here = slice(block.start, block.start + weights.shape[1])
+        first[here] = torch.logaddexp(first[here], weights.logsumexp(0))
+        second[here] = torch.logaddexp(second[here], (2 * weights).logsumexp(0))
+    per_datum = first - math.log(num_particles)
+    ess = (2 * first - second).exp()
+    # The delta method: var(log w-bar) = var(w) / (K mean(w)^2) = 1 / ess - 1 / K.
+    variances = (1 / ess - 1 / num_particles).clamp(min=0)
+    mc_error = math.sqrt(variances.sum().item()) / size if num_particles > 1 else math.nan
+    mean, std_error = Estimate.over_data(per_datum)
+    return LogLikelihood(mean, std_error, mc_error, num_particles, per_datum.float(), ess.float())

@@ -1,0 +1,122 @@
+"""What to tell when a program fails: where in the user's code, and which site broke first."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import torch
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pvae.objectives.weights import paired_traces
+
+__all__ = ["DivergedError", "diverged", "first_broken_site", "program_failed"]
+
+_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (pyro, torch) if module.__file__)
+_OWN = str(Path(__file__).parent)
+
+
+class DivergedError(ArithmeticError):
+    """The loss became NaN or infinite.
+
+    Attributes:
+        step: the step at which it did, counted from 0 over the whole run.
+        site: the site whose log-probability went first, or None where it could not be found again.
+    """
+
+    def __init__(self, message: str, *, step: int, site: str | None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.site = site
+
+
+def diverged(
+    *,
+    step: int,
+    epoch: int,
+    site: tuple[str, str] | None,
+    learning_rate: float | None,
+    kept: Path | None,
+) -> DivergedError:
+    """The error for a loss that is no number any more."""
+    name = site[0] if site is not None else None
+    which = f"site {site[0]!r} went first, {site[1]}" if site else "a replay did not show the site"
+    back = f"; the last good checkpoint is {kept}" if kept is not None else ""
+    rate = f" (now {learning_rate:g})" if learning_rate is not None else ""
+    return DivergedError(
+        f"the loss is not finite from step {step} on, in epoch {epoch}: {which}. The pair is back "
+        f"at the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, clip_norm, or "
+        "data and scales nearer to 1",
+        step=step,
+        site=name,
+    )
+
+
+def program_failed(
+    error: Exception, batch: tuple[Tensor, ...], elsewhere: list[str]
+) -> ValueError:
+    """An error that says where the user's program failed, and on what.
+
+    Args:
+        error: what the program raised.
+        batch: what it was called with.
+        elsewhere: names of tensors that could not be moved to the device.
+    """
+    shapes = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in batch)
+    device = batch[0].device
+    tensors = (
+        f"; these tensors are not on {device} and belong to no network: {elsewhere}: register them "
+        "as buffers, or make them on the device of x"
+        if elsewhere
+        else ""
+    )
+    return ValueError(
+        f"{_where(error)}the pair fails on a batch of {shapes}: "
+        f"{type(error).__name__}: {error}{tensors}"
+    )
+
+
+def _where(error: Exception) -> str:
+    """File and line of the innermost frame that is the user's, as `file.py:12: `."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f
+        for f in frames
+        if not f.filename.startswith(_LIBRARIES)
+        and not (f.filename.startswith(_OWN) and "/models/" not in f.filename)
+    ]
+    return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+
+
+def first_broken_site(
+    model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
+) -> tuple[str, str] | None:
+    """The first site, guide before model, that is not finite; and what is wrong with it.
+
+    Returns:
+        The name of the site and a phrase such as "in the guide: its loc is NaN", or None where
+        every log-probability is finite.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False):
+        model_trace, guide_trace = paired_traces(model, guide, batch)
+        for role, trace in (("guide", guide_trace), ("model", model_trace)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample" or site_is_subsample(site):
+                    continue
+                log_prob = site["fn"].log_prob(site["value"])
+                if not torch.isfinite(log_prob).all():
+                    return name, f"in the {role}: {_parameter_at_fault(site['fn'])}"
+    return None
+
+
+def _parameter_at_fault(fn: object) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    for key in getattr(fn, "arg_constraints", {}):
+        value = getattr(fn, key, None)
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            return f"the {key} of its {type(fn).__name__} is not finite"
+    return f"the log-probability of its {type(fn).__name__} is not finite"
+
+

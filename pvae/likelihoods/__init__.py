@@ -1,0 +1,132 @@
+"""Likelihoods: network output -> distribution of x."""
+
+import difflib
+import inspect
+from collections.abc import Sequence
+
+from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
+from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogistic
+from pvae.likelihoods.outputs import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    GaussianLearnedScale,
+    GaussianPixelScale,
+    Likelihood,
+)
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "GaussianLearnedScale",
+    "GaussianPixelScale",
+    "GreyCategorical",
+    "GreyLevels",
+    "GreyLogistic",
+    "Likelihood",
+    "LogitContinuousBernoulli",
+    "get",
+    "names",
+]
+
+_CLASSES: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+    "gaussian_learned_scale": GaussianLearnedScale,
+    "gaussian_pixel_scale": GaussianPixelScale,
+    "categorical": Categorical,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "discretized_logistic": DiscretizedLogistic,
+}
+
+names: tuple[str, ...] = tuple(_CLASSES)
+"""The names that `get` knows."""
+
+
+def get(
+    likelihood: str | type[Likelihood] | Likelihood,
+    x_shape: Sequence[int],
+    *,
+    levels: int | None = None,
+    **options: object,
+) -> Likelihood:
+    """Build a likelihood for data of shape `x_shape`.
+
+    Args:
+        likelihood: one of `names`, a class, or a likelihood already built, which is checked and
+            returned.
+        x_shape: shape of one datum.
+        levels: grey levels of the data, at least 2. It describes the data, so likelihoods that are
+            not over grey levels pass it over; those that are take their own default without it.
+        **options: keyword arguments of the class.
+
+    Returns:
+        The likelihood.
+
+    Raises:
+        ValueError: at an unknown name, an option that the likelihood does not have, or a likelihood
+            built for other data.
+
+    Example:
+        >>> get("discretized_logistic", (8, 8), levels=17).outputs
+        2
+    """
+    if isinstance(likelihood, Likelihood):
+        return _checked(likelihood, tuple(x_shape), levels, options)
+    cls = _named(likelihood) if isinstance(likelihood, str) else likelihood
+    if not (isinstance(cls, type) and issubclass(cls, Likelihood)):
+        raise TypeError(
+            f"likelihood is {likelihood!r}; expected a name of {list(names)}, a subclass of "
+            "pvae.likelihoods.Likelihood, or an instance of one"
+        )
+    known = [name for name in inspect.signature(cls).parameters if name != "x_shape"]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"likelihood {cls.__name__} has no option {option!r}; "
+                + (f"its options are {known}" if known else "it has no options")
+            )
+    if levels is not None and "levels" in known:
+        options = {**options, "levels": levels}
+    return cls(x_shape, **options)
+
+
+def _named(name: str) -> type[Likelihood]:
+    """Return the class of a name, or refuse with the nearest names."""
+    if name in _CLASSES:
+        return _CLASSES[name]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    nearest = f"nearest: {', '.join(map(repr, near))}; " if near else ""
+    raise ValueError(
+        f"unknown likelihood {name!r}; {nearest}the likelihoods are {', '.join(names)}: "
+        "choose one, or give a subclass of pvae.likelihoods.Likelihood"
+    )
+
+
+def _checked(
+    built: Likelihood, x_shape: tuple[int, ...], levels: int | None, options: dict[str, object]
+) -> Likelihood:
+    """Return a likelihood already built, if it fits the data."""
+    name = type(built).__name__
+    if options:
+        raise ValueError(
+            f"likelihood {name} is already built, but got options {sorted(options)}: "
+            "give them where it is built"
+        )
+    if built.x_shape != x_shape:
+        raise ValueError(
+            f"likelihood {name} was built for x_shape {built.x_shape}, the data have {x_shape}: "
+            "build it with that shape, or give its class"
+        )
+    own = getattr(built, "levels", None)
+    if levels is not None and own is not None and own != levels:
+        raise ValueError(
+            f"likelihood {name} was built for {own} grey levels, but got levels={levels}: "
+            "build it with that number, or give its class"
+        )
+    return built

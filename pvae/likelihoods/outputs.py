@@ -1,0 +1,202 @@
+"""Modules that turn the output of a network into a distribution of x."""
+
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
+from pvae.likelihoods.grey_levels import GreyCategorical, GreyLogistic
+from pvae.nn import positive
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "GaussianLearnedScale",
+    "GaussianPixelScale",
+    "Likelihood",
+]
+
+
+class Likelihood(nn.Module):
+    """Network output -> distribution of x, independent over the dimensions of x given the output.
+
+    A likelihood of one's own sets `outputs` and implements `distribution`.
+
+    Args:
+        x_shape: shape of one datum, e.g. `(28, 28)`.
+
+    Attributes:
+        outputs: how many numbers the network gives per dimension of x.
+    """
+
+    outputs: int = 1
+
+    def __init__(self, x_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        if not self.x_shape or any(size < 1 for size in self.x_shape):
+            raise ValueError(
+                f"x_shape is {self.x_shape}; expected one or more sizes of at least 1, "
+                "such as (28, 28): data of N single numbers have the shape (N, 1)"
+            )
+
+    def forward(self, output: Tensor) -> TorchDistribution:
+        """Return the distribution of x, of event shape `x_shape`.
+
+        Args:
+            output: what the network gave, shape `(*batch, outputs, *x_shape)`.
+
+        Returns:
+            A distribution of batch shape `batch`.
+
+        Raises:
+            ValueError: where the trailing shape is not `(outputs, *x_shape)`.
+        """
+        event_dim = len(self.x_shape)
+        expected = (self.outputs, *self.x_shape)
+        if tuple(output.shape[-event_dim - 1 :]) != expected:
+            raise ValueError(
+                f"{type(self).__name__} got network output of shape {tuple(output.shape)}; "
+                f"expected (*batch, outputs, *x_shape) that ends in {expected}: "
+                "give the network that out_shape"
+            )
+        independent: TorchDistribution = self.distribution(output).to_event(event_dim)
+        return independent
+
+    def distribution(self, output: Tensor) -> TorchDistribution:
+        """Return the distribution of each dimension of x, of batch shape `(*batch, *x_shape)`."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement distribution(output)")
+
+    def _unbind(self, output: Tensor) -> tuple[Tensor, ...]:
+        """Split `(*batch, outputs, *x_shape)` into `outputs` tensors `(*batch, *x_shape)`."""
+        return output.unbind(-len(self.x_shape) - 1)
+
+
+class Bernoulli(Likelihood):
+    """x in {0, 1}: one logit per dimension."""
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        (logits,) = self._unbind(output)
+        bernoulli: TorchDistribution = dist.Bernoulli(logits=logits)
+        return bernoulli
+
+
+class Gaussian(Likelihood):
+    """Real x: N(x; loc, 1) with the loc from the network."""
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        (loc,) = self._unbind(output)
+        return dist.Normal(loc, torch.ones_like(loc))
+
+
+class GaussianLearnedScale(Likelihood):
+    """Real x: N(x; loc, scale^2) with the loc from the network and one scale, a parameter.
+
+    Args:
+        x_shape: shape of one datum.
+        scale: where the scale starts, positive, in units of x.
+    """
+
+    def __init__(self, x_shape: Sequence[int], *, scale: float = 1.0) -> None:
+        super().__init__(x_shape)
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale is {scale}; expected a positive, finite number")
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        (loc,) = self._unbind(output)
+        return dist.Normal(loc, self.log_scale.exp().expand_as(loc))
+
+
+class GaussianPixelScale(Likelihood):
+    """Real x: N(x; loc, scale^2) with loc and scale of each dimension from the network.
+
+    The density of a dimension that never changes grows without bound as its scale shrinks, so
+    scales stay above 0.001 in units of x.
+    """
+
+    outputs = 2
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        loc, raw = self._unbind(output)
+        return dist.Normal(loc, positive(raw, floor=1e-3))
+
+
+class ContinuousBernoulli(Likelihood):
+    """x in [0, 1]: one logit, the natural parameter, per dimension.
+
+    References:
+        The continuous Bernoulli: fixing a pervasive error in variational autoencoders
+        (Loaiza-Ganem and Cunningham, 2019), https://arxiv.org/abs/1907.06845.
+    """
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        (logits,) = self._unbind(output)
+        return LogitContinuousBernoulli(logits)
+
+
+class Categorical(Likelihood):
+    """x = k / (levels - 1): one logit per grey level and dimension.
+
+    A fully connected decoder needs `levels` outputs per pixel, 80 million weights for 256 levels on
+    28 x 28 pixels after 400 hidden units; a convolutional one shares them over the pixels.
+
+    Args:
+        x_shape: shape of one datum.
+        levels: number of grey levels, at least 2.
+    """
+
+    def __init__(self, x_shape: Sequence[int], *, levels: int = 256) -> None:
+        super().__init__(x_shape)
+        self.levels = self.outputs = _checked_levels(levels)
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        return GreyCategorical(output.movedim(-len(self.x_shape) - 1, -1))
+
+
+class DiscretizedLogistic(Likelihood):
+    """x = k / (levels - 1): a logistic variable, loc and log_scale from the network, rounded.
+
+    A network that gives 0 gives loc 1/2 and a scale of about 0.14. The scale stays above exp(-4) of
+    the width of a bin, where a grey level already has probability 1 in float32; the bound is a
+    softplus, so it leaves a gradient.
+
+    References:
+        Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
+        https://arxiv.org/abs/1606.04934.
+        PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
+        Modifications (Salimans et al., 2017), https://arxiv.org/abs/1701.05517. There the log_scale
+        is clamped at -7 for x in [-1, 1]: a bin inside the range then has probability 0.97 at most,
+        and no gradient below.
+
+    Args:
+        x_shape: shape of one datum.
+        levels: number of grey levels, at least 2.
+    """
+
+    outputs = 2
+
+    def __init__(self, x_shape: Sequence[int], *, levels: int = 256) -> None:
+        super().__init__(x_shape)
+        self.levels = _checked_levels(levels)
+
+    def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
+        loc, raw = self._unbind(output)
+        floor = -math.log(self.levels - 1) - 4.0
+        log_scale = floor + softplus(raw - 2.0 - floor)
+        return GreyLogistic(loc + 0.5, log_scale, self.levels)
+
+
+def _checked_levels(levels: int) -> int:
+    """Return levels, at least 2."""
+    if levels < 2:
+        raise ValueError(f"levels is {levels}; expected at least 2 grey levels")
+    return levels

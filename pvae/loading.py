@@ -1,0 +1,75 @@
+"""A run folder back into a trained pair, in any process."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pvae import targets
+from pvae.checkpoint import load_checkpoint
+from pvae.devices import find_device
+from pvae.fits import Fit
+from pvae.modules import Belongings
+from pvae.randomness import preserved
+from pvae.runs import Run
+
+__all__ = ["load"]
+
+
+def load(
+    run: str | Path,
+    *,
+    model: Callable[..., object] | None = None,
+    guide: Callable[..., object] | None = None,
+    device: str | torch.device = "auto",
+) -> Fit:
+    """Load what was trained in a run folder; nothing pickled is executed.
+
+    Args:
+        run: the folder.
+        model: the model, for a run that `fit` made from Python; values are copied into it. A run of
+            `pvae train` knows where to find its own.
+        guide: the guide, likewise.
+        device: "auto", "cpu", "cuda", ...
+
+    Returns:
+        The trained pair and its history; the best parameters, where early stopping kept them.
+
+    Raises:
+        ValueError: no run there, or a pair that is not the one that was trained.
+
+    Warns:
+        UserWarning: the file that holds the model or the guide has changed since.
+    """
+    folder = Run(run)
+    config = folder.config()
+    notes = []
+    if model is None or guide is None:
+        pair = config.get("pair")
+        if pair is None or model is not None or guide is not None:
+            raise ValueError(
+                f"{folder.path} was made from Python: give both programs, "
+                "load(run, model=..., guide=...), built as they were for training"
+            )
+        sources = [targets.Source(**source) for source in pair["sources"].values()]
+        notes = [note for source in sources if (note := targets.changed(source)) is not None]
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        with preserved():
+            built = targets.build(pair["model"], pair["guide"], pair["options"], pair["defaults"])
+        model, guide = built.model, built.guide
+    belongings = Belongings(model, guide)
+    belongings.to(find_device(device))
+    state = load_checkpoint(folder.checkpoint, belongings.device)
+    with belongings.scope():
+        belongings.discover(folder.example(belongings.device))
+        belongings.load_state_dict((state["best"] or state)["pair"])
+    belongings.eval()
+    fit = Fit(belongings.model, belongings.guide, folder.history(), run=folder.path, notes=notes)
+    if (folder.path / "summary.json").exists():  # not yet, while the run goes on
+        summary = folder.summary()
+        fit.engine, fit.stopped = summary["engine"], summary["stopped"]
+        fit.best_epoch = summary["best_epoch"]
+        fit.notes = [*summary["notes"], *notes]
+    return fit

@@ -1,0 +1,343 @@
+"""Which networks and parameters belong to a pair, and the scope in which they live."""
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.params.param_store import StateDict
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from pvae.randomness import preserved
+from pvae.reach import reach
+
+__all__ = ["Belongings", "Program", "belongings_of", "evaluating"]
+
+class Program:
+    """A model or a guide in the parameter scope that belongs to it; called like the original.
+
+    Args:
+        fn: the callable as the user wrote it.
+        belongings: the networks and parameters of its pair.
+        role: "model" or "guide".
+    """
+
+    def __init__(self, fn: Callable[..., object], belongings: "Belongings", role: str) -> None:
+        self.fn = fn
+        self.belongings = belongings
+        self.role = role
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        with self.belongings.scope():
+            for name, parameter in self.belongings.unregistered.get(self.role, {}).items():
+                pyro.param(name, parameter)
+            return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Program({self.role}: {self.fn!r})"
+
+
+class Belongings:
+    """The networks, named parameters and parameter scope of one pair.
+
+    Found are the `nn.Module`s that are the callables or their `__self__`, that the functions'
+    closures and globals reach, and that are passed to `pyro.module` while the programs run; and the
+    parameters that `pyro.param` makes. Networks are trained in place, as in PyTorch.
+
+    Args:
+        model: the model as the user wrote it.
+        guide: the guide as the user wrote it.
+    """
+
+    def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
+        self.device = torch.device("cpu")
+        self.model = Program(model, self, "model")
+        self.guide = Program(guide, self, "guide")
+        self.networks: dict[str, nn.Module] = {}
+        # Parameters of networks that *are* the program, or that share a registered name with
+        # another network: Pyro would leave them untrained without a word.
+        self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
+        self.unused: list[str] = []
+        self._state = StateDict(params={}, constraints={})
+        # The store's own dictionary while this scope is the one in force.
+        self._live: dict[str, Tensor] | None = None
+        for name, network in reach({"model": model, "guide": guide}, nn.Module):
+            self._add(name, network)
+
+    def _add(self, name: str, network: nn.Module) -> None:
+        """Adopt a network under the first free name, and move it to the device."""
+        if any(network is part for known in self.networks.values() for part in known.modules()):
+            return
+        free, number = name, 1
+        while free in self.networks:
+            number += 1
+            free = f"{name}_{number}"
+        self.networks[free] = network
+
+    # The scope of the parameter store
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Pyro's parameter store holds this pair's parameters within the block, and only those."""
+        store = pyro.get_param_store()
+        if store._params is self._live:
+            yield
+            return
+        outside, outer_live = store.get_state(), self._live
+        store.clear()
+        store.set_state(self._state)
+        self._live = store._params
+        try:
+            yield
+        finally:
+            # Pyro's own `scope` forgets what a block that raised had registered.
+            self._state = store.get_state()
+            self._live = outer_live
+            store.clear()
+            store.set_state(outside)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The trained (unconstrained) parameters by their name in the scope, each tensor once."""
+        named: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        params = self._state["params"] if self._live is None else self._live
+        for name, parameter in cast(dict[str, Tensor], params).items():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                named[name] = parameter
+        return named
+
+    def to(self, device: torch.device) -> None:
+        """Move networks and parameters; parameters that are made later are made there."""
+        self.device = device
+        for network in self.networks.values():
+            network.to(device)
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.to(device)
+
+    def elsewhere(self) -> list[str]:
+        """Names of plain tensors that the programs use and that lie on another device."""
+        programs = {"model": self.model.fn, "guide": self.guide.fn}
+        return [
+            name
+            for name, tensor in reach(programs, Tensor)
+            if tensor.device.type != self.device.type
+        ]
+
+    # Finding out by running
+
+    def discover(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
+        """Run both programs once to see what they register.
+
+        Generators and buffers are left as they were. Returns the traces of the model, replayed
+        against the guide, and of the guide.
+        """
+        watch = _Watch(self.device)
+        with preserved(), self._buffers_preserved(), self.scope(), watch:
+            guide_trace = poutine.trace(self.guide).get_trace(*batch)
+            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(
+                *batch
+            )
+            for name, network in watch.networks:
+                self._add(name, network)
+            self._drop_parts()
+            self._register_rest([network for _, network in watch.networks])
+        return model_trace, guide_trace
+
+    def _drop_parts(self) -> None:
+        """Forget networks that are part of another one: the whole speaks for them."""
+        parts = {
+            id(part)
+            for network in self.networks.values()
+            for part in network.modules()
+            if part is not network
+        }
+        self.networks = {n: net for n, net in self.networks.items() if id(net) not in parts}
+
+    def _register_rest(self, passed: list[nn.Module]) -> None:
+        """Note what must be registered beside what the programs registered by themselves."""
+        registered = {id(p) for p in self.parameters().values()}
+        self.unused = []
+        for name, network in self.networks.items():
+            rest = {
+                f"{name}$$${parameter_name}": parameter
+                for parameter_name, parameter in network.named_parameters()
+                if parameter.requires_grad and id(parameter) not in registered
+            }
+            role = next((p.role for p in (self.model, self.guide) if _is_of(p.fn, network)), None)
+            parts = {id(part) for part in network.modules()}
+            if role is None and any(id(other) in parts for other in passed):
+                role = "model"
+            if role is not None:
+                self.unregistered[role] = self.unregistered.get(role, {}) | rest
+            elif rest:
+                self.unused.append(name)
+        # Registered now, so that the first step's optimizer and checkpoint know them.
+        for parameters in self.unregistered.values():
+            for name, parameter in parameters.items():
+                pyro.param(name, parameter)
+
+    @contextmanager
+    def _buffers_preserved(self) -> Iterator[None]:
+        before = [
+            (buffer, buffer.detach().clone())
+            for network in self.networks.values()
+            for buffer in network.buffers()
+        ]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
+
+    def bare(self, role: str) -> Callable[..., object]:
+        """A program for use within the scope: the user's own, where nothing need be added."""
+        program = self.model if role == "model" else self.guide
+        return program if self.unregistered.get(role) else program.fn
+
+    def untrained(self, optimized: set[int]) -> list[str]:
+        """Networks that are used but not registered, nor given to the optimizer (by id)."""
+        return [
+            name
+            for name in self.unused
+            if not any(id(p) in optimized for p in self.networks[name].parameters())
+        ]
+
+    def finite(self) -> bool:
+        """Whether every parameter is; reads the device."""
+        return all(bool(torch.isfinite(p).all()) for p in self.parameters().values())
+
+    # Modes and state
+
+    def train(self) -> None:
+        """Put the networks into train mode; parts that arrived frozen in eval mode stay so."""
+        for network in self.networks.values():
+            if not network.training:
+                network.train()
+
+    def eval(self) -> None:
+        """Put the networks into eval mode."""
+        for network in self.networks.values():
+            network.eval()
+
+    def state_dict(self) -> dict[str, dict[str, object]]:
+        """A copy of everything that was trained: networks with buffers, and other parameters."""
+        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
+        return {
+            "networks": {n: copy.deepcopy(net.state_dict()) for n, net in self.networks.items()},
+            "params": {
+                name: parameter.detach().clone()
+                for name, parameter in self.parameters().items()
+                if id(parameter) not in owned
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, object]]) -> None:
+        """Copy saved values into the networks and parameters; `discover` comes first.
+
+        Raises:
+            ValueError: the names or shapes saved are not those of this pair.
+        """
+        params = self.parameters()
+        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
+        own = {n for n, p in params.items() if id(p) not in owned}
+        _same_names("networks", set(state["networks"]), set(self.networks))
+        _same_names("parameters", set(state["params"]), own)
+        for name, network in self.networks.items():
+            saved = cast(Mapping[str, Tensor], state["networks"][name])
+            try:
+                network.load_state_dict(saved)
+            except RuntimeError as error:
+                raise ValueError(f"the saved values do not fit network {name!r}: {error}") from error
+        with torch.no_grad():
+            for name in own:
+                value = cast(Tensor, state["params"][name])
+                if value.shape != params[name].shape:
+                    raise ValueError(
+                        f"parameter {name!r} was saved with shape {tuple(value.shape)}, "
+                        f"the program makes it with {tuple(params[name].shape)}"
+                    )
+                params[name].copy_(value)
+
+
+def belongings_of(*programs: Callable[..., object]) -> Belongings | None:
+    """What belongs to the pair that `fit` made these programs of, if it did."""
+    return next((p.belongings for p in programs if isinstance(p, Program)), None)
+
+
+@contextmanager
+def evaluating(*programs: Callable[..., object]) -> Iterator[None]:
+    """Networks of the programs are in eval mode within the block, and as before after it."""
+    known = belongings_of(*programs)
+    if known is not None:
+        networks = list(known.networks.values())
+    else:
+        networks = [net for _, net in reach({str(i): p for i, p in enumerate(programs)}, nn.Module)]
+    modes = [(part, part.training) for network in networks for part in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _is_of(program: Callable[..., object], network: nn.Module) -> bool:
+    """Whether the network is the program, or the object whose method it is."""
+    return network is program or network is getattr(program, "__self__", None)
+
+
+def _same_names(what: str, saved: set[str], own: set[str]) -> None:
+    if saved != own:
+        raise ValueError(
+            f"the saved {what} are {sorted(saved)}, the pair's are {sorted(own)}: "
+            "load with the programs that were trained"
+        )
+
+
+class _Watch(Messenger):
+    """Sees which networks are passed to `pyro.module`, and moves what is made to the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.networks: list[tuple[str, nn.Module]] = []
+
+    def _pyro_param(self, msg: dict[str, object]) -> None:
+        name, *init = cast(tuple[object, ...], msg["args"])
+        if "$$$" in str(name):
+            self._see(_module_argument())
+        if init and isinstance(init[0], nn.Parameter):
+            init[0].data = init[0].data.to(self.device)
+        elif init and isinstance(init[0], Tensor):
+            msg["args"] = (name, init[0].to(self.device), *init[1:])
+        elif init and callable(init[0]):
+            make = cast(Callable[[], Tensor], init[0])
+            msg["args"] = (name, lambda: make().to(self.device), *init[1:])
+
+    def _see(self, found: tuple[str, nn.Module] | None) -> None:
+        if found and not any(found[1] is network for _, network in self.networks):
+            self.networks.append((found[0], found[1].to(self.device)))
+
+
+def _module_argument() -> tuple[str, nn.Module] | None:
+    """The name and network of the `pyro.module` call that is under way.
+
+    `pyro.module` sends a message for each parameter but none for the network, and may have been
+    imported under any name: its frame is the one place that tells.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is pyro.primitives.module.__code__:
+            return frame.f_locals["name"], frame.f_locals["nn_module"]
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None

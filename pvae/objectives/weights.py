@@ -1,0 +1,127 @@
+"""From a pair of traces to the terms of log p(x, z) - log q(z | x), datum by datum and site by site."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+__all__ = ["DataPlate", "Terms", "data_plate", "paired_traces", "terms"]
+
+
+@dataclass(frozen=True)
+class DataPlate:
+    """The plate of size len(batch) that encloses the observed sites.
+
+    Attributes:
+        name: its name in the model.
+        rows: the number of data it held when it was found, len(batch).
+        full_size: the size that the program gives it; not `rows` where the user sized the plate to
+            the data set and the batch is its subsample.
+        vectorized: False for `for i in pyro.plate(...)`.
+        subsamples: whether the plate picks fewer rows out of the batch by itself.
+    """
+
+    name: str
+    rows: int
+    full_size: int
+    vectorized: bool
+    subsamples: bool
+
+    def frame(self, site: dict[str, Any]) -> CondIndepStackFrame | None:
+        """This plate's frame at a site, or None for a global site."""
+        return next((f for f in site["cond_indep_stack"] if f.name == self.name), None)
+
+
+class Terms(NamedTuple):
+    """Terms of the log-weight by site: model minus guide, without `poutine.scale`.
+
+    Attributes:
+        local: for sites inside the data plate, shape (rows,), in nats.
+        shared: for global sites, shape (), in nats.
+    """
+
+    local: dict[str, Tensor]
+    shared: dict[str, Tensor]
+
+
+def data_plate(
+    model_trace: Callable[[tuple[Tensor, ...]], poutine.Trace], batch: tuple[Tensor, ...]
+) -> DataPlate | None:
+    """Find the data plate of a model, or None where no plate of size len(batch) encloses its data.
+
+    Args:
+        model_trace: gives a trace of the model for a batch.
+        batch: the arguments of the programs, each of shape (rows, ...).
+    """
+    rows = len(batch[0])
+    found = _candidates(model_trace(batch), rows)
+    if len(found) > 1 and rows > 1:
+        # Another plate happens to have as many elements: it does not follow the batch's size.
+        fewer = _candidates(model_trace(tuple(part[:-1] for part in batch)), rows - 1)
+        found = {name: plate for name, plate in found.items() if name in fewer} or found
+    return next(iter(found.values()), None)
+
+
+def _candidates(trace: poutine.Trace, rows: int) -> dict[str, DataPlate]:
+    return {
+        frame.name: DataPlate(
+            frame.name,
+            rows,
+            frame.full_size or frame.size,
+            frame.vectorized,
+            frame.size != rows,
+        )
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)
+        for frame in site["cond_indep_stack"]
+        if rows in (frame.size, frame.full_size)
+    }
+
+
+def paired_traces(
+    model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """A trace of the model replayed against one of the guide, and that one."""
+    guide_trace = poutine.trace(guide).get_trace(*batch)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    return model_trace, guide_trace
+
+
+def terms(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPlate | None
+) -> Terms:
+    """The terms of log p(x, z) - log q(z | x) at the values of two traces.
+
+    Args:
+        model_trace: the model, replayed against the guide's trace.
+        guide_trace: the guide.
+        plate: the data plate; without one, or with one that is not vectorized, all terms are shared.
+
+    Returns:
+        Terms by site, in nats. A site's scale is left out, since a datum counts once; its mask
+        counts.
+    """
+    local: dict[str, Tensor] = {}
+    shared: dict[str, Tensor] = {}
+    for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site_is_subsample(site):
+                continue
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            log_prob = sign * scale_and_mask(log_prob, 1.0, site["mask"])
+            frame = plate.frame(site) if plate is not None else None
+            if frame is None or frame.dim is None:
+                shared[name] = shared.get(name, 0.0) + log_prob.sum()
+            else:
+                # A plate that subsamples by itself holds fewer rows than the batch.
+                by_datum = log_prob.expand(
+                    torch.broadcast_shapes(log_prob.shape, (frame.size,) + (1,) * (-frame.dim - 1))
+                ).movedim(frame.dim, 0)
+                local[name] = local.get(name, 0.0) + by_datum.reshape(frame.size, -1).sum(1)
+    return Terms(local, shared)

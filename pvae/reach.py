@@ -1,0 +1,134 @@
+"""What a callable reaches: objects of a type in its closure, globals, arguments and attributes."""
+
+import dis
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import TypeVar
+
+import torch
+
+__all__ = ["reach"]
+
+T = TypeVar("T")
+
+# Objects of these packages are leaves: what they hold is not the user's.
+_FOREIGN = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "scipy", "sklearn"}
+_DEPTH = 4
+
+
+def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[tuple[str, T]]:
+    """Objects of a type that programs reach, with the name under which each is first met.
+
+    Looked at are the callables themselves and their `__self__`, closures, the globals that their
+    code names, default arguments, and through those: containers, partials, functions and the
+    attributes of the user's own objects.
+
+    Args:
+        programs: callables by role; the role names what *is* the callable or its `__self__`.
+        kind: the type to look for, such as `torch.nn.Module`.
+    """
+    walk = _Walk(kind)
+    found: list[tuple[str, T]] = []
+    for role, program in programs.items():
+        owner = program.__self__ if isinstance(program, MethodType) else program
+        if isinstance(owner, kind):
+            found.extend(walk.unseen(role, owner))
+        if not isinstance(owner, FunctionType):
+            found.extend(walk.attributes("" if owner is program else role, owner, 0))
+        found.extend(walk.function(_code_of(program), 0))
+    return found
+
+
+class _Walk:
+    """One search; every object is visited once."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self.kind = kind
+        self.seen: set[int] = set()
+
+    def unseen(self, name: str, value: object) -> Iterator[tuple[str, T]]:
+        if id(value) not in self.seen:
+            self.seen.add(id(value))
+            yield name, value  # type: ignore[misc]
+
+    def visit(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
+        if id(value) in self.seen or depth > _DEPTH:
+            return
+        if isinstance(value, self.kind):
+            yield from self.unseen(name, value)
+            return
+        self.seen.add(id(value))
+        if isinstance(value, MethodType):
+            yield from self.visit(name, value.__self__, depth + 1)
+            yield from self.function(value.__func__, depth + 1)
+        elif isinstance(value, FunctionType):
+            yield from self.function(value, depth + 1)
+        elif isinstance(value, functools.partial):
+            yield from self.visit(name, value.func, depth)
+            yield from self.visit(name, [*value.args, *value.keywords.values()], depth)
+        elif isinstance(value, Mapping):
+            for key, item in list(value.items()):
+                yield from self.visit(f"{name}.{key}", item, depth + 1)
+        elif isinstance(value, list | tuple | set | frozenset):
+            for index, item in enumerate(value):
+                yield from self.visit(f"{name}.{index}", item, depth + 1)
+        elif not isinstance(value, type | ModuleType):
+            yield from self.attributes(name, value, depth)
+            if callable(value) and not _is_foreign(type(value)):
+                yield from self.function(_code_of(value), depth + 1)
+
+    def attributes(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
+        """The attributes of an object of the user's; a network's parts belong to it already."""
+        if _is_foreign(type(value)) or isinstance(value, torch.nn.Module):
+            return
+        for key, item in list(getattr(value, "__dict__", {}).items()):
+            yield from self.visit(f"{name}.{key}" if name else key, item, depth + 1)
+
+    def function(self, function: object, depth: int) -> Iterator[tuple[str, T]]:
+        """Closure, named globals, defaults and what the function wraps."""
+        if isinstance(function, functools.partial):
+            yield from self.visit("partial", function, depth)
+            return
+        if not isinstance(function, FunctionType) or _is_foreign(function):
+            return
+        free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+        for name, cell in free:
+            try:
+                value = cell.cell_contents
+            except ValueError:  # a variable that is not bound yet
+                continue
+            yield from self.visit(name, value, depth + 1)
+        for name in _globals_named(function.__code__):
+            if name in function.__globals__:
+                yield from self.visit(name, function.__globals__[name], depth + 1)
+        for value in (function.__defaults__, function.__kwdefaults__):
+            yield from self.visit("default", value, depth + 1)
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is not None:
+            yield from self.visit("wrapped", wrapped, depth + 1)
+
+
+def _code_of(program: object) -> object:
+    """The function that runs when the object is called."""
+    if isinstance(program, MethodType):
+        return program.__func__
+    if isinstance(program, FunctionType | functools.partial):
+        return program
+    if isinstance(program, torch.nn.Module):
+        return type(program).forward
+    return getattr(type(program), "__call__", None)
+
+
+def _globals_named(code: CodeType) -> Iterator[str]:
+    """Names that the code, or code nested in it, loads from its globals."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield str(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _globals_named(constant)
+
+
+def _is_foreign(thing: type | FunctionType) -> bool:
+    return (thing.__module__ or "").partition(".")[0] in _FOREIGN

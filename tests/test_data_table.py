@@ -1,0 +1,212 @@
+"""`Rows`: what programs see of stored rows, binarization, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from pvae import data
+from pvae.data import Rows, rows
+
+
+def grey(n: int = 64, *, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 6), generator=generator).to(torch.uint8)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("stored", "levels", "expected", "dtype"),
+    [
+        (torch.tensor([[0, 255]], dtype=torch.uint8), 256, [[0.0, 1.0]], torch.float32),
+        (torch.tensor([[0, 1]], dtype=torch.uint8), 2, [[0.0, 1.0]], torch.float32),
+        (torch.tensor([[False, True]]), 2, [[0.0, 1.0]], torch.float32),
+        (torch.tensor([[0.5, -3.0]]), None, [[0.5, -3.0]], torch.float32),
+        (torch.tensor([[0.5, 3.0]]).double(), None, [[0.5, 3.0]], torch.float64),
+        (torch.tensor([[4, 300]]), None, [[4, 300]], torch.int64),
+    ],
+)
+def test_what_programs_see(
+    stored: Tensor, levels: int | None, expected: list[list[float]], dtype: torch.dtype
+) -> None:
+    data_rows = Rows(stored)
+    (x,) = data_rows.first(1)
+    assert data_rows.levels == levels
+    assert x.dtype == dtype
+    assert x.tolist() == expected
+
+
+def test_levels_are_given_for_other_scales() -> None:
+    x = torch.tensor([[0, 8, 16]], dtype=torch.uint8)
+    assert Rows(x, levels=17).first(1)[0].tolist() == [[0.0, 0.5, 1.0]]
+    with pytest.raises(ValueError, match="levels=16 does not fit x, whose largest value is 16"):
+        Rows(x, levels=16)
+    with pytest.raises(ValueError, match="levels=17 is for x of uint8"):
+        Rows(x.float(), levels=17)
+
+
+def test_batches_in_order_and_shuffled() -> None:
+    x = torch.arange(10.0).reshape(10, 1)
+    data_rows = Rows(x, torch.arange(10))
+    assert [b.flatten().tolist() for b, _ in data_rows.batches(4)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+    batches = list(data_rows.batches(4, generator=seeded(1)))
+    seen = torch.cat([b for b, _ in batches]).flatten()
+    assert [len(b) for b, _ in batches] == [4, 4, 2]
+    assert seen.tolist() != x.flatten().tolist()
+    assert sorted(seen.tolist()) == x.flatten().tolist()
+    assert all(torch.equal(b.flatten().long(), i) for b, i in batches), (
+        "arguments must stay aligned"
+    )
+    again = torch.cat([b for b, _ in data_rows.batches(4, generator=seeded(1))]).flatten()
+    assert torch.equal(seen, again)
+
+
+def test_dynamic_draws_are_bernoulli_of_the_grey_level_and_new_each_time() -> None:
+    x = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).repeat(20_000, 1)
+    data_rows = Rows(x, binarize="dynamic")
+    generator = seeded(0)
+    (first,), (second,) = (next(data_rows.batches(20_000, generator=generator)) for _ in range(2))
+    assert set(first.flatten().tolist()) == {0.0, 1.0}
+    assert first.dtype == torch.float32
+    # Four standard errors of a frequency in 20,000 draws with probability 0.2 or 0.8.
+    assert torch.allclose(first.mean(0), torch.tensor([0, 0.2, 0.8, 1.0]), atol=4 * 0.4 / 141.4)
+    assert not torch.equal(first, second)
+    assert data_rows.levels == 2
+
+
+def test_dynamic_without_a_generator_is_static_whatever_the_batches() -> None:
+    x = grey(50)
+    fixed = Rows(x, binarize="static", seed=5).first(50)[0]
+    dynamic = Rows(x, binarize="dynamic", seed=5)
+    for batch_size in (50, 7):
+        assert torch.equal(torch.cat([b for (b,) in dynamic.batches(batch_size)]), fixed)
+    assert torch.equal(dynamic.arguments(torch.tensor([3, 1]))[0], fixed[[3, 1]])
+    assert not torch.equal(Rows(x, binarize="static", seed=6).first(50)[0], fixed)
+
+
+def test_static_and_threshold_are_stored_as_bits_of_uint8() -> None:
+    x = torch.tensor([[0, 127, 128, 255]], dtype=torch.uint8)
+    threshold = Rows(x, binarize="threshold")
+    assert threshold.first(1)[0].tolist() == [[0, 0, 1, 1]]
+    assert threshold.levels == Rows(x, binarize="static").levels == 2
+    assert Rows(torch.tensor([[0.2, 0.5, 0.6]]), binarize="threshold").first(1)[0].tolist() == [
+        [0, 0, 1]
+    ]
+    digits = torch.tensor([[7, 8, 9]], dtype=torch.uint8)
+    assert Rows(digits, levels=17, binarize="threshold").first(1)[0].tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold"])
+def test_what_cannot_be_binarized(binarize: str) -> None:
+    with pytest.raises(ValueError, match="binarize is not needed"):
+        Rows(torch.tensor([[0.0, 1.0]]), binarize=binarize)
+    with pytest.raises(ValueError, match=r"x goes from -0\.5 to 2"):
+        Rows(torch.tensor([[-0.5, 2.0]]), binarize=binarize)
+    with pytest.raises(ValueError, match=r"x is torch\.int64"):
+        Rows(torch.tensor([[0, 7]]), binarize=binarize)
+
+
+def test_unknown_binarization() -> None:
+    with pytest.raises(ValueError, match="unknown binarize 'dynamc': give one of none, dynamic"):
+        Rows(grey(), binarize="dynamc")
+
+
+def test_labels_are_kept_and_passed_only_when_asked_for() -> None:
+    labelled = Rows(grey(3), labels=torch.tensor([2, 1, 0], dtype=torch.uint8))
+    assert labelled.labels is not None
+    assert len(labelled.first(3)) == 1
+    assert labelled.with_labels().first(2)[1].tolist() == [2, 1]
+    assert labelled.with_labels().first(2)[1].dtype == torch.int64
+    last = Rows(grey(3), torch.ones(3), labels=torch.arange(3)).with_labels().first(3)[-1]
+    assert last.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="no labels"):
+        Rows(grey(3)).with_labels()
+    with pytest.raises(ValueError, match=r"labels have shape \(2,\) and x has 3 rows"):
+        Rows(grey(3), labels=torch.tensor([1, 2]))
+    with pytest.raises(TypeError, match=r"labels are torch\.float32"):
+        Rows(grey(3), labels=torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_bad_values_are_refused_with_their_rows(bad: float) -> None:
+    x = torch.zeros(20, 2, 2)
+    x[[3, 17], 1, 0] = bad
+    with pytest.raises(ValueError, match=r"x has NaN or infinity in 2 of its 20 rows.* 3, 17;"):
+        rows(x)
+    x[5:12] = bad
+    with pytest.raises(ValueError, match="3, 5, 6, 7, 8 and 4 more"):
+        rows(x)
+    with pytest.raises(ValueError, match="argument 1 has NaN"):
+        rows((torch.zeros(20), x))
+
+
+def test_lengths_and_emptiness() -> None:
+    with pytest.raises(ValueError, match="argument 1 has 4 rows and x has 5"):
+        rows((torch.zeros(5, 2), torch.zeros(4)))
+    for shape in ((0, 3), (3, 0), ()):
+        with pytest.raises(ValueError, match="x is empty"):
+            rows(torch.zeros(shape))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(Rows(grey()).batches(0))
+
+
+def test_to_and_first() -> None:
+    data_rows = Rows(grey(5), torch.arange(5), labels=torch.arange(5), binarize="dynamic")
+    moved = data_rows.to("meta")
+    assert moved.device.type == "meta"
+    assert moved.labels is not None
+    assert moved.labels.device.type == "meta"
+    assert data_rows.device.type == "cpu"
+    assert len(data_rows.first(9)[0]) == 5
+    assert repr(data_rows) == "Rows(5 of (6,), levels=2, binarize='dynamic')"
+
+
+def test_rows_takes_what_users_have() -> None:
+    x, y = torch.rand(5, 3), torch.arange(5)
+    for given in ((x, y), [x, y], TensorDataset(x, y), (x.numpy(), y)):
+        taken = rows(given)
+        assert all(torch.equal(a, b) for a, b in zip(taken.first(5), (x, y), strict=True))
+    assert rows(taken) is taken
+    assert torch.equal(rows(x).first(5)[0], x)
+    frozen = np.arange(6.0).reshape(3, 2)[::-1]
+    frozen.flags.writeable = False
+    assert rows(frozen).first(1)[0].tolist() == [[4.0, 5.0]]
+    assert rows(np.array([[1, 2]], np.uint16)).first(1)[0].dtype == torch.int64
+    assert rows(np.array([[1, 2]], ">f4")).first(1)[0].tolist() == [[1.0, 2.0]]
+
+
+def test_what_is_no_data() -> None:
+    with pytest.raises(TypeError, match=r"give one split: data\.train, \.valid or \.test"):
+        rows(data.load("digits"))
+    with pytest.raises(TypeError, match="data is of type str"):
+        rows("mnist")
+    with pytest.raises(TypeError, match="data is an empty list"):
+        rows([])
+    with pytest.raises(TypeError, match="item 1 of data is of type int"):
+        rows((torch.zeros(3), 4))
+    with pytest.raises(TypeError, match="an array of object is no data"):
+        rows(np.array([{}, {}]))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_on_a_gpu_values_are_those_of_the_cpu() -> None:
+    x = grey(50)
+    for binarize in ("none", "static", "dynamic"):
+        on_cpu = Rows(x, binarize=binarize)
+        on_gpu = Rows(x.cuda(), binarize=binarize)
+        for a, b in zip(on_cpu.batches(7), on_gpu.batches(7), strict=True):
+            assert torch.equal(a[0], b[0].cpu())
+    generator = torch.Generator("cuda").manual_seed(0)
+    seen = torch.cat([b for (b,) in Rows(x.cuda()).batches(7, generator=generator)])
+    assert sorted(seen.cpu().tolist()) == sorted(Rows(x).first(50)[0].tolist())

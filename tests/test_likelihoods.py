@@ -1,0 +1,255 @@
+"""Every likelihood by its name: formula, normalisation, samples, gradients, shapes, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.integrate import quad
+from scipy.special import log_softmax, softmax
+
+from pvae import likelihoods
+
+X_SHAPE = (2, 3)
+GREY = ("categorical", "discretized_logistic")
+
+
+def build(name):
+    return likelihoods.get(name, X_SHAPE, levels=5)
+
+
+def network_output(likelihood, batch=(4,), scale=1.0):
+    torch.manual_seed(0)
+    return scale * torch.randn(*batch, likelihood.outputs, *X_SHAPE)
+
+
+def data(name, batch=(4,)):
+    torch.manual_seed(1)
+    if name == "bernoulli":
+        return torch.randint(0, 2, (*batch, *X_SHAPE)).float()
+    if name in GREY:
+        return torch.randint(0, 5, (*batch, *X_SHAPE)) / 4
+    if name == "continuous_bernoulli":
+        return torch.rand(*batch, *X_SHAPE)
+    return torch.randn(*batch, *X_SHAPE)
+
+
+def softplus(raw):
+    return np.logaddexp(0, raw)
+
+
+def logistic_log_mass(x, loc, scale):
+    lower = np.where(x == 0, -np.inf, x - 1 / 8)
+    upper = np.where(x == 1, np.inf, x + 1 / 8)
+    return np.log(stats.logistic.cdf(upper, loc, scale) - stats.logistic.cdf(lower, loc, scale))
+
+
+def discretized(o, x):
+    floor = -np.log(4) - 4
+    return logistic_log_mass(x, o[:, 0] + 0.5, np.exp(floor + softplus(o[:, 1] - 2 - floor)))
+
+
+def categorical(o, x):
+    index = np.rint(x * 4).astype(int)[:, None]
+    return np.take_along_axis(log_softmax(o, 1), index, 1)[:, 0]
+
+
+def pixel_scale(raw):
+    return 1e-3 + softplus(raw + np.log(np.expm1(1 - 1e-3)))
+
+
+FORMULAS = {
+    "bernoulli": lambda o, x: stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-o[:, 0]))),
+    "gaussian": lambda o, x: stats.norm.logpdf(x, o[:, 0]),
+    "gaussian_learned_scale": lambda o, x: stats.norm.logpdf(x, o[:, 0], 1.0),
+    "gaussian_pixel_scale": lambda o, x: stats.norm.logpdf(x, o[:, 0], pixel_scale(o[:, 1])),
+    "categorical": categorical,
+    "continuous_bernoulli": lambda o, x: o[:, 0] * x + np.log(o[:, 0] / np.expm1(o[:, 0])),
+    "discretized_logistic": discretized,
+}
+
+
+def test_names():
+    assert set(likelihoods.names) == set(FORMULAS)
+    for name in likelihoods.names:
+        camel = "".join(part.capitalize() for part in name.split("_"))
+        assert type(build(name)) is getattr(likelihoods, camel)
+
+
+@pytest.mark.parametrize("name", likelihoods.names)
+def test_log_prob_is_the_formula_summed_over_the_dimensions(name):
+    likelihood, x = build(name), data(name)
+    output = network_output(likelihood)
+    expected = FORMULAS[name](output.double().numpy(), x.double().numpy()).sum((1, 2))
+    np.testing.assert_allclose(likelihood(output).log_prob(x).detach(), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", likelihoods.names)
+def test_normalised(name):
+    likelihood = likelihoods.get(name, (1,), levels=5)
+    torch.manual_seed(0)
+    d = likelihood(torch.randn(likelihood.outputs, 1))
+
+    def mass(x):
+        return d.log_prob(torch.tensor([x], dtype=torch.float32)).exp().item()
+
+    if name == "bernoulli":
+        total = mass(0) + mass(1)
+    elif name in GREY:
+        total = sum(mass(k / 4) for k in range(5))
+    else:
+        total = quad(mass, *((0, 1) if name == "continuous_bernoulli" else (-15, 15)), limit=200)[0]
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", likelihoods.names)
+def test_samples_average_to_the_mean_and_lie_in_the_support(name):
+    likelihood = build(name)
+    d = likelihood(network_output(likelihood))
+    with torch.no_grad():
+        x = d.sample((20_000,))
+        assert x.shape == (20_000, 4, *X_SHAPE)
+        assert d.support.check(x).all()
+        standard_error = x.std(0) / 20_000**0.5
+        assert ((x.mean(0) - d.mean).abs() <= 5 * standard_error + 1e-6).all()
+
+
+def test_mean_of_grey_levels_is_the_weighted_sum():
+    likelihood = build("categorical")
+    output = network_output(likelihood)
+    expected = (softmax(output.numpy(), 1) * (np.arange(5) / 4)[:, None, None]).sum(1)
+    np.testing.assert_allclose(likelihood(output).mean, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("extreme", [-50.0, -1e-6, 0.0, 50.0])
+def test_log_prob_and_gradients_are_finite_at_extreme_outputs(name, extreme):
+    likelihood, x = build(name), data(name)
+    for flip in (1.0, -1.0):
+        # The last output opposite to the others too: a far loc with a tiny scale.
+        sign = torch.ones(likelihood.outputs, 1, 1)
+        sign[-1] = flip
+        output = (torch.full((4, likelihood.outputs, *X_SHAPE), extreme) * sign).requires_grad_()
+        log_prob = likelihood(output).log_prob(x)
+        assert log_prob.isfinite().all()
+        log_prob.sum().backward()
+        assert output.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", likelihoods.names)
+def test_batch_shape_is_whatever_leads(name):
+    likelihood, x = build(name), data(name)
+    output = network_output(likelihood, (3, 4))
+    d = likelihood(output)
+    assert d.batch_shape == (3, 4)
+    assert d.event_shape == X_SHAPE
+    log_prob = d.log_prob(x)
+    assert log_prob.shape == (3, 4)
+    for i in range(3):
+        torch.testing.assert_close(log_prob[i], likelihood(output[i]).log_prob(x))
+    assert likelihood(output[0, 0]).batch_shape == ()
+    assert d.expand((2, 3, 4)).sample().shape == (2, 3, 4, *X_SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("bernoulli", 0.5),
+        ("gaussian", float("nan")),
+        ("gaussian_learned_scale", float("nan")),
+        ("gaussian_pixel_scale", float("nan")),
+        ("categorical", 0.1),
+        ("categorical", -0.25),
+        ("continuous_bernoulli", 1.25),
+        ("discretized_logistic", 0.1),
+        ("discretized_logistic", 1.25),
+    ],
+)
+def test_x_outside_the_support_is_refused(name, bad):
+    likelihood, x = build(name), data(name)
+    x[0, 0, 0] = bad
+    with pytest.raises(ValueError, match="support"):
+        likelihood(network_output(likelihood)).log_prob(x)
+
+
+def test_learned_scale_is_a_parameter_that_reaches_the_maximum_likelihood():
+    likelihood = likelihoods.GaussianLearnedScale(X_SHAPE, scale=0.5)
+    assert [name for name, _ in likelihood.named_parameters()] == ["log_scale"]
+    torch.manual_seed(0)
+    x = 0.2 * torch.randn(500, *X_SHAPE)
+    output = torch.zeros(500, 1, *X_SHAPE)
+    assert likelihood(output).base_dist.scale.unique().item() == pytest.approx(0.5)
+    optimizer = torch.optim.LBFGS(likelihood.parameters(), line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = -likelihood(output).log_prob(x).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert likelihood.log_scale.exp().item() == pytest.approx(x.square().mean().sqrt(), rel=1e-3)
+    for bad in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="scale is"):
+            likelihoods.GaussianLearnedScale(X_SHAPE, scale=bad)
+
+
+def test_256_levels_by_default():
+    assert likelihoods.get("categorical", X_SHAPE).outputs == 256
+    assert likelihoods.get("discretized_logistic", X_SHAPE).levels == 256
+
+
+def test_scale_of_the_discretized_logistic_ends_where_a_level_is_certain():
+    likelihood = likelihoods.DiscretizedLogistic((1,))
+    d = likelihood(torch.tensor([[200 / 255 - 0.5], [-50.0]]))
+    assert d.log_prob(torch.tensor([200 / 255])).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_get_takes_classes_and_instances():
+    built = likelihoods.Categorical(X_SHAPE, levels=5)
+    assert likelihoods.get(built, X_SHAPE) is built
+    assert likelihoods.get(built, list(X_SHAPE), levels=5) is built
+    assert likelihoods.get(likelihoods.Categorical, X_SHAPE, levels=7).outputs == 7
+    assert likelihoods.get("gaussian_learned_scale", X_SHAPE, scale=2.0).log_scale > 0.5
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "options", "message"),
+    [
+        ("bernouli", {}, "unknown likelihood 'bernouli'; nearest: 'bernoulli'"),
+        ("???", {}, "bernoulli, gaussian, gaussian_learned_scale, .*discretized_logistic"),
+        ("bernoulli", {"scale": 1.0}, "Bernoulli has no option 'scale'; it has no options"),
+        ("categorical", {"bins": 3}, r"Categorical has no option 'bins'; its options are \['lev"),
+        ("categorical", {"levels": 1}, "levels is 1; expected at least 2"),
+        (likelihoods.Categorical((3, 3)), {}, r"built for x_shape \(3, 3\), the data have"),
+        (likelihoods.Categorical(X_SHAPE), {"levels": 3}, "built for 256 grey levels"),
+        (likelihoods.Gaussian(X_SHAPE), {"scale": 3}, r"already built, but got options \['scale'"),
+    ],
+)
+def test_get_refuses(likelihood, options, message):
+    with pytest.raises(ValueError, match=message):
+        likelihoods.get(likelihood, X_SHAPE, **options)
+
+
+def test_get_refuses_what_is_no_likelihood():
+    with pytest.raises(TypeError, match="expected a name of"):
+        likelihoods.get(torch.nn.Linear, X_SHAPE)
+
+
+@pytest.mark.parametrize("x_shape", [(), (0,), (3, -1)])
+def test_x_shape_is_checked(x_shape):
+    with pytest.raises(ValueError, match="x_shape is"):
+        likelihoods.get("bernoulli", x_shape)
+
+
+def test_output_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"ends in \(2, 2, 3\)"):
+        likelihoods.get("gaussian_pixel_scale", X_SHAPE)(torch.zeros(4, 1, *X_SHAPE))
+
+
+def test_a_likelihood_of_ones_own():
+    class Laplace(likelihoods.Likelihood):
+        def distribution(self, output):
+            (loc,) = output.unbind(-3)
+            return likelihoods.LogitContinuousBernoulli(loc)
+
+    assert likelihoods.get(Laplace, X_SHAPE)(torch.zeros(4, 1, *X_SHAPE)).event_shape == X_SHAPE

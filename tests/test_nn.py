@@ -1,0 +1,135 @@
+"""Networks: shapes, parameter counts, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+
+from pvae import nn
+
+IMAGES = [(1, 1), (2, 3), (8, 8), (28, 28), (28, 20), (27, 21), (1, 28, 28), (3, 9, 16)]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("hidden", [(), 7, (7,), (7, 5)])
+def test_mlp_takes_any_leading_dimensions(hidden):
+    mlp = nn.MLP(6, hidden, 4)
+    x = torch.randn(2, 3, 6)
+    y = mlp(x)
+    assert y.shape == (2, 3, 4)
+    torch.testing.assert_close(mlp(x[1, 2]), y[1, 2])
+
+
+def test_mlp_is_linear_without_hidden_layers_and_at_the_end():
+    assert count(nn.MLP(6, (), 4)) == 6 * 4 + 4
+    assert count(nn.MLP(6, 5, 4)) == 6 * 5 + 5 + 5 * 4 + 4
+    mlp = nn.MLP(3, (), 2)
+    x, y = torch.randn(5, 3), torch.randn(5, 3)
+    torch.testing.assert_close(mlp(x + y) + mlp(0 * x), mlp(x) + mlp(y))
+    assert (nn.MLP(3, 50, 200, activation="relu")(x) < 0).any()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu", "softplus", "gelu"])
+def test_activation_stands_between_the_layers(activation):
+    mlp = nn.MLP(3, 4, 2, activation=activation)
+    first, _, last = mlp.layers
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(mlp(x), last(getattr(torch.nn.functional, activation)(first(x))))
+
+
+@pytest.mark.parametrize("x_shape", IMAGES)
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3), (0,)])
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_encoder_and_decoder_of_any_size_and_leading_dimensions(network, x_shape, batch):
+    encoder = nn.encoder(network, x_shape, 6, hidden=5)
+    assert encoder(torch.randn(*batch, *x_shape)).shape == (*batch, 6)
+    for outputs in (1, 2):
+        decoder = nn.decoder(network, 3, x_shape, outputs=outputs, hidden=5)
+        assert decoder(torch.randn(*batch, 3)).shape == (*batch, outputs, *x_shape)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_leading_dimensions_do_not_mix(network):
+    torch.manual_seed(0)
+    encoder = nn.encoder(network, (3, 9, 8), 6, hidden=5)
+    decoder = nn.decoder(network, 6, (3, 9, 8), outputs=2, hidden=5)
+    x = torch.randn(2, 4, 3, 9, 8)
+    z = encoder(x)
+    y = decoder(z)
+    for i in range(2):
+        for j in range(4):
+            torch.testing.assert_close(encoder(x[i, j]), z[i, j], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(decoder(z[i, j]), y[i, j], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_any_number_of_convolutions(depth):
+    channels = (4, 6, 8)[:depth]
+    encoder = nn.ConvEncoder((13, 9), 5, channels=channels, hidden=7, activation="relu")
+    decoder = nn.ConvDecoder(5, (2, 13, 9), channels=channels, hidden=(7, 8), activation="relu")
+    assert decoder(encoder(torch.randn(3, 13, 9))).shape == (3, 2, 13, 9)
+
+
+def test_every_pixel_reaches_the_code_and_is_reached_from_it():
+    torch.manual_seed(0)
+    x = torch.randn(1, 27, 20, requires_grad=True)
+    nn.ConvEncoder((27, 20), 5, hidden=50)(x).sum().backward()
+    assert (x.grad != 0).all()
+    decoder = nn.ConvDecoder(5, (27, 20), hidden=50)
+    assert (decoder(torch.randn(1, 5)) != decoder(torch.randn(1, 5))).all()
+
+
+def test_parameter_counts_are_sensible():
+    assert count(nn.encoder("mlp", (28, 28), 40, hidden=400)) == 784 * 400 + 400 + 400 * 40 + 40
+    assert 5e5 < count(nn.encoder("conv", (28, 28), 40, hidden=400)) < 2e6
+    assert 5e5 < count(nn.decoder("conv", 20, (28, 28), outputs=1, hidden=400)) < 2e6
+
+
+def test_positive():
+    raw = torch.linspace(-1e4, 1e4, 2001, requires_grad=True)
+    for floor in (1e-5, 1e-3):
+        scale = nn.positive(raw, floor=floor)
+        assert (scale >= floor).all()
+        assert scale[1000].item() == pytest.approx(1)
+        assert (scale.diff() >= 0).all()
+        assert math.isclose(scale[-1].item(), 1e4, rel_tol=1e-3)
+        (gradient,) = torch.autograd.grad(scale.sum(), raw)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: nn.MLP(3, 4, 5, activation="rellu"),
+            "unknown activation 'rellu'; nearest: 'relu'",
+        ),
+        (lambda: nn.MLP(3, (4, 0), 5), r"hidden=\(4, 0\)"),
+        (lambda: nn.MLP(3, 4, 0), "out_features=0"),
+        (lambda: nn.ConvEncoder((8, 8), 2, activation="tan"), "nearest: 'tanh'"),
+        (lambda: nn.ConvEncoder((8,), 2), "use network 'mlp'"),
+        (lambda: nn.ConvDecoder(2, (8,)), r"out_shape \(8,\)"),
+        (
+            lambda: nn.encoder("cnov", (8, 8), 2, hidden=3),
+            "unknown network 'cnov'; nearest: 'conv'",
+        ),
+        (lambda: nn.encoder("conv", (2, 3, 8, 8), 2, hidden=3), "use network 'mlp'"),
+        (lambda: nn.encoder("mlp", (), 2, hidden=3), "x_shape is"),
+        (lambda: nn.decoder("mlp", 2, (8, 0), outputs=1, hidden=3), r"x_shape is \(8, 0\)"),
+        (lambda: nn.decoder("conv", 2, (8,), outputs=4, hidden=3), "use network 'mlp'"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_encoder_refuses_x_of_another_shape(network):
+    encoder = nn.encoder(network, (8, 8), 2, hidden=3)
+    for shape in [(5, 4, 16), (5, 64), (5, 8, 8, 1)]:
+        with pytest.raises(ValueError, match=r"expected \(\*batch, \*x_shape\)"):
+            encoder(torch.zeros(shape))
