@@ -1,10 +1,28 @@
 """Variational autoencoders by probabilistic programming: any Pyro model and guide, end to end."""
 
-from pvae import data, guides, likelihoods, models, nn, plots
-from pvae.loading import load
+from pvae import data, guides, likelihoods, models, nn, objectives, plots
 from pvae.evaluation import elbo, log_likelihood
+from pvae.loading import load
 from pvae.programs import infer, reconstruct, sample
 from pvae.svi import SVI
 from pvae.training import fit
+
+__all__ = [
+    "SVI",
+    "data",
+    "elbo",
+    "fit",
+    "guides",
+    "infer",
+    "likelihoods",
+    "load",
+    "log_likelihood",
+    "models",
+    "nn",
+    "objectives",
+    "plots",
+    "reconstruct",
+    "sample",
+]
 
 __version__ = "0.1.0"

@@ -33,8 +33,6 @@ class _Commands(click.Group):
     """Says what went wrong in one sentence, where it is the user's to put right."""
 
     def invoke(self, ctx: click.Context) -> object:
-        # A warning of ours is a sentence for the reader, not a line of our source.
-        warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {message}", err=True)
         try:
             return super().invoke(ctx)
         except (ValueError, TypeError, OSError, DivergedError) as error:
@@ -67,13 +65,15 @@ def main() -> None:
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--engine", default="auto", help="auto or eager.")
 @click.option("--seed", default=0, help="Seeds everything.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: a new one]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run folder.  [default: a new one]"
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard's files.")
 @click.option("--progress/--no-progress", default=True, help="Show progress bars.")
 @click.pass_context
-def train(ctx: click.Context, **given: Any) -> None:
+def train(ctx: click.Context, /, **given: Any) -> None:
     """Train MODEL with GUIDE, then print what came out and draw it.
 
     MODEL and GUIDE are a name that `pvae list` prints, file.py:Name, package.module:Name, or
@@ -108,8 +108,7 @@ def train(ctx: click.Context, **given: Any) -> None:
         progress=given["progress"],
         config={"command": _remembered(given), "pair": built.as_json()},
     )
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
+    _print_notes(trained)
     if trained.stopped == "interrupted":
         click.echo(
             f"interrupted after {len(trained.history)} whole epochs; go on with "
@@ -162,7 +161,7 @@ def evaluate_(
     progress: bool,
 ) -> None:
     """Evaluate the pair of RUN on data: bound, terms by site, log-likelihood."""
-    trained = load(run, device=device)
+    trained = _load_run(run, device)
     name, rows = _split(run, split, data_name)
     report = evaluate(trained, rows, name, particles, seed=seed, progress=progress and not as_json)
     if as_json:
@@ -181,7 +180,7 @@ def sample_(run: Path, n: int, seed: int, device: str, out: Path | None) -> None
     """Draw every site of the model of RUN, into an .npz with one array a site."""
     if n < 1:
         raise ValueError(f"n is {n}: give at least 1")
-    trained = load(run, device=device)
+    trained = _load_run(run, device)
     example = Run(run).example()
     index = torch.arange(n) % len(example[0])
     with seeded(seed):
@@ -198,8 +197,8 @@ def sample_(run: Path, n: int, seed: int, device: str, out: Path | None) -> None
 def infer_(
     run: Path, split: str | None, data_name: str | None, device: str, out: Path | None
 ) -> None:
-    """Write the latent codes of data into an .npz with one array a site, and labels if there are."""
-    trained = load(run, device=device)
+    """Write the latent codes of data into an .npz: one array a site, and labels if there are."""
+    trained = _load_run(run, device)
     _, rows = _split(run, split, data_name)
     codes = {site: value.cpu().numpy() for site, value in infer(trained.guide, rows).items()}
     if rows.labels is not None:
@@ -226,6 +225,19 @@ def list_() -> None:
 
 
 # What the commands share
+
+
+def _load_run(run: Path, device: str) -> Fit:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the notes have them too
+        trained = load(run, device=device)
+    _print_notes(trained)
+    return trained
+
+
+def _print_notes(trained: Fit) -> None:
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _load_data(given: Mapping[str, Any]) -> DataSet:
@@ -328,5 +340,3 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]
     shapes = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
     click.echo(f"{path}: {shapes}")
-
-

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pyro
 import torch
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pvae.objectives.weights import paired_traces
+from pvae.traces import paired_traces, sample_sites
 
 __all__ = ["DivergedError", "diverged", "first_broken_site", "program_failed"]
 
@@ -53,9 +52,7 @@ def diverged(
     )
 
 
-def program_failed(
-    error: Exception, batch: tuple[Tensor, ...], elsewhere: list[str]
-) -> ValueError:
+def program_failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: list[str]) -> ValueError:
     """An error that says where the user's program failed, and on what.
 
     Args:
@@ -63,6 +60,11 @@ def program_failed(
         batch: what it was called with.
         elsewhere: names of tensors that could not be moved to the device.
     """
+    where = _where(error)
+    # Pyro wraps an error to append a table of shapes: the cause is what the user's code raised.
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
     shapes = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in batch)
     device = batch[0].device
     tensors = (
@@ -72,8 +74,7 @@ def program_failed(
         else ""
     )
     return ValueError(
-        f"{_where(error)}the pair fails on a batch of {shapes}: "
-        f"{type(error).__name__}: {error}{tensors}"
+        f"{where}the pair fails on a batch of {shapes}: {type(cause).__name__}: {cause}{tensors}"
     )
 
 
@@ -101,9 +102,7 @@ def first_broken_site(
     with torch.no_grad(), pyro.validation_enabled(False):
         model_trace, guide_trace = paired_traces(model, guide, batch)
         for role, trace in (("guide", guide_trace), ("model", model_trace)):
-            for name, site in trace.nodes.items():
-                if site["type"] != "sample" or site_is_subsample(site):
-                    continue
+            for name, site in sample_sites(trace):
                 log_prob = site["fn"].log_prob(site["value"])
                 if not torch.isfinite(log_prob).all():
                     return name, f"in the {role}: {_parameter_at_fault(site['fn'])}"
@@ -118,5 +117,3 @@ def _parameter_at_fault(fn: object) -> str:
         if isinstance(value, Tensor) and not torch.isfinite(value).all():
             return f"the {key} of its {type(fn).__name__} is not finite"
     return f"the log-probability of its {type(fn).__name__} is not finite"
-
-

@@ -102,9 +102,10 @@ class Loop:
                 row = self._epoch(progress.epoch, good, validate=progress.epoch == validated)
                 row |= self._validate()
                 self.fit.history.append(row)
+                ended = callback is not None and callback(self.fit) is True
                 good = progress.state()
                 self.tracker.epoch(row, good)
-                if callback is not None and callback(self.fit) is True:
+                if ended:
                     self.fit.stopped = "callback"
                     break
             else:
@@ -143,7 +144,7 @@ class Loop:
         weights = torch.tensor(sizes, dtype=torch.float64)
         self.progress.epoch = number + 1
         self.last_batch = batch
-        row = {
+        row: dict[str, Any] = {
             "epoch": number + 1,
             "step": self.progress.step,
             "train_loss": ((torch.stack(losses).cpu() * weights).sum() / weights.sum()).item(),

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from pvae.randomness import preserved
 from pvae.reach import reach
+from pvae.traces import paired_traces
 
 __all__ = ["Belongings", "Program", "belongings_of", "evaluating"]
+
 
 class Program:
     """A model or a guide in the parameter scope that belongs to it; called like the original.
@@ -33,6 +35,7 @@ class Program:
         self.role = role
 
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """Run the program in its scope."""
         with self.belongings.scope():
             for name, parameter in self.belongings.unregistered.get(self.role, {}).items():
                 pyro.param(name, parameter)
@@ -106,7 +109,7 @@ class Belongings:
         named: dict[str, Tensor] = {}
         seen: set[int] = set()
         params = self._state["params"] if self._live is None else self._live
-        for name, parameter in cast(dict[str, Tensor], params).items():
+        for name, parameter in params.items():
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 named[name] = parameter
@@ -139,15 +142,12 @@ class Belongings:
         """
         watch = _Watch(self.device)
         with preserved(), self._buffers_preserved(), self.scope(), watch:
-            guide_trace = poutine.trace(self.guide).get_trace(*batch)
-            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(
-                *batch
-            )
+            traces = paired_traces(self.model, self.guide, batch)
             for name, network in watch.networks:
                 self._add(name, network)
             self._drop_parts()
             self._register_rest([network for _, network in watch.networks])
-        return model_trace, guide_trace
+        return traces
 
     def _drop_parts(self) -> None:
         """Forget networks that are part of another one: the whole speaks for them."""
@@ -254,7 +254,9 @@ class Belongings:
             try:
                 network.load_state_dict(saved)
             except RuntimeError as error:
-                raise ValueError(f"the saved values do not fit network {name!r}: {error}") from error
+                raise ValueError(
+                    f"the saved values do not fit network {name!r}: {error}"
+                ) from error
         with torch.no_grad():
             for name in own:
                 value = cast(Tensor, state["params"][name])

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import pyro
-import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
@@ -24,7 +22,7 @@ MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
-class TorchOptim(PyroOptim):  # type: ignore[misc]
+class TorchOptim(PyroOptim):
     """One torch optimizer over all parameters, where Pyro's own makes one a parameter.
 
     Parameters that appear at a later step join the optimizer that a callable made. An `Optimizer`
@@ -69,6 +67,7 @@ class TorchOptim(PyroOptim):  # type: ignore[misc]
         return {id(p) for group in groups for p in group["params"]}
 
     def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
+        """Take a step."""
         optimizer = self.prepare(params)
         optimizer.step()
         # All it holds, also what this step did not use: a gradient must never add up unseen.
@@ -103,7 +102,7 @@ def restore_optimizer(optim: PyroOptim, state: Mapping[str, Any]) -> None:
         # Pyro hands a state to a parameter's optimizer when it makes that: make them anew.
         optim.optim_objs.clear()
         optim.grad_clip.clear()
-    optim.set_state(state)
+    optim.set_state(dict(state))
 
 
 def learning_rate_of(optim: PyroOptim) -> float | None:
@@ -126,5 +125,3 @@ def end_epoch(optim: PyroOptim, loss: float) -> None:
     elif isinstance(optim, PyroLRScheduler):
         plateau = any(isinstance(o, ReduceLROnPlateau) for o in optim.optim_objs.values())
         optim.step(loss) if plateau else optim.step()
-
-

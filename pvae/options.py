@@ -1,4 +1,4 @@
-"""The options of a training: refused where they make no sense, and written into the run's config."""
+"""The options of a training: refused where they make no sense, and kept in the run's config."""
 
 from dataclasses import dataclass
 

@@ -8,9 +8,17 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-__all__ = ["latent_means", "learning_curve", "manifold", "prior_samples", "reconstructions"]
+__all__ = [
+    "is_image",
+    "latent_means",
+    "learning_curve",
+    "manifold",
+    "prior_samples",
+    "reconstructions",
+]
 
 Pixels = npt.NDArray[np.float32]
 
@@ -50,7 +58,7 @@ def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
         axes.set_ylim(max(low, finite.min() - 0.05 * (top - low)), top)
     axes.set_xlabel("epoch")
     axes.set_ylabel("bound (nats per datum)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -61,20 +69,20 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, *, n: int = 12) ->
 
     Args:
         originals: shape (rows, height, width), (rows, channels, height, width), or (rows, numbers),
-            which is drawn as curves.
+            drawn as pictures where the numbers fill a square, and else as curves.
         reconstructed: of the same shape.
         n: number of data, at most.
 
     Returns:
         The figure.
     """
-    both = torch.stack((originals[:n], reconstructed[:n]))
+    both = torch.stack((_images(originals[:n]), _images(reconstructed[:n])))
     figure = Figure(figsize=(0.7 * both.shape[1] + 1.1, 2.0), layout="constrained")
     if both.dim() == 3:
         _curves(figure, both)
         return figure
     axes = figure.subplots()
-    _show(axes, _mosaic(both.flatten(0, 1), columns=both.shape[1]), _range(originals))
+    _show(axes, _mosaic(both.flatten(0, 1), columns=both.shape[1]), _range(both[0]))
     height = both.shape[-2] + _GAP
     axes.set_yticks([height / 2, 1.5 * height], ["data", "reconstructed"])
     axes.tick_params(left=False)
@@ -83,7 +91,7 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, *, n: int = 12) ->
 
 
 def prior_samples(x: Tensor, *, n: int = 64) -> Figure:
-    """Draws from the model, in a grid.
+    """Data that a model makes up, in a grid: draws, or their means at draws from the prior.
 
     Args:
         x: shape (rows, height, width), (rows, channels, height, width), or (rows, numbers).
@@ -93,6 +101,7 @@ def prior_samples(x: Tensor, *, n: int = 64) -> Figure:
         The figure.
     """
     figure = Figure(figsize=(4, 4), layout="constrained")
+    x = _images(x)
     if x.dim() == 2:
         _curves(figure, x[None, :12])
         return figure
@@ -134,7 +143,9 @@ def latent_means(z: Tensor, labels: Tensor | None = None) -> Figure:
         for kind, colour in zip(kinds, colours, strict=True):
             here = labels.numpy() == kind
             label = str(kind) if len(kinds) <= 12 else None
-            axes.scatter(*codes[here].T, s=size, color=colour, label=label, alpha=0.75, lw=0)
+            axes.scatter(
+                codes[here, 0], codes[here, 1], s=size, color=colour, label=label, alpha=0.75, lw=0
+            )
         if len(kinds) <= 12:
             axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     axes.set_xlabel(names[0])
@@ -144,7 +155,7 @@ def latent_means(z: Tensor, labels: Tensor | None = None) -> Figure:
     return figure
 
 
-def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 20) -> Figure:
+def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
     """The data over a 2-D latent space, through the inverse Gaussian CDF.
 
     References:
@@ -163,7 +174,7 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 20) -> Figure:
     probabilities = (torch.arange(n, dtype=torch.float32) + 0.5) / n
     values = torch.distributions.Normal(0.0, 1.0).icdf(probabilities)
     up, right = torch.meshgrid(values.flip(0), values, indexing="ij")
-    x = decode(torch.stack((right.flatten(), up.flatten()), -1)).detach()
+    x = _images(decode(torch.stack((right.flatten(), up.flatten()), -1)))
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     _show(axes, _mosaic(x, n, gap=0), _range(x))
@@ -176,13 +187,36 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 20) -> Figure:
     return figure
 
 
+def is_image(x: Tensor) -> bool:
+    """Whether data can be drawn as pictures.
+
+    Args:
+        x: shape (rows, ...).
+    """
+    return _images(x).dim() > 2
+
+
+def _images(x: Tensor) -> Tensor:
+    """Data as (rows, height, width), (rows, channels, height, width), or else (rows, numbers)."""
+    x = x.detach().float().cpu()
+    if x.dim() == 4 and x.shape[1] not in (1, 3):
+        x = x.flatten(1)
+    if x.dim() == 1 or x.dim() > 4:
+        x = x.reshape(len(x), -1)
+    side = math.isqrt(x.shape[1])
+    if x.dim() == 2 and side >= 4 and side * side == x.shape[1]:
+        return x.reshape(-1, side, side)  # a picture that was flattened
+    return x
+
+
 def _mosaic(x: Tensor, columns: int, gap: int = _GAP) -> Pixels:
     """Images beside each other, NaN between them; shape (height, width) or (height, width, 3)."""
-    x = x.detach().float().cpu()
     x = x[:, None] if x.dim() == 3 else x
     count, channels, height, width = x.shape
     rows = math.ceil(count / columns)
-    sheet = torch.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), math.nan)
+    sheet = torch.full(
+        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), math.nan
+    )
     for index, image in enumerate(x):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image
@@ -213,7 +247,9 @@ def _curves(figure: Figure, groups: Tensor) -> None:
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for column, axes in enumerate(panels):
         for row, colour in zip(groups[:, column], ("#444444", _VALID), strict=False):
-            axes.plot(row.detach().numpy(), color=colour, lw=1, marker="." if len(row) < 12 else None)
+            axes.plot(
+                row.detach().numpy(), color=colour, lw=1, marker="." if len(row) < 12 else None
+            )
         axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,16 +1,18 @@
 """What the two programs answer by themselves: draws, latent codes, reconstructions."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from pvae.data import rows
 from pvae.modules import belongings_of, evaluating
+from pvae.traces import observed_sites, sample_sites
 
 __all__ = ["decode", "infer", "reconstruct", "sample"]
 
@@ -80,8 +82,7 @@ def reconstruct(
         ValueError: the model observes several sites, and none has the given name.
     """
     parts = [
-        _expected(model, infer(guide, batch), batch, site)
-        for batch in _batches(x, model, guide)
+        _expected(model, infer(guide, batch), batch, site) for batch in _batches(x, model, guide)
     ]
     return torch.cat(parts)
 
@@ -113,7 +114,7 @@ def _expected(
     model: Callable[..., object], codes: Mapping[str, Tensor], batch: tuple[Tensor, ...], site: str
 ) -> Tensor:
     """The mean of an observed site, with latent sites at given values."""
-    observed = _observed(poutine.trace(model).get_trace(*batch))
+    observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
     if len(observed) == 1:
         (site,) = observed
     if site not in observed:
@@ -121,7 +122,7 @@ def _expected(
     moved = {name: value.to(batch[0].device) for name, value in codes.items()}
     at_codes = poutine.condition(poutine.uncondition(model), moved)
     trace = poutine.trace(_at_means(at_codes, {site})).get_trace(*batch)
-    value: Tensor = trace.nodes[site]["value"]
+    value: Tensor = dict(sample_sites(trace))[site]["value"]
     return value
 
 
@@ -132,17 +133,18 @@ class _Means(Messenger):
         super().__init__()
         self.sites = sites
 
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        fn = cast(Any, msg["fn"])
         if msg["done"] or msg["is_observed"] or site_is_subsample(msg):
             return
         if self.sites is None:
             # The mean of a discrete variable is no value of it.
-            if not msg["fn"].has_rsample:
+            if not fn.has_rsample:
                 return
         elif msg["name"] not in self.sites:
             return
         try:
-            mean = msg["fn"].mean
+            mean = fn.mean
         except NotImplementedError:
             return
         if torch.isfinite(mean).all():
@@ -173,17 +175,6 @@ def _values(program: Callable[..., object], batch: tuple[Tensor, ...]) -> dict[s
     trace = poutine.trace(program).get_trace(*batch)
     return {
         name: site["value"]
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site) and not site_is_factor(site)
+        for name, site in sample_sites(trace)
+        if not site_is_factor(cast(Any, site))
     }
-
-
-def _observed(trace: poutine.Trace) -> list[str]:
-    return [
-        name
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and site["is_observed"]
-        and not site_is_subsample(site)
-        and not site_is_factor(site)
-    ]

@@ -15,7 +15,7 @@ __all__ = ["generator_state", "preserved", "restore_generators", "seeded"]
 
 def generator_state() -> dict[str, object]:
     """The states of torch's, NumPy's and Python's generators, in types that load without pickle."""
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    _, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -32,7 +32,7 @@ def restore_generators(state: Mapping[str, object]) -> None:
         torch.cuda.set_rng_state(device_state.cpu(), index)
     keys, position, has_gauss, cached = cast(tuple[Tensor, int, int, float], state["numpy"])
     numpy_state = ("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached)
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    np.random.set_state(numpy_state)
     version, internal, gauss = cast(tuple[int, list[int], float | None], state["python"])
     random.setstate((version, tuple(internal), gauss))
 

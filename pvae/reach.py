@@ -117,7 +117,7 @@ def _code_of(program: object) -> object:
         return program
     if isinstance(program, torch.nn.Module):
         return type(program).forward
-    return getattr(type(program), "__call__", None)
+    return vars(type(program)).get("__call__")
 
 
 def _globals_named(code: CodeType) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What came out of a run: the numbers of a pair on data, as a table and as JSON, and its pictures."""
+"""What came out of a run: numbers on data, as a table and as JSON, and pictures."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ class Report:
 
     def as_json(self) -> dict[str, object]:
         """The numbers, in nats per datum."""
-        found = {"elbo": self.bound.as_json(), "sites": self.bound.sites}
+        found: dict[str, object] = {"elbo": self.bound.as_json(), "sites": self.bound.sites}
         if self.likelihood is not None:
             found["log_likelihood"] = self.likelihood.as_json()
         return {"split": self.split, "rows": len(self.bound.per_datum), **found}
@@ -44,7 +44,9 @@ class Report:
     def lines(self) -> list[tuple[str, str]]:
         """What the table says: a name and a sentence a line."""
         rows = f"{len(self.bound.per_datum):,} {self.split} rows"
-        lines = [(f"{self.split} ELBO", f"{_number(self.bound)}, a lower bound on log p(x); {rows}")]
+        lines = [
+            (f"{self.split} ELBO", f"{_number(self.bound)}, a lower bound on log p(x); {rows}")
+        ]
         lines += [(f"  {site}", f"{value:.2f}") for site, value in self.bound.sites.items()]
         if self.likelihood is None:
             return [*lines, ("log-likelihood", self.missing)]
@@ -70,10 +72,12 @@ def evaluate(
         seed: seeds the draws.
         progress: show a progress bar.
     """
-    options = {"seed": seed, "progress": progress}
-    bound = elbo(fit.model, fit.guide, rows, min(particles, _BOUND_PARTICLES), **options)
+    few = min(particles, _BOUND_PARTICLES)
+    bound = elbo(fit.model, fit.guide, rows, few, seed=seed, progress=progress)
     try:
-        likelihood = log_likelihood(fit.model, fit.guide, rows, particles, **options)
+        likelihood = log_likelihood(
+            fit.model, fit.guide, rows, particles, seed=seed, progress=progress
+        )
     except ValueError as error:
         return Report(split, bound, None, str(error))
     return Report(split, bound, likelihood)
@@ -98,12 +102,14 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
     if observed is not None and draws[observed].shape == x[0].shape:
         rebuilt = reconstruct(fit.model, fit.guide, x, site=observed)
         drawn["reconstructions"] = plots.reconstructions(x[0].cpu(), rebuilt.cpu())
-        drawn["samples"] = plots.prior_samples(draws[observed].cpu())
+        prior = {site: draws[site] for site in codes if site in draws}
+        means = decode(fit.model, prior, x, site=observed)
+        drawn["samples"] = plots.prior_samples(means.cpu())
     local = {n: z for n, z in codes.items() if z.shape[:1] == (len(rows),) and z.dim() <= 2}
     if local:
         name, z = next(iter(local.items()))
         drawn["latent_means"] = plots.latent_means(z.reshape(len(rows), -1).cpu(), rows.labels)
-        if len(local) == 1 and z.shape[1:] == (2,) and "reconstructions" in drawn:
+        if len(local) == 1 and z.shape[1:] == (2,) and plots.is_image(x[0]):
             drawn["manifold"] = plots.manifold(_decoder(fit.model, name, x, str(observed)))
     return drawn
 

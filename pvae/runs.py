@@ -42,7 +42,9 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def start(self, config: Mapping[str, object], example: Sequence[Tensor], overwrite: bool) -> None:
+    def start(
+        self, config: Mapping[str, object], example: Sequence[Tensor], overwrite: bool
+    ) -> None:
         """Begin a new run in the folder.
 
         Raises:

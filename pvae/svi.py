@@ -1,7 +1,7 @@
-"""Stochastic variational inference: Pyro's SVI, with one seam where a gradient step is carried out."""
+"""Stochastic variational inference: Pyro's SVI, with one seam where a step is carried out."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import pyro
 import torch
@@ -16,7 +16,7 @@ from pvae.optimizers import MakeOptimizer, TorchOptim
 __all__ = ["SVI"]
 
 
-class SVI(pyro.infer.SVI):  # type: ignore[misc]
+class SVI(pyro.infer.SVI):
     """Pyro's SVI, which also takes torch's optimizers and gives losses that stay on the device.
 
     `step` and `evaluate_loss` are Pyro's. `step_tensor` is what `fit` uses: it scales and clips
@@ -44,11 +44,13 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         clip_norm: float | None = None,
     ) -> None:
         optim = optim if isinstance(optim, PyroOptim) else TorchOptim(optim)
-        super().__init__(model, guide, optim, loss)
+        super().__init__(model, guide, optim, loss)  # type: ignore[no-untyped-call]
         self.clip_norm = clip_norm
         self.engine = "eager"
 
-    def step_tensor(self, batch: tuple[Tensor, ...], *, weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    def step_tensor(
+        self, batch: tuple[Tensor, ...], *, weight: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Take one gradient step on `weight` times the loss.
 
         Args:
@@ -61,9 +63,8 @@ class SVI(pyro.infer.SVI):  # type: ignore[misc]
         """
         with poutine.trace(param_only=True) as params_seen:
             loss = self.loss_and_grads(self.model, self.guide, *batch)
-        params = list(
-            dict.fromkeys(site["value"].unconstrained() for site in params_seen.trace.nodes.values())
-        )
+        sites = cast(Iterable[dict[str, Any]], params_seen.trace.nodes.values())
+        params = list(dict.fromkeys(site["value"].unconstrained() for site in sites))
         gradients = [p.grad for p in params if p.grad is not None]
         norm = batch[0].new_zeros((), dtype=torch.float32)
         if gradients:

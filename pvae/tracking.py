@@ -72,7 +72,7 @@ class Tracker:
     def open_bar(self, first: int, epochs: int) -> None:
         """Show how many epochs there are."""
         self._bar = tqdm(
-            initial=first, total=epochs, unit="epoch", disable=not self.progress, leave=True
+            initial=first, total=epochs, unit="epoch", disable=None if self.progress else True
         )
 
     def epoch(self, row: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -60,8 +60,8 @@ def fit(
         https://arxiv.org/abs/1312.6114
 
     Args:
-        model: p(x, z): a function, a bound method, an `nn.Module` or a `PyroModule`; called with one
-            batch, `model(x)`, or `model(x, y)` where the data are a tuple.
+        model: p(x, z): a function, a bound method, an `nn.Module` or a `PyroModule`; called with
+            one batch, `model(x)`, or `model(x, y)` where the data are a tuple.
         guide: q(z | x), called with the same arguments.
         data: a tensor of shape (N, ...), a tuple of such, what `data.load` returns, a
             `torch.utils.data.Dataset` or a `DataLoader` (then `batch_size` is the loader's).

@@ -1,14 +1,16 @@
 """How much each site counts in a minibatch: global sites once per data set, and KL warm-up."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 
 from pvae.objectives.weights import DataPlate
+from pvae.traces import Site, sample_sites
 
 __all__ = ["Weighting"]
 
@@ -17,7 +19,7 @@ class Weighting(Messenger):
     """Scales sites so that a minibatch's loss, times `loss_weight`, is in nats per datum.
 
     Local sites keep their scale; global sites get len(batch) / N, so that they count once per data
-    set. A plate that the user sized to the data set scales local sites by N / len(batch) itself, and
+    set. A plate that the user sized to the data set scales local sites by N / len(batch) itself;
     then global sites are left alone. Latent sites are also scaled by the warm-up factor.
 
     Args:
@@ -49,18 +51,9 @@ class Weighting(Messenger):
         self.size = size
         self.warmup = warmup
         self.beta = torch.ones((), device=device) if warmup else None
-        self.local = {
-            name
-            for name, site in model_trace.nodes.items()
-            if site["type"] == "sample" and (plate is None or plate.frame(site) is not None)
-        }
-        self.shared = sorted(
-            name
-            for name, site in model_trace.nodes.items()
-            if site["type"] == "sample"
-            and name not in self.local
-            and not site_is_subsample(site)
-        )
+        sites = dict(sample_sites(model_trace))
+        self.local = {n for n, s in sites.items() if plate is None or plate.frame(s) is not None}
+        self.shared = sorted(set(sites) - self.local)
         self._factor = 1.0
         if self.shared and self.plate_size is None and size is None:
             raise ValueError(
@@ -112,11 +105,11 @@ class Weighting(Messenger):
 
         return weighted
 
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
         if site_is_subsample(msg):
             return
         inside = msg["name"] in self.local or (
-            self.plate is not None and self.plate.frame(msg) is not None
+            self.plate is not None and self.plate.frame(cast(Site, msg)) is not None
         )
         if self.plate is not None and not inside:
             msg["scale"] = msg["scale"] * self._factor

@@ -25,9 +25,7 @@ def train(kind, **options):
 def tensors(fit):
     """Everything that was trained, by name: parameters and buffers."""
     state = fit.model.belongings.state_dict()
-    flat = {
-        f"{n}.{k}": v for n, part in state["networks"].items() for k, v in part.items()
-    }
+    flat = {f"{n}.{k}": v for n, part in state["networks"].items() for k, v in part.items()}
     return flat | state["params"]
 
 

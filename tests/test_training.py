@@ -101,9 +101,13 @@ def sized_plate(x):
 @pytest.mark.parametrize("batch_size", [30, 7])
 def test_global_sites_count_once_per_data_set(model, batch_size):
     options = {"epochs": 300 if batch_size == 30 else 120, "learning_rate": 0.05}
-    halve = {"scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, options["epochs"])}
+    halve = {
+        "scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, options["epochs"])
+    }
     objective = Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1)
-    trained = fit(model, global_guide, X, batch_size=batch_size, objective=objective, **options, **halve)
+    trained = fit(
+        model, global_guide, X, batch_size=batch_size, objective=objective, **options, **halve
+    )
     params = {k: v.detach() for k, v in trained.guide.belongings.parameters().items()}
     loc, scale = exact_posterior(X)
     assert params["loc"].item() == pytest.approx(loc, abs=0.04)
@@ -229,8 +233,11 @@ def test_optimizers_of_every_kind_train_and_resume(optimizer, tmp_path):
             model, guide = kinds.make("functions", 0)
             make = optimizer
             if isinstance(optimizer, pyro.optim.PyroOptim):
-                make = type(optimizer)(optimizer.pt_optim_constructor, optimizer.pt_optim_args) \
-                    if type(optimizer) is pyro.optim.PyroOptim else optimizer
+                make = (
+                    type(optimizer)(optimizer.pt_optim_constructor, optimizer.pt_optim_args)
+                    if type(optimizer) is pyro.optim.PyroOptim
+                    else optimizer
+                )
                 make.optim_objs.clear()
             runs[name] = fit(
                 model, guide, x, epochs=epochs, optimizer=make, out=tmp_path / name, resume=i > 0
@@ -366,7 +373,9 @@ def test_the_same_seed_gives_the_same_metrics(tmp_path):
 
 def without_times(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("seconds", "examples_per_second")} for r in rows]
+    return [
+        {k: v for k, v in r.items() if k not in ("seconds", "examples_per_second")} for r in rows
+    ]
 
 
 def test_terms_by_site_add_up_in_the_metrics():

@@ -1,15 +1,14 @@
 """Do the observed data lie in the support of their distribution, and in its shape?"""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Distribution
-from pyro.poutine.util import site_is_factor, site_is_subsample
+from pyro.distributions import Distribution, constraints
 from torch import Tensor
 
 from pvae.checking.finding import Finding
+from pvae.traces import Site, observed_sites
 
 __all__ = ["data_outside_support"]
 
@@ -24,18 +23,14 @@ def data_outside_support(
     model_trace: poutine.Trace, guide_trace: poutine.Trace
 ) -> Iterator[Finding]:
     """Observed values that their distribution cannot give, or that have another shape."""
-    for name, site in model_trace.nodes.items():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        if site_is_subsample(site) or site_is_factor(site):
-            continue
+    for name, site in observed_sites(model_trace).items():
         value = site["value"]
         wrong = _wrong_shape(name, site, value) or _outside(name, site, value)
         if wrong is not None:
             yield wrong
 
 
-def _wrong_shape(name: str, site: dict[str, Any], value: Tensor) -> Finding | None:
+def _wrong_shape(name: str, site: Site, value: Tensor) -> Finding | None:
     expected = site["fn"].shape()
     try:
         fits = torch.broadcast_shapes(expected, value.shape) == expected
@@ -52,13 +47,16 @@ def _wrong_shape(name: str, site: dict[str, Any], value: Tensor) -> Finding | No
     )
 
 
-def _outside(name: str, site: dict[str, Any], value: Tensor) -> Finding | None:
+def _outside(name: str, site: Site, value: Tensor) -> Finding | None:
     try:
         support = site["fn"].support
     except NotImplementedError:
         return None
     if support is None:
         return None
+    # Element by element, to name a value; `to_event` only collects them.
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
     inside = support.check(value)
     if inside.all():
         return None

@@ -1,4 +1,4 @@
-"""What an estimate is: a mean over data, with the errors over data and of the Monte Carlo itself."""
+"""What an estimate is: a mean over data, with its errors over data and of the Monte Carlo."""
 
 import math
 from dataclasses import dataclass, field

@@ -21,7 +21,7 @@ def log_likelihood(
     seed: int = 0,
     progress: bool = False,
 ) -> LogLikelihood:
-    """Estimate log p(x) by importance sampling, in nats per datum: log mean_k p(x, z_k) / q(z_k | x).
+    """Estimate log p(x) as log mean_k p(x, z_k) / q(z_k | x), in nats per datum.
 
     The estimate is a lower bound in expectation, and tight as the number of particles grows; with
     one particle it is the evidence lower bound.
@@ -42,7 +42,7 @@ def log_likelihood(
         A `LogLikelihood`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.ess` (N,).
 
     Raises:
-        ValueError: the model has a global latent site, so that its evidence does not split by datum.
+        ValueError: the model has a global latent site: its evidence does not split by datum.
     """
     size = len(rows(data))
     first = torch.full((size,), -math.inf, dtype=torch.float64)

@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from pvae.data import Rows, rows
 from pvae.modules import belongings_of, evaluating
-from pvae.objectives.weights import DataPlate, data_plate, paired_traces, terms
+from pvae.objectives.weights import DataPlate, data_plate, terms
 from pvae.randomness import seeded
+from pvae.traces import paired_traces
 
 __all__ = ["Block", "blocks"]
 
@@ -70,7 +71,13 @@ def blocks(
         plate = data_plate(lambda batch: paired_traces(model, guide, batch)[0], head)
         tiled = plate if plate is not None and plate.vectorized else None
         limit = _rows_per_call(source, tiled)
-        bar = tqdm(total=len(source), desc=progress, unit="rows", disable=not progress, leave=False)
+        bar = tqdm(
+            total=len(source),
+            desc=progress,
+            unit="rows",
+            disable=None if progress else True,
+            leave=False,
+        )
         for start in range(0, len(source), _width(limit, num_particles)):
             stop = min(start + _width(limit, num_particles), len(source))
             batch = source.arguments(slice(start, stop))

@@ -1,17 +1,18 @@
-"""From a pair of traces to the terms of log p(x, z) - log q(z | x), datum by datum and site by site."""
+"""From a pair of traces to the terms of log p(x, z) - log q(z | x), by datum and by site."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["DataPlate", "Terms", "data_plate", "paired_traces", "terms"]
+from pvae.traces import Site, observed_sites, sample_sites
+
+__all__ = ["DataPlate", "Terms", "data_plate", "terms"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class DataPlate:
     vectorized: bool
     subsamples: bool
 
-    def frame(self, site: dict[str, Any]) -> CondIndepStackFrame | None:
+    def frame(self, site: Site) -> CondIndepStackFrame | None:
         """This plate's frame at a site, or None for a global site."""
-        return next((f for f in site["cond_indep_stack"] if f.name == self.name), None)
+        stack: tuple[CondIndepStackFrame, ...] = site["cond_indep_stack"]
+        return next((frame for frame in stack if frame.name == self.name), None)
 
 
 class Terms(NamedTuple):
@@ -77,31 +79,19 @@ def _candidates(trace: poutine.Trace, rows: int) -> dict[str, DataPlate]:
             frame.vectorized,
             frame.size != rows,
         )
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)
+        for site in observed_sites(trace).values()
         for frame in site["cond_indep_stack"]
         if rows in (frame.size, frame.full_size)
     }
 
 
-def paired_traces(
-    model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
-) -> tuple[poutine.Trace, poutine.Trace]:
-    """A trace of the model replayed against one of the guide, and that one."""
-    guide_trace = poutine.trace(guide).get_trace(*batch)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
-    return model_trace, guide_trace
-
-
-def terms(
-    model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPlate | None
-) -> Terms:
+def terms(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPlate | None) -> Terms:
     """The terms of log p(x, z) - log q(z | x) at the values of two traces.
 
     Args:
         model_trace: the model, replayed against the guide's trace.
         guide_trace: the guide.
-        plate: the data plate; without one, or with one that is not vectorized, all terms are shared.
+        plate: the data plate; all terms are shared without one, or if it is not vectorized.
 
     Returns:
         Terms by site, in nats. A site's scale is left out, since a datum counts once; its mask
@@ -110,9 +100,7 @@ def terms(
     local: dict[str, Tensor] = {}
     shared: dict[str, Tensor] = {}
     for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or site_is_subsample(site):
-                continue
+        for name, site in sample_sites(trace):
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
             log_prob = sign * scale_and_mask(log_prob, 1.0, site["mask"])
             frame = plate.frame(site) if plate is not None else None

@@ -62,8 +62,9 @@ def test_logistic_log_prob_holds_where_the_mass_itself_is_zero_in_float32():
 @pytest.mark.parametrize("log_scale", [-9.0, -2.0, 50.0])
 def test_logistic_gradients_are_finite_and_true(loc, log_scale):
     def gradients(dtype):
-        at = torch.tensor(loc, dtype=dtype, requires_grad=True)
-        spread = torch.tensor(log_scale, dtype=dtype, requires_grad=True)
+        # One of each per level: summed over the levels, the gradients would cancel.
+        at = torch.full((256,), loc, dtype=dtype, requires_grad=True)
+        spread = torch.full((256,), log_scale, dtype=dtype, requires_grad=True)
         GreyLogistic(at, spread, 256).log_prob(grid(256).to(dtype)).sum().backward()
         return torch.stack([at.grad, spread.grad]).double()
 

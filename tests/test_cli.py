@@ -1,0 +1,208 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import pvae
+from pvae.cli import main
+
+PAIR = """
+import pyro, torch
+import pyro.distributions as dist
+from torch import nn
+
+decoder, encoder = nn.Linear(2, 6), nn.Linear(6, 2)
+
+def model(x):
+    pyro.module("decoder", decoder)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+def guide(x):
+    pyro.module("encoder", encoder)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+class Pair:
+    def __init__(self, z_dim=2, x_shape=(6,)):
+        self.z_dim = z_dim
+        self.decoder, self.encoder = nn.Linear(z_dim, *x_shape), nn.Linear(*x_shape, z_dim)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    (tmp_path / "pair.py").write_text(PAIR)
+    x = generator.normal(size=(120, 2)) @ generator.normal(size=(2, 6))
+    np.savez(tmp_path / "mine.npz", train=x[:80], test=x[80:])
+    return tmp_path
+
+
+def pvae_(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+QUICK = ("--epochs", 2, "--particles", 20)
+SMALL = ("--set", "hidden=16", "--set", "z_dim=2")
+
+
+def test_train_prints_a_table_and_draws_figures(folder):
+    output = pvae_("train", *QUICK, *SMALL, "--out", "run")
+    assert re.search(
+        r"test ELBO +-\d+\.\d\d nats .*a lower bound on log p\(x\); 176 test rows", output
+    )
+    assert re.search(r"log-likelihood .* by 20 importance samples", output)
+    assert re.search(r"engine +eager", output)
+    drawn = {path.stem for path in (folder / "run" / "figures").glob("*.png")}
+    expected = {"learning_curve", "reconstructions", "samples", "latent_means", "manifold"}
+    assert drawn == expected
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["evaluation"]["elbo"]["mean"] < 0
+
+
+def test_evaluate_as_json_prints_the_numbers_of_the_library(folder):
+    pvae_("train", *QUICK, *SMALL, "--out", "run")
+    found = json.loads(pvae_("evaluate", "run", "--particles", 30, "--json"))
+    fit = pvae.load("run")
+    test = pvae.data.load("digits").test
+    bound = pvae.elbo(fit.model, fit.guide, test, 10)
+    assert found["elbo"] == pytest.approx(bound.as_json())
+    assert found["sites"] == pytest.approx(bound.sites)
+    likelihood = pvae.log_likelihood(fit.model, fit.guide, test, 30)
+    assert found["log_likelihood"] == pytest.approx(likelihood.as_json())
+    assert found["elbo"]["mean"] < found["log_likelihood"]["mean"]
+    assert (found["split"], found["rows"]) == ("test", 176)
+
+
+@pytest.mark.parametrize(
+    ("model", "guide"),
+    [("pair.py:model", "pair.py:guide"), ("pair.py:Pair.model", "pair.py:Pair.guide")],
+)
+def test_a_pair_of_ones_own_by_every_command(folder, model, guide):
+    options = () if "Pair" not in model else ("--set", "z_dim=2")
+    pvae_("train", model, guide, "--data", "mine.npz", *QUICK, *options, "--out", "run")
+    found = json.loads(pvae_("evaluate", "run", "--json"))
+    assert found["rows"] == 40
+    output = pvae_("sample", "run", "--n", 5)
+    assert "x (5, 6)" in output
+    assert "z (5, 2)" in output
+    draws = np.load(folder / "run" / "samples.npz")
+    assert draws["x"].shape == (5, 6)
+    pvae_("infer", "run", "--split", "train", "--out", "codes.npz")
+    assert np.load(folder / "codes.npz")["z"].shape == (80, 2)
+    assert len(pvae.load("run").history) == 2
+
+
+def test_codes_come_with_labels(folder):
+    pvae_("train", *QUICK, *SMALL, "--out", "run")
+    pvae_("infer", "run", "--split", "valid", "--out", "codes.npz")
+    codes = np.load(folder / "codes.npz")
+    assert (codes["labels"] == pvae.data.load("digits").valid.labels.numpy()).all()
+
+
+def test_a_file_that_has_changed_is_said_to_have(folder):
+    pvae_("train", "pair.py:model", "pair.py:guide", "--data", "mine.npz", *QUICK, "--out", "run")
+    (folder / "pair.py").write_text(PAIR + "\n# edited\n")
+    assert "pair.py has changed since the run was trained" in pvae_("evaluate", "run")
+    (folder / "pair.py").unlink()
+    assert "there is no file" in pvae_("evaluate", "run", code=1)
+
+
+def without_times(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        {k: v for k, v in r.items() if k not in ("seconds", "examples_per_second")} for r in rows
+    ]
+
+
+def test_same_seed_same_metrics_also_when_stopped_and_resumed(folder):
+    for name in ("a", "b"):
+        pvae_("train", *SMALL, "--epochs", 4, "--particles", 5, "--out", name)
+    pvae_("train", *SMALL, "--epochs", 2, "--particles", 5, "--out", "c")
+    pvae_("train", "--resume", "--out", "c", "--epochs", 4)
+    a, b, c = (without_times(folder / name / "metrics.jsonl") for name in "abc")
+    assert len(a) == 4
+    assert a == b == c
+
+
+def test_a_folder_with_a_run_is_refused_resumed_or_overwritten(folder):
+    pvae_("train", *QUICK, *SMALL, "--out", "run")
+    refused = pvae_("train", *QUICK, *SMALL, "--out", "run", code=1)
+    assert "run already holds a run: resume it" in refused
+    changed = pvae_("train", "--resume", "--out", "run", "--seed", 3, code=1)
+    assert "the run was started with seed=0, not 3" in changed
+    pvae_("train", *QUICK, *SMALL, "--out", "run", "--overwrite", "--seed", 3)
+    assert json.loads((folder / "run" / "config.json").read_text())["seed"] == 3
+
+
+def test_without_a_folder_each_run_gets_its_own(folder):
+    for _ in range(2):
+        pvae_("train", *QUICK, *SMALL)
+    assert {p.name for p in (folder / "runs").iterdir()} == {"digits-1", "digits-2"}
+
+
+def test_list_names_everything(folder):
+    output = pvae_("list")
+    assert re.search(r"  vae +One layer of Gaussian latent variables.*z_dim=20", output)
+    assert re.search(r"  full_rank +.*network=mlp", output)
+    for name in (*pvae.data.names, *pvae.likelihoods.names, "elbo"):
+        assert name in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vea",), "unknown model 'vea'; nearest: 'vae'"),
+        (("vae", "meanfield"), "unknown guide 'meanfield'; nearest: 'mean_field'"),
+        (("--data", "digit"), "did you mean 'digits'"),
+        (("--set", "zdim=2"), "no constructor has an option 'zdim'; nearest: 'z_dim'"),
+        (("--set", "likelihood=bernuli"), "unknown likelihood 'bernuli'; nearest: 'bernoulli'"),
+        (("--set", "z_dim"), "'z_dim' is no option: write key=value"),
+        (("--objective", "elob"), "unknown objective 'elob'; nearest: 'elbo'"),
+        (("--objective", "elbo:particles=3"), "its options are"),
+        (("--set", "likelihood=bernoulli"), "outside the support of Bernoulli, such as 0.5625"),
+        (("--set", "x_shape=(7,8)"), "got x of shape (128, 8, 8); expected (*batch, *x_shape)"),
+        (("--batch-size", "5000"), "batch_size 5000 is above the 1444 rows"),
+        (("--device", "cuda:7"), "device 'cuda:7' is not there: this machine has ['cpu'"),
+        (("--binarize", "dynamical"), "dynamic"),
+        (("--data", "nowhere.npz"), "nowhere.npz"),
+        (("nothing.py:model", "pair.py:guide"), "there is no file"),
+        (("pair.py:modle", "pair.py:guide"), "has no 'modle'; nearest: 'model'"),
+        (("pair.py:Pair.modle", "pair.py:Pair.guide"), "Pair has no 'modle'; nearest: 'model'"),
+        (("pair.py:model", "pair.py:guide", "--set", "z_dim=3"), "which take no options"),
+        (("--resume",), "--resume needs the folder of the run"),
+        (("--epochs", "-1"), "epochs is -1: give at least 0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_in_a_sentence(folder, arguments, message):
+    output = (
+        pvae_("train", *arguments, "--out", "run", code=1)
+        if "--resume" not in arguments
+        else pvae_("train", *arguments, code=1)
+    )
+    assert output.startswith("Error: ")
+    assert "Traceback" not in output
+    assert message in output
+    assert not (folder / "run").exists()
+
+
+def test_a_run_that_is_not_there(folder):
+    assert "nowhere is no run folder" in pvae_("evaluate", "nowhere", code=1)
