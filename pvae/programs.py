@@ -31,7 +31,7 @@ def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
 
     Example:
         >>> import pvae, torch
-        >>> draws = pvae.sample(pvae.models.VAE((8, 8), z_dim=2), torch.zeros(5, 8, 8))
+        >>> draws = pvae.sample(pvae.models.VAE(x_shape=(8, 8), z_dim=2), torch.zeros(5, 8, 8))
         >>> draws["x"].shape, draws["z"].shape
         (torch.Size([5, 8, 8]), torch.Size([5, 2]))
     """

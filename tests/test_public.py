@@ -1,0 +1,99 @@
+"""The public surface, and the examples in docstrings."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pvae
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    name
+    for _, name, _ in pkgutil.walk_packages(pvae.__path__, "pvae.")
+    if name not in ("pvae.__main__",)
+)
+
+
+def test_public_names():
+    assert pvae.__all__ == [
+        "SVI",
+        "data",
+        "elbo",
+        "fit",
+        "guides",
+        "infer",
+        "likelihoods",
+        "load",
+        "log_likelihood",
+        "models",
+        "nn",
+        "objectives",
+        "plots",
+        "reconstruct",
+        "sample",
+    ]
+    assert pvae.models.__all__ == ["VAE"]
+    assert pvae.guides.__all__ == ["FullRank", "MeanField"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_and_what_it_gives(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert "\n" not in module.__doc__.strip() or name.count(".") == 1
+    assert all(hasattr(module, public) for public in module.__all__)
+
+
+@pytest.mark.parametrize("name", ["pvae", *MODULES])
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_the_engine_does_not_import_the_zoo_and_the_zoo_not_the_engine():
+    imports = re.compile(r"^\s*(?:from|import) (pvae[\w.]*)(?: import (.*))?", re.M)
+    for path in (ROOT / "pvae").rglob("*.py"):
+        if path.parent.name in ("models", "guides") or path.name == "__init__.py":
+            continue
+        for package, names in imports.findall(path.read_text()):
+            assert not package.startswith(("pvae.models", "pvae.guides")), path
+            assert not (package == "pvae" and re.search(r"\b(models|guides)\b", names)), path
+    for folder in ("models", "guides"):
+        for path in (ROOT / folder).glob("[!_]*.py"):
+            for package, names in imports.findall(path.read_text()):
+                allowed = package in ("pvae.nn", "pvae.likelihoods") or (
+                    package == "pvae" and set(re.findall(r"\w+", names)) <= {"nn", "likelihoods"}
+                )
+                assert allowed, (path, package, names)
+
+
+@pytest.mark.parametrize("package", ["models", "guides"])
+def test_bare_names_are_refused(package):
+    code = [sys.executable, "-c", f"import {package}"]
+    result = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert f"pvae.{package}" in result.stderr
+
+
+def test_importing_seeds_nothing_and_leaves_the_store_alone():
+    code = (
+        "import torch, pyro; before = torch.get_rng_state(); import pvae; "
+        "assert (torch.get_rng_state() == before).all(); assert not len(pyro.get_param_store())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert "epochs=100" in code
+    exec(code.replace("epochs=100", "epochs=2"), {})
+    assert "Bound(mean=" in capsys.readouterr().out
+    assert (tmp_path / "reconstructions.png").stat().st_size > 1000

@@ -1,0 +1,114 @@
+import pytest
+
+from pvae import targets
+
+FILE = """
+from neighbour import SCALE
+
+class Model:
+    def __init__(self, z_dim, hidden=3, x_shape=(8,)):
+        self.z_dim, self.hidden, self.x_shape = z_dim, hidden, x_shape
+
+    def __call__(self, x):
+        return SCALE
+
+class Ladder:
+    def __init__(self, model, hidden=3):
+        self.model, self.hidden = model, hidden
+
+    def __call__(self, x): ...
+
+class Silent: ...
+
+def function(x): ...
+
+ready = Model(7)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "neighbour.py").write_text("SCALE = 2.5")
+    (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    return tmp_path
+
+
+def test_options_go_to_every_constructor_that_names_them(folder):
+    given = {"z_dim": 5, "hidden": 9}
+    built = targets.build("mine.py:Model", "mine.py:Ladder", given, {"x_shape": (4,), "other": 1})
+    assert (built.model.z_dim, built.model.hidden, built.model.x_shape) == (5, 9, (4,))
+    assert built.guide.hidden == 9
+    assert built.guide.model is built.model
+    assert built.model(None) == 2.5
+
+
+def test_options_win_over_what_the_data_say(folder):
+    built = targets.build("vae", "mean_field", {"z_dim": 2}, {"x_shape": (8, 8)})
+    assert built.model.x_shape == (8, 8)
+    built = targets.build("vae", "mean_field", {"x_shape": (2, 2)}, {"x_shape": (8, 8)})
+    assert built.model.x_shape == (2, 2)
+
+
+def test_functions_and_instances_are_used_as_they_are(folder):
+    built = targets.build("mine.py:function", "mine.py:ready")
+    assert built.model.__name__ == "function"
+    assert built.guide.z_dim == 7
+
+
+def test_a_built_pair_is_built_again_from_its_json(folder, monkeypatch):
+    first = targets.build("mine.py:Model", "mine.py:Ladder", {"z_dim": 5}, {"x_shape": (4,)})
+    kept = first.as_json()
+    monkeypatch.chdir("/")  # files are kept under their full path
+    again = targets.build(kept["model"], kept["guide"], kept["options"], kept["defaults"])
+    assert again.model.z_dim == 5
+    assert again.model.x_shape == (4,)
+
+
+def test_a_package_is_named_by_its_module(folder):
+    built = targets.build("mine:function", "pvae.guides:MeanField", {}, {"x_shape": (4,)})
+    assert built.model.__name__ == "function"
+
+
+def test_options_are_read():
+    texts = ["a=2", "b=0.5", "c=400,200", "d=True", "e=None", "f=silu", "g=[1, 2]", "h=a=b"]
+    assert targets.parse_options(texts) == {
+        "a": 2, "b": 0.5, "c": (400, 200), "d": True, "e": None,
+        "f": "silu", "g": [1, 2], "h": "a=b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("mine.py:Model", {}, r"needs \['z_dim'\]: give --set z_dim=..."),
+        ("mine.py:Silent", {}, "is a Silent, which cannot be called"),
+        ("mine.py:Modle", {}, "has no 'Modle'; nearest: 'Model'"),
+        ("mine.py:Model", {"z_dmi": 2}, r"no constructor has an option 'z_dmi'; nearest: 'z_dim'"),
+        ("mine.py:Model", {"z_dmi": 2}, r"model: Model\(z_dim, hidden=3, x_shape=\(8,\)\)"),
+        ("broken.py:model", {}, "cannot be run: ZeroDivisionError: division by zero"),
+        ("absent.py:model", {}, "there is no file"),
+        ("absent.thing:model", {}, "No module named 'absent'"),
+        ("vea", {}, "unknown model 'vea'; nearest: 'vae'"),
+    ],
+)
+def test_what_is_not_found_or_does_not_fit(folder, model, options, message):
+    with pytest.raises(ValueError, match=message):
+        targets.build(model, "mine.py:function", options)
+
+
+def test_a_changed_file_is_said_to_have_changed(folder):
+    source = targets.build("mine.py:function", "mine.py:ready").sources["model"]
+    assert targets.changed(source) is None
+    (folder / "mine.py").write_text(FILE + "# more")
+    assert "mine.py has changed since" in targets.changed(source)
+    (folder / "mine.py").unlink()
+    assert "is gone" in targets.changed(source)
+
+
+def test_the_zoo_lists_names_summaries_and_options():
+    entries = {entry.name: entry for entry in targets.zoo("guide")}
+    assert set(entries) == {"full_rank", "mean_field"}
+    assert dict(entries["mean_field"].options)["z_dim"] == 20
+    assert entries["mean_field"].summary.endswith(".")
