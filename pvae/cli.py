@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from click.core import ParameterSource
 
-from pvae import data, objectives, targets
+from pvae import data, objectives, plots, targets
 from pvae.data import DataSet, Rows
 from pvae.failure import DivergedError
 from pvae.fits import Fit
 from pvae.loading import load
 from pvae.programs import infer, sample
 from pvae.randomness import seeded
-from pvae.report import evaluate, figures, table
+from pvae.report import evaluate, figures, observed_name, table
 from pvae.runs import Run
 from pvae.training import fit
 
@@ -136,7 +136,7 @@ def _finish(trained: Fit, of_data: DataSet, given: Mapping[str, Any], run: Run) 
         lines.append(("kept", f"the parameters of epoch {trained.best_epoch}"))
     run.write_summary({**run.summary(), "evaluation": report.as_json()})
     for name, figure in figures(trained, rows, seed=given["seed"]).items():
-        figure.savefig(run.figures / f"{name}.png")
+        figure.savefig(run.figures / f"{name}.png", dpi=150)
     lines.append(("run", f"{run.path}, pictures in {run.path / 'figures'}"))
     click.echo(table(lines))
 
@@ -177,7 +177,7 @@ def evaluate_(
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: samples.npz in RUN]")
 def sample_(run: Path, n: int, seed: int, device: str, out: Path | None) -> None:
-    """Draw every site of the model of RUN, into an .npz with one array a site."""
+    """Draw every site of the model of RUN, into an .npz with one array a site, and a picture."""
     if n < 1:
         raise ValueError(f"n is {n}: give at least 1")
     trained = _load_run(run, device)
@@ -185,7 +185,11 @@ def sample_(run: Path, n: int, seed: int, device: str, out: Path | None) -> None
     index = torch.arange(n) % len(example[0])
     with seeded(seed):
         draws = sample(trained.model, tuple(part[index] for part in example))
-    _write(out or run / "samples.npz", {site: value.cpu().numpy() for site, value in draws.items()})
+    path = (out or run / "samples.npz").with_suffix(".npz")
+    _write(path, {site: value.cpu().numpy() for site, value in draws.items()})
+    seen = observed_name(draws, example)
+    if seen is not None:
+        plots.prior_samples(draws[seen].cpu(), n=n).savefig(path.with_suffix(".png"))
 
 
 @main.command("infer")
@@ -203,7 +207,7 @@ def infer_(
     codes = {site: value.cpu().numpy() for site, value in infer(trained.guide, rows).items()}
     if rows.labels is not None:
         codes["labels"] = rows.labels.cpu().numpy()
-    _write(out or run / "codes.npz", codes)
+    _write((out or run / "codes.npz").with_suffix(".npz"), codes)
 
 
 @main.command("list")

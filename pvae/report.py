@@ -1,6 +1,6 @@
 """What came out of a run: numbers on data, as a table and as JSON, and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ from pvae.fits import Fit
 from pvae.programs import decode, infer, reconstruct, sample
 from pvae.randomness import seeded
 
-__all__ = ["Report", "evaluate", "figures", "table"]
+__all__ = ["Report", "evaluate", "figures", "observed_name", "table"]
 
 _BOUND_PARTICLES = 10
 
@@ -94,12 +94,13 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     if fit.history:
         drawn["learning_curve"] = plots.learning_curve(fit.history)
-    x = rows.first(64)
+    # Spread over the rows, since some data sets are sorted by class.
+    x = rows.arguments(torch.linspace(0, len(rows) - 1, min(64, len(rows))).long())
     with seeded(seed):
         draws = sample(fit.model, x)
         codes = infer(fit.guide, rows)
-    observed = "x" if "x" in draws else next((n for n in draws if n not in codes), None)
-    if observed is not None and draws[observed].shape == x[0].shape:
+    observed = observed_name(draws, x)
+    if observed is not None:
         rebuilt = reconstruct(fit.model, fit.guide, x, site=observed)
         drawn["reconstructions"] = plots.reconstructions(x[0].cpu(), rebuilt.cpu())
         prior = {site: draws[site] for site in codes if site in draws}
@@ -109,9 +110,15 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
     if local:
         name, z = next(iter(local.items()))
         drawn["latent_means"] = plots.latent_means(z.reshape(len(rows), -1).cpu(), rows.labels)
-        if len(local) == 1 and z.shape[1:] == (2,) and plots.is_image(x[0]):
-            drawn["manifold"] = plots.manifold(_decoder(fit.model, name, x, str(observed)))
+        if observed and len(local) == 1 and z.shape[1:] == (2,) and plots.is_image(x[0]):
+            drawn["manifold"] = plots.manifold(_decoder(fit.model, name, x, observed))
     return drawn
+
+
+def observed_name(draws: Mapping[str, Tensor], x: tuple[Tensor, ...]) -> str | None:
+    """The site that draws data like the first argument of the programs, if there is one."""
+    like = [name for name, value in draws.items() if value.shape[1:] == x[0].shape[1:]]
+    return "x" if "x" in like else next(iter(like), None)
 
 
 def _decoder(

@@ -104,6 +104,7 @@ def test_a_pair_of_ones_own_by_every_command(folder, model, guide):
     output = pvae_("sample", "run", "--n", 5)
     assert "x (5, 6)" in output
     assert "z (5, 2)" in output
+    assert (folder / "run" / "samples.png").stat().st_size > 1000
     draws = np.load(folder / "run" / "samples.npz")
     assert draws["x"].shape == (5, 6)
     pvae_("infer", "run", "--split", "train", "--out", "codes.npz")

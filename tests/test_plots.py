@@ -84,7 +84,7 @@ def test_many_dimensions_are_drawn_by_principal_components():
     axes = plots.latent_means(z).axes[0]
     drawn = np.asarray(axes.collections[0].get_offsets())
     assert drawn.std(0) == pytest.approx([3.0, 1.0], rel=0.1)
-    assert "principal component 1 (88% of variance)" == axes.get_xlabel()
+    assert axes.get_xlabel() == "principal component 1 (88% of variance)"
     assert plots.latent_means(z[:, :1]).axes[0].collections[0].get_offsets().shape == (500, 2)
 
 

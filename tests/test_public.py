@@ -92,7 +92,8 @@ def test_importing_seeds_nothing_and_leaves_the_store_alone():
 
 def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code = "\n".join(blocks)
     assert "epochs=100" in code
     exec(code.replace("epochs=100", "epochs=2"), {})
     assert "Bound(mean=" in capsys.readouterr().out
