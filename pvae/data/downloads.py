@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch  # type: ignore[import-untyped]
+import pooch
 
 __all__ = ["DamagedFileError", "DownloadError", "Original", "cache_folder", "find", "obtain"]
 
