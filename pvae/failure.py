@@ -1,5 +1,6 @@
 """What to tell when a program fails: where in the user's code, and which site broke first."""
 
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pvae.traces import paired_traces, sample_sites
 
 __all__ = ["DivergedError", "diverged", "first_broken_site", "program_failed"]
 
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (pyro, torch) if module.__file__)
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent)
 
 
@@ -81,12 +82,7 @@ def program_failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: list[
 def _where(error: Exception) -> str:
     """File and line of the innermost frame that is the user's, as `file.py:12: `."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f
-        for f in frames
-        if not f.filename.startswith(_LIBRARIES)
-        and not (f.filename.startswith(_OWN) and "/models/" not in f.filename)
-    ]
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _OWN))]
     return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
 
 

@@ -246,12 +246,14 @@ def _curves(figure: Figure, groups: Tensor) -> None:
     count = groups.shape[1]
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for column, axes in enumerate(panels):
-        for row, colour in zip(groups[:, column], ("#444444", _VALID), strict=False):
-            axes.plot(
-                row.detach().numpy(), color=colour, lw=1, marker="." if len(row) < 12 else None
-            )
+        marker = "." if groups.shape[2] < 12 else None
+        for values, colour in zip(groups[:, column], ("#444444", _VALID), strict=False):
+            axes.plot(values.numpy(), color=colour, lw=1, marker=marker)
         axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
+    if len(groups) == 2:
+        names = ["data", "reconstructed"]
+        figure.legend(panels[0].lines, names, loc="outside upper center", ncols=2, frameon=False)
 
 
 def _colours(count: int) -> list[tuple[float, ...]]:
