@@ -9,7 +9,7 @@ from typing import cast
 import pyro
 import torch
 from pyro import poutine
-from pyro.params.param_store import StateDict
+from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -66,9 +66,8 @@ class Belongings:
         # another network: Pyro would leave them untrained without a word.
         self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
         self.unused: list[str] = []
-        self._state = StateDict(params={}, constraints={})
-        # The store's own dictionary while this scope is the one in force.
-        self._live: dict[str, Tensor] | None = None
+        # The tables of Pyro's parameter store that this pair sees.
+        self._scope = _tables(ParamStoreDict())
         for name, network in reach({"model": model, "guide": guide}, nn.Module):
             self._add(name, network)
 
@@ -88,32 +87,27 @@ class Belongings:
     def scope(self) -> Iterator[None]:
         """Pyro's parameter store holds this pair's parameters within the block, and only those."""
         store = pyro.get_param_store()
-        if store._params is self._live:
+        if store._params is self._scope["_params"]:
             yield
             return
-        outside, outer_live = store.get_state(), self._live
-        store.clear()
-        store.set_state(self._state)
-        self._live = store._params
+        # Pyro's own `scope` forgets what a block that raised had registered, and its `get_state`
+        # strips the marks by which a step under way outside finds its parameters.
+        outside = _tables(store)
+        vars(store).update(self._scope)
         try:
             yield
         finally:
-            # Pyro's own `scope` forgets what a block that raised had registered.
-            self._state = store.get_state()
-            self._live = outer_live
-            store.clear()
-            store.set_state(outside)
+            self._scope = _tables(store)
+            vars(store).update(outside)
 
     def parameters(self) -> dict[str, Tensor]:
         """The trained (unconstrained) parameters by their name in the scope, each tensor once."""
-        named: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        params = self._state["params"] if self._live is None else self._live
-        for name, parameter in params.items():
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                named[name] = parameter
-        return named
+        store = pyro.get_param_store()
+        named: dict[int, tuple[str, Tensor]] = {}
+        with self.scope():
+            for name, parameter in store._params.items():
+                named.setdefault(id(parameter), (name, parameter))
+        return dict(named.values())
 
     def to(self, device: torch.device) -> None:
         """Move networks and parameters; parameters that are made later are made there."""
@@ -266,6 +260,11 @@ class Belongings:
                         f"the program makes it with {tuple(params[name].shape)}"
                     )
                 params[name].copy_(value)
+
+
+def _tables(store: ParamStoreDict) -> dict[str, object]:
+    """What a parameter store consists of."""
+    return {key: vars(store)[key] for key in ("_params", "_param_to_name", "_constraints")}
 
 
 def belongings_of(*programs: Callable[..., object]) -> Belongings | None:

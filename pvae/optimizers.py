@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
@@ -39,6 +40,8 @@ class TorchOptim(PyroOptim):
                 f"optimizer is a {type(make).__name__}: give a torch Optimizer, a callable from "
                 "parameters to one (such as torch.optim.Adam), or one of pyro.optim"
             )
+        if make is torch.optim.LBFGS or isinstance(make, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates the loss several times a step, which is random here")
         self.optimizer = make if isinstance(make, Optimizer) else None
         self.make = None if isinstance(make, Optimizer) else make
         self.scheduler: LRScheduler | ReduceLROnPlateau | None = None

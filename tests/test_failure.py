@@ -141,6 +141,7 @@ def test_a_batch_size_above_the_data():
         ({"objective": "elbo"}, TypeError, "not an instance of pyro.infer.ELBO"),
         ({"optimizer": 0.1}, TypeError, "optimizer is a float"),
         ({"optimizer": lambda p: None}, TypeError, "returned a NoneType"),
+        ({"optimizer": torch.optim.LBFGS}, ValueError, "LBFGS evaluates the loss several times"),
         ({"optimizer": torch.optim.Adam, "learning_rate": 0.1}, ValueError, "give it to yours"),
         (
             {"optimizer": pyro.optim.Adam({}), "scheduler": lambda o: o},

@@ -204,3 +204,46 @@ def test_loading_executes_no_pickle(tmp_path):
     with pytest.raises(ValueError, match="more than tensors and plain values"):
         pvae.load(tmp_path / "run", model=model, guide=guide)
     assert not marker.exists()
+
+
+def test_a_fit_is_a_pair_for_pyros_own_svi():
+    _, _, fit = train("functions")
+    svi = pyro.infer.SVI(
+        fit.model, fit.guide, pyro.optim.Adam({"lr": 0.02}), pyro.infer.Trace_ELBO()
+    )
+    losses = [svi.step(X) for _ in range(40)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_a_store_that_a_program_raised_in_is_put_back():
+    pyro.param("mine", torch.ones(2))
+
+    def model(x):
+        pyro.param("theirs", torch.zeros(()))
+        raise RuntimeError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        pvae.fit(model, lambda x: None, X, progress=False)
+    assert list(pyro.get_param_store()) == ["mine"]
+
+
+def test_a_guide_made_from_the_model_and_a_network_made_in_the_program():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 0.5).to_event(1), obs=x)
+
+    guide = pyro.infer.autoguide.AutoDiagonalNormal(model)
+    options = {"batch_size": 32, "epochs": 100, "learning_rate": 0.05, "progress": False}
+    pvae.fit(model, guide, X, **options)
+    exact = X.sum(0) * 4 / (1 + 4 * len(X))
+    torch.testing.assert_close(guide.median()["w"], exact, atol=0.05, rtol=0)
+
+    def made_inside(x):
+        net = pyro.module("net", nn.Linear(3, 3), update_module_params=True)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
+
+    fit = pvae.fit(made_inside, lambda x: None, X, **options)
+    assert pvae.elbo(fit.model, fit.guide, X).mean > -3 * 0.92 - 0.05  # the identity is learned
