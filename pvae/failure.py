@@ -2,7 +2,7 @@
 
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyro
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.traces import paired_traces, sample_sites
 
-__all__ = ["DivergedError", "diverged", "first_broken_site", "program_failed"]
+__all__ = ["DivergedError", "diverged", "first_broken_site", "program_failed", "user_frame"]
 
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent)
@@ -61,7 +61,7 @@ def program_failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: list[
         batch: what it was called with.
         elsewhere: names of tensors that could not be moved to the device.
     """
-    where = _where(error)
+    where = user_frame(traceback.extract_tb(error.__traceback__))
     # Pyro wraps an error to append a table of shapes: the cause is what the user's code raised.
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -74,16 +74,16 @@ def program_failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: list[
         if elsewhere
         else ""
     )
+    place = f"{where}: " if where else ""
     return ValueError(
-        f"{where}the pair fails on a batch of {shapes}: {type(cause).__name__}: {cause}{tensors}"
+        f"{place}the pair fails on a batch of {shapes}: {type(cause).__name__}: {cause}{tensors}"
     )
 
 
-def _where(error: Exception) -> str:
-    """File and line of the innermost frame that is the user's, as `file.py:12: `."""
-    frames = traceback.extract_tb(error.__traceback__)
+def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
+    """File and line of the innermost frame that is the user's, as `file.py:12`; or nothing."""
     own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _OWN))]
-    return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def first_broken_site(

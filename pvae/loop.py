@@ -25,6 +25,9 @@ from pvae.weighting import Weighting
 
 __all__ = ["Loop"]
 
+# What a program that does not fit its data, or its partner, raises.
+_OF_PROGRAMS = (RuntimeError, ValueError, TypeError, IndexError)
+
 
 class Loop:
     """The loop over epochs and batches, with what it needs made once before."""
@@ -45,7 +48,7 @@ class Loop:
         try:
             traces = belongings.discover(self.example)
             self.plate = data_plate(lambda batch: belongings.discover(batch)[0], self.example)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except _OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
         refuse_wrong(*traces)
         size = source.rows if source.rows is not None else options.data_size
@@ -64,8 +67,13 @@ class Loop:
             self.weighting.wrap(belongings.bare("guide")),
             optim,
             options.make_objective(),
+            options.engine,
             clip_norm=options.clip_norm,
         )
+        try:
+            self.svi.rehearse(self.example, list(belongings.networks.values()))
+        except _OF_PROGRAMS as error:
+            raise program_failed(error, self.example, belongings.elsewhere()) from error
         self.progress = Progress(belongings, optim)
         self.fit = Fit(belongings.model, belongings.guide, engine=self.svi.engine)
         optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
@@ -114,6 +122,8 @@ class Loop:
             progress.restore(good)
             self.fit.history = self.fit.history[: progress.epoch]
             self.fit.stopped = "interrupted"
+        self.fit.engine = self.svi.engine
+        self.fit.notes += self.svi.notes
         self.fit.best_epoch = progress.keep_best()
         self.belongings.eval()
         self.tracker.close(self.fit, self.belongings.device)
@@ -123,6 +133,7 @@ class Loop:
         began = time.perf_counter()
         self.belongings.train()
         self.weighting.set_epoch(number)
+        self.svi.compare_next()
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         sizes: list[int] = []

@@ -1,7 +1,6 @@
 """Which networks and parameters belong to a pair, and the scope in which they live."""
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
@@ -10,12 +9,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.params.param_store import ParamStoreDict
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pvae.randomness import preserved
 from pvae.reach import reach
 from pvae.traces import paired_traces
+from pvae.watch import Watch
 
 __all__ = ["Belongings", "Program", "belongings_of", "evaluating"]
 
@@ -134,7 +133,7 @@ class Belongings:
         Generators and buffers are left as they were. Returns the traces of the model, replayed
         against the guide, and of the guide.
         """
-        watch = _Watch(self.device)
+        watch = Watch(self.device)
         with preserved(), self._buffers_preserved(), self.scope(), watch:
             traces = paired_traces(self.model, self.guide, batch)
             for name, network in watch.networks:
@@ -301,44 +300,3 @@ def _same_names(what: str, saved: set[str], own: set[str]) -> None:
             f"the saved {what} are {sorted(saved)}, the pair's are {sorted(own)}: "
             "load with the programs that were trained"
         )
-
-
-class _Watch(Messenger):
-    """Sees which networks are passed to `pyro.module`, and moves what is made to the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-        self.networks: list[tuple[str, nn.Module]] = []
-
-    def _pyro_param(self, msg: dict[str, object]) -> None:
-        name, *init = cast(tuple[object, ...], msg["args"])
-        if "$$$" in str(name):
-            self._see(_module_argument())
-        if init and isinstance(init[0], nn.Parameter):
-            init[0].data = init[0].data.to(self.device)
-        elif init and isinstance(init[0], Tensor):
-            msg["args"] = (name, init[0].to(self.device), *init[1:])
-        elif init and callable(init[0]):
-            make = cast(Callable[[], Tensor], init[0])
-            msg["args"] = (name, lambda: make().to(self.device), *init[1:])
-
-    def _see(self, found: tuple[str, nn.Module] | None) -> None:
-        if found and not any(found[1] is network for _, network in self.networks):
-            self.networks.append((found[0], found[1].to(self.device)))
-
-
-def _module_argument() -> tuple[str, nn.Module] | None:
-    """The name and network of the `pyro.module` call that is under way.
-
-    `pyro.module` sends a message for each parameter but none for the network, and may have been
-    imported under any name: its frame is the one place that tells.
-    """
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code is pyro.primitives.module.__code__:
-            return frame.f_locals["name"], frame.f_locals["nn_module"]
-        if frame.f_back is None:
-            return None
-        frame = frame.f_back
-    return None

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pvae.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
+from pvae.svi import ENGINES
 
 __all__ = ["Options"]
 
-_ENGINES = ("auto", "eager")
 # Their bounds are not sums over sites: a scaled site would change which bound they are.
 _NOT_SUMS = (RenyiELBO, ReweightedWakeSleep)
 
@@ -43,8 +43,8 @@ class Options:
             raise TypeError(
                 f"objective is {given!r}, not an instance of pyro.infer.ELBO: give {hint}"
             )
-        if self.engine not in _ENGINES:
-            raise ValueError(f"unknown engine {self.engine!r}: the engines are {list(_ENGINES)}")
+        if self.engine not in ENGINES:
+            raise ValueError(f"unknown engine {self.engine!r}: the engines are {list(ENGINES)}")
         if self.optimizer is not None and self.learning_rate is not None:
             raise ValueError("learning_rate is for the default optimizer: give it to yours instead")
         if isinstance(self.optimizer, PyroOptim) and self.scheduler is not None:

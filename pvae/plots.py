@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -21,9 +23,11 @@ __all__ = [
 ]
 
 Pixels = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.float64]
 
-_TRAIN, _VALID = "#1f77b4", "#d62728"
+_TRAIN, _VALID, _INK = "#1f77b4", "#d62728", "#444444"
 _GAP = 1
+_LEGEND = 12  # classes, at most, that are told apart by colour and named
 
 
 def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
@@ -34,33 +38,36 @@ def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
             "valid_elbo".
 
     Returns:
-        A figure with one curve for training and one for validation.
+        A figure with one curve for training and one for validation, each through the epochs in
+        which it was measured.
     """
-    epochs = [int(str(row["epoch"])) for row in history]
+    epochs = np.array([int(str(row["epoch"])) for row in history])
+    held_out = [row.get("valid_elbo") for row in history]
     curves = {
-        "training": [-float(str(row["train_loss"])) for row in history],
-        "validation": [
-            math.nan if row.get("valid_elbo") is None else float(str(row["valid_elbo"]))
-            for row in history
-        ],
+        "training": np.array([-float(str(row["train_loss"])) for row in history]),
+        "validation": np.array([math.nan if v is None else float(str(v)) for v in held_out]),
     }
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for (name, values), colour in zip(curves.items(), (_TRAIN, _VALID), strict=True):
-        if not all(map(math.isnan, values)):
-            marker = "o" if len(epochs) < 3 else None
-            axes.plot(epochs, values, label=name, color=colour, lw=1.5, marker=marker)
-    finite = np.array([v for values in curves.values() for v in values if math.isfinite(v)])
+        # Validation may skip epochs: a line through NaN would have no segment left to draw.
+        here = np.isfinite(values)
+        if here.any():
+            marker = "o" if here.sum() < 20 else None
+            axes.plot(epochs[here], values[here], color=colour, marker=marker, ms=3.5, label=name)
+    finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
     if len(finite) > 6:
         # The first epochs are far below: they would flatten what is of interest.
         low = np.quantile(finite, 0.1) - 0.5 * (finite.max() - np.quantile(finite, 0.1))
         top = finite.max() + 0.05 * (finite.max() - low)
         axes.set_ylim(max(low, finite.min() - 0.05 * (top - low)), top)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("bound (nats per datum)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel="bound (nats per datum)")
+    if len(epochs) == 1:  # no width of its own, which would give ticks at fractions
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    if len(finite):
+        axes.legend(frameon=False, loc="best")
     return figure
 
 
@@ -74,17 +81,31 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, *, n: int = 12) ->
         n: number of data, at most.
 
     Returns:
-        The figure.
+        The figure, on the scale of the originals.
+
+    Raises:
+        ValueError: the shapes of what is drawn differ.
     """
-    both = torch.stack((_images(originals[:n]), _images(reconstructed[:n])))
-    figure = Figure(figsize=(0.7 * both.shape[1] + 1.1, 2.0), layout="constrained")
+    upper, lower = _images(originals[:n]), _images(reconstructed[:n])
+    if upper.shape != lower.shape:
+        raise ValueError(
+            f"originals of shape {tuple(originals.shape)} and reconstructions of shape "
+            f"{tuple(reconstructed.shape)}: give both in one shape, row by row"
+        )
+    both = torch.stack((upper, lower))
+    names = ("data", "reconstructed")
     if both.dim() == 3:
-        _curves(figure, both)
-        return figure
-    axes = figure.subplots()
-    _show(axes, _mosaic(both.flatten(0, 1), columns=both.shape[1]), _range(both[0]))
-    height = both.shape[-2] + _GAP
-    axes.set_yticks([height / 2, 1.5 * height], ["data", "reconstructed"])
+        return _curves(both, names)
+    sheet = _mosaic(both.flatten(0, 1), columns=both.shape[1])
+    # Placed by hand: the automatic layout cuts the labels off beside axes of a fixed aspect.
+    width, left, margin = 0.6 * both.shape[1], 1.1, 0.06
+    height = width * sheet.shape[0] / sheet.shape[1]
+    across, down = left + width + margin, height + 2 * margin
+    figure = Figure(figsize=(across, down))
+    axes = figure.add_axes((left / across, margin / down, width / across, height / down))
+    _show(axes, sheet, both[0])
+    middle = (both.shape[-2] - 1) / 2
+    axes.set_yticks([middle, middle + both.shape[-2] + _GAP], names)
     axes.tick_params(left=False)
     axes.get_yaxis().set_visible(True)
     return figure
@@ -96,17 +117,13 @@ def prior_samples(x: Tensor, *, n: int = 64) -> Figure:
     Args:
         x: shape (rows, height, width), (rows, channels, height, width), or (rows, numbers).
         n: number of draws, at most.
-
-    Returns:
-        The figure.
     """
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    x = _images(x)
+    x = _images(x[:n])
     if x.dim() == 2:
-        _curves(figure, x[None, :12])
-        return figure
-    columns = math.ceil(math.sqrt(min(n, len(x))))
-    _show(figure.subplots(), _mosaic(x[:n], columns), _range(x))
+        return _curves(x[None, :12], ("drawn",))
+    sheet = _mosaic(x, columns=math.ceil(math.sqrt(len(x))))
+    figure = Figure(figsize=(4, 4 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
+    _show(figure.subplots(), sheet, x)
     return figure
 
 
@@ -114,44 +131,39 @@ def latent_means(z: Tensor, labels: Tensor | None = None) -> Figure:
     """Where the data lie in the latent space.
 
     Args:
-        z: latent codes, shape (rows, z_dim); of more than two dimensions the first two principal
-            components are drawn.
-        labels: integers, shape (rows,), which colour the points.
-
-    Returns:
-        The figure.
+        z: latent codes, shape (rows, z_dim). One dimension gives a histogram; of more than two, the
+            first two principal components are drawn.
+        labels: integers, shape (rows,), which colour the points: up to 12 of them are named in a
+            legend, more are shown on a colour bar.
     """
-    codes = z.detach().double().numpy()
-    names = [f"$z_{{{i + 1}}}$" for i in range(2)]
-    if codes.shape[1] > 2:
-        centred = codes - codes.mean(0)
-        _, spread, directions = np.linalg.svd(centred, full_matrices=False)
-        codes = centred @ directions[:2].T
-        share = spread**2 / (spread**2).sum()
-        names = [f"principal component {i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
-    elif codes.shape[1] == 1:
-        codes = np.column_stack([codes[:, 0], np.zeros(len(codes))])
-        names = ["$z_1$", ""]
+    codes = z.detach().cpu().double().numpy()
+    classes = np.zeros(len(codes), int) if labels is None else labels.detach().cpu().numpy()
+    kinds, kind = np.unique(classes, return_inverse=True)
+    few = len(kinds) <= _LEGEND
+    colours = _colours(len(kinds) if few else 1)
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
-    size = float(np.clip(3000 / len(codes), 2, 18))
-    if labels is None:
-        axes.scatter(codes[:, 0], codes[:, 1], s=size, color=_TRAIN, alpha=0.6, lw=0)
-    else:
-        kinds = np.unique(labels.numpy())
-        colours = _colours(len(kinds))
-        for kind, colour in zip(kinds, colours, strict=True):
-            here = labels.numpy() == kind
-            label = str(kind) if len(kinds) <= 12 else None
-            axes.scatter(
-                codes[here, 0], codes[here, 1], s=size, color=colour, label=label, alpha=0.75, lw=0
-            )
-        if len(kinds) <= 12:
-            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1])
-    axes.set_aspect("equal", "datalim")
     axes.spines[["top", "right"]].set_visible(False)
+    if codes.shape[1] == 1:
+        groups = [codes[kind == k, 0] for k in range(len(kinds))] if few else [codes[:, 0]]
+        axes.hist(groups, bins=50, stacked=True, color=colours)
+        axes.set(xlabel="$z_1$", ylabel="number of data")
+    else:
+        points, names = _plane(codes)
+        size = float(np.clip(12000 / len(points), 3, 18))
+        colour = [colours[k] for k in kind] if few else classes
+        # One collection in the order of the rows: drawn class by class, the last hides the others.
+        drawn = axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=0.8, lw=0)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.set_aspect("equal", "datalim")
+        if not few:
+            figure.colorbar(drawn, ax=axes, label="label")
+    if few and labels is not None:
+        keys = [
+            Line2D([], [], marker="o", ls="", ms=5, color=key, label=str(name))
+            for name, key in zip(kinds.tolist(), colours, strict=True)
+        ]
+        axes.legend(handles=keys, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -170,20 +182,27 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
 
     Returns:
         A mosaic without gaps.
+
+    Raises:
+        ValueError: what is decoded are no n * n images.
     """
     probabilities = (torch.arange(n, dtype=torch.float32) + 0.5) / n
     values = torch.distributions.Normal(0.0, 1.0).icdf(probabilities)
     up, right = torch.meshgrid(values.flip(0), values, indexing="ij")
-    x = _images(decode(torch.stack((right.flatten(), up.flatten()), -1)))
+    decoded = decode(torch.stack((right.flatten(), up.flatten()), -1))
+    x = _images(decoded)
+    if x.dim() == 2 or len(x) != n * n:
+        raise ValueError(
+            f"decode gave shape {tuple(decoded.shape)} for {n * n} codes; expected "
+            f"({n * n}, height, width) or ({n * n}, channels, height, width)"
+        )
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    _show(axes, _mosaic(x, n, gap=0), _range(x))
-    axes.set_xlabel("$z_1$, by quantile of the prior")
-    axes.set_ylabel("$z_2$, by quantile of the prior")
-    axes.get_xaxis().set_visible(True)
-    axes.get_yaxis().set_visible(True)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    _show(axes, _mosaic(x, n, gap=0), x)
+    for name, axis in (("$z_1$", axes.get_xaxis()), ("$z_2$", axes.get_yaxis())):
+        axis.set_visible(True)
+        axis.set_ticks([])
+        axis.set_label_text(f"{name}, by quantile of the prior")
     return figure
 
 
@@ -199,14 +218,13 @@ def is_image(x: Tensor) -> bool:
 def _images(x: Tensor) -> Tensor:
     """Data as (rows, height, width), (rows, channels, height, width), or else (rows, numbers)."""
     x = x.detach().float().cpu()
-    if x.dim() == 4 and x.shape[1] not in (1, 3):
-        x = x.flatten(1)
-    if x.dim() == 1 or x.dim() > 4:
-        x = x.reshape(len(x), -1)
-    side = math.isqrt(x.shape[1])
-    if x.dim() == 2 and side >= 4 and side * side == x.shape[1]:
-        return x.reshape(-1, side, side)  # a picture that was flattened
-    return x
+    if x.dim() == 3 or (x.dim() == 4 and x.shape[1] in (1, 3)):
+        return x
+    if x.dim() == 2:
+        side = math.isqrt(x.shape[1])
+        if side >= 4 and side * side == x.shape[1]:
+            return x.reshape(-1, side, side)  # a picture that was flattened
+    return x.reshape(len(x), -1)
 
 
 def _mosaic(x: Tensor, columns: int, gap: int = _GAP) -> Pixels:
@@ -223,11 +241,15 @@ def _mosaic(x: Tensor, columns: int, gap: int = _GAP) -> Pixels:
     return np.asarray(sheet[0] if channels == 1 else sheet.movedim(0, -1)[..., :3])
 
 
-def _show(axes: Axes, sheet: Pixels, limits: tuple[float, float]) -> None:
-    low, high = limits
+def _show(axes: Axes, sheet: Pixels, like: Tensor) -> None:
+    """Draw a sheet of images on the scale of the data `like`; what lies outside is clipped."""
+    low, high = _range(like)
     if sheet.ndim == 3:
         sheet = np.nan_to_num((sheet - low) / (high - low), nan=1.0).clip(0, 1)
-    axes.imshow(sheet, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+    # Strokes on an empty ground are ink on paper; photographs would become negatives.
+    strokes = like.mean().item() < low + 0.4 * (high - low)
+    cmap = "gray_r" if strokes else "gray"
+    axes.imshow(sheet, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
     axes.get_xaxis().set_visible(False)
     axes.get_yaxis().set_visible(False)
     axes.spines[:].set_visible(False)
@@ -241,24 +263,38 @@ def _range(x: Tensor) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _curves(figure: Figure, groups: Tensor) -> None:
-    """Data that are no images: one panel a datum, one line a group."""
-    count = groups.shape[1]
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    for column, axes in enumerate(panels):
-        marker = "." if groups.shape[2] < 12 else None
-        for values, colour in zip(groups[:, column], ("#444444", _VALID), strict=False):
-            axes.plot(values.numpy(), color=colour, lw=1, marker=marker)
+def _curves(groups: Tensor, names: Sequence[str]) -> Figure:
+    """Data that are no images, shape (groups, rows, numbers): one panel a row, one line a group."""
+    count, numbers = groups.shape[1:]
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(1.7 * columns + 0.4, 1.1 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    marker = "." if numbers < 12 else None
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for row, axes in enumerate(panels[:count]):
+        for group, name, colour in zip(groups, names, (_INK, _VALID), strict=False):
+            axes.plot(group[row].numpy(), color=colour, lw=1, marker=marker, label=name)
         axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
-    if len(groups) == 2:
-        names = ["data", "reconstructed"]
-        figure.legend(panels[0].lines, names, loc="outside upper center", ncols=2, frameon=False)
+    if len(names) > 1:
+        handles = panels[0].get_lines()
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return figure
 
 
-def _colours(count: int) -> list[tuple[float, ...]]:
-    from matplotlib import colormaps
+def _plane(codes: Codes) -> tuple[Codes, list[str]]:
+    """Two columns to draw of two or more, and the names of the axes."""
+    if codes.shape[1] == 2:
+        return codes, ["$z_1$", "$z_2$"]
+    centred = codes - codes.mean(0)
+    variances, directions = np.linalg.eigh(centred.T @ centred)
+    share = variances[::-1] / max(variances.sum(), np.finfo(float).tiny)
+    names = [f"principal component {i + 1} ({share[i]:.0%} of variance)" for i in range(2)]
+    return centred @ directions[:, :-3:-1], names
 
-    if count <= 10:
-        return [colormaps["tab10"](i) for i in range(count)]
-    return [colormaps["viridis"](i / (count - 1)) for i in range(count)]
+
+def _colours(count: int) -> list[tuple[float, float, float, float]]:
+    cmap = colormaps["tab10" if count <= 10 else "Paired"]
+    return [cmap(i) for i in range(count)]

@@ -1,26 +1,39 @@
-"""Stochastic variational inference: Pyro's SVI, with one seam where a step is carried out."""
+"""Stochastic variational inference: Pyro's SVI, with engines that carry out its steps."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import cast
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
+from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pvae.optimizers import MakeOptimizer, TorchOptim
+from pvae.reach import reach
+from pvae.replay import Replay, Step, eager_step, undone
+from pvae.watch import Watch
 
-__all__ = ["SVI"]
+__all__ = ["ENGINES", "SVI"]
+
+ENGINES = ("auto", "eager", "recorded", "captured")
 
 
 class SVI(pyro.infer.SVI):
-    """Pyro's SVI, which also takes torch's optimizers and gives losses that stay on the device.
+    """Pyro's SVI, which also takes torch's optimizers and carries out steps from a recorded graph.
 
-    `step` and `evaluate_loss` are Pyro's. `step_tensor` is what `fit` uses: it scales and clips
-    gradients, and nothing in it but the objective itself reads a value from the device.
+    `step` and `evaluate_loss` are Pyro's in all that they return and change. Engines:
+
+    - "eager" is Pyro as it is.
+    - "captured" records the gradient of the step once as a graph of tensor operations, compiles it
+      and replays it, under the random numbers that eager would draw. It is compared with an eager
+      step when it is new and every so many steps; what cannot be recorded, or differs, is eager.
+    - "recorded" does the same without compiling, which takes seconds or, for a deep unrolled model,
+      minutes.
+    - "auto" is eager.
 
     References:
         Stochastic Variational Inference (M. Hoffman, D. Blei, C. Wang, J. Paisley, 2013),
@@ -31,7 +44,11 @@ class SVI(pyro.infer.SVI):
         guide: q(z | x).
         optim: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one.
         loss: a `pyro.infer.ELBO`, or a callable `loss(model, guide, *args)`.
+        engine: one of the engines above.
         clip_norm: gradients of `step_tensor` are scaled to this global norm when theirs is larger.
+
+    Raises:
+        ValueError: an unknown engine.
     """
 
     def __init__(
@@ -40,18 +57,69 @@ class SVI(pyro.infer.SVI):
         guide: Callable[..., object],
         optim: PyroOptim | Optimizer | MakeOptimizer,
         loss: ELBO | Callable[..., object],
+        engine: str = "auto",
         *,
         clip_norm: float | None = None,
     ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"unknown engine {engine!r}: the engines are {list(ENGINES)}")
         optim = optim if isinstance(optim, PyroOptim) else TorchOptim(optim)
         super().__init__(model, guide, optim, loss)  # type: ignore[no-untyped-call]
         self.clip_norm = clip_norm
-        self.engine = "eager"
+        self.steps = 0
+        programs = {"model": model, "guide": guide}
+        networks = [network for _, network in reach(programs, nn.Module)]
+        self._compiles = engine == "captured"
+        replays = engine in ("recorded", "captured")
+        self.replay = Replay(self._pyros_loss_and_grads, networks) if replays else None
+
+    @property
+    def engine(self) -> str:
+        """What carries out the steps, in words."""
+        if self.replay is None:
+            return "eager"
+        how = "captured" if self._compiles else "recorded"
+        return f"{how}: {self.replay.replayed} of {self.steps} steps replayed"
+
+    @property
+    def notes(self) -> list[str]:
+        """Why steps were not replayed, or had to be recorded again, in sentences."""
+        return [] if self.replay is None else self.replay.notes
+
+    def compare_next(self) -> None:
+        """Compare the next replay with an eager step."""
+        if self.replay is not None:
+            self.replay.compare_next = True
+
+    def step(self, *args: object, **kwargs: object) -> object:
+        """Take a gradient step, as Pyro's `step` does.
+
+        Returns:
+            The loss as a float, or a tuple of floats where the objective has several.
+        """
+        done = self._gradients(args, kwargs, 1.0)
+        self.optim(done.params)
+        pyro.infer.util.zero_grads(done.params)
+        losses = tuple(torch_item(loss) for loss in done.losses)
+        return losses if done.several else losses[0]
+
+    def rehearse(self, batch: tuple[Tensor, ...], networks: Sequence[nn.Module]) -> None:
+        """Take a step that leaves no trace but in the objective.
+
+        Pyro's objectives may find out the number of plates in their first step, with random numbers
+        of their own: after a rehearsal a resumed training draws what one that never stopped draws.
+
+        Args:
+            batch: the arguments of model and guide.
+            networks: those of the pair.
+        """
+        with undone(networks):
+            eager_step(self._pyros_loss_and_grads, batch, {})
 
     def step_tensor(
         self, batch: tuple[Tensor, ...], *, weight: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Take one gradient step on `weight` times the loss.
+        """Take one gradient step on `weight` times the loss, without reading it from the device.
 
         Args:
             batch: the arguments of model and guide.
@@ -61,18 +129,37 @@ class SVI(pyro.infer.SVI):
             The weighted loss (its first part where the objective has several), and the global norm
             of the weighted gradient before clipping (zero where nothing is clipped), of shape ().
         """
-        with poutine.trace(param_only=True) as params_seen:
-            loss = self.loss_and_grads(self.model, self.guide, *batch)
-        sites = cast(Iterable[dict[str, Any]], params_seen.trace.nodes.values())
-        params = list(dict.fromkeys(site["value"].unconstrained() for site in sites))
-        gradients = [p.grad for p in params if p.grad is not None]
+        done = self._gradients(batch, {}, weight)
         norm = batch[0].new_zeros((), dtype=torch.float32)
-        if gradients:
-            torch._foreach_mul_(gradients, weight)
-            if self.clip_norm is not None:
-                norm = torch.nn.utils.clip_grad_norm_(params, self.clip_norm)
-        self.optim(params)
-        pyro.infer.util.zero_grads(params)
-        first = loss[0] if isinstance(loss, tuple) else loss
-        value = torch.as_tensor(cast(float, first), device=batch[0].device, dtype=torch.float32)
+        if self.clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(done.params, self.clip_norm)
+        self.optim(done.params)
+        pyro.infer.util.zero_grads(done.params)
+        first = cast(float, done.losses[0])
+        value = torch.as_tensor(first, device=batch[0].device, dtype=torch.float32)
         return value.detach() * weight, norm
+
+    def _pyros_loss_and_grads(self, *args: object, **kwargs: object) -> object:
+        return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+
+    def _gradients(
+        self, args: tuple[object, ...], kwargs: dict[str, object], weight: float
+    ) -> Step:
+        """Losses, and gradients times the weight: the one place where engines differ."""
+        number, self.steps = self.steps, self.steps + 1
+        if self.replay is not None:
+            done = self.replay.step(
+                args, kwargs, weight=weight, number=number, compile=self._compiles
+            )
+            if done is not None:
+                return done
+        # Pyro's own errors and warnings on wrong pairs come from the first step of each kind.
+        watch = Watch(None)
+        with watch if self.replay is not None else nullcontext():
+            done = eager_step(self._pyros_loss_and_grads, args, kwargs)
+        if self.replay is not None:
+            self.replay.saw(args, kwargs, weight, done.params, [n for _, n in watch.networks])
+        gradients = [p.grad for p in done.params if p.grad is not None]
+        if gradients and weight != 1:
+            torch._foreach_mul_(gradients, weight)
+        return done

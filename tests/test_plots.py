@@ -49,6 +49,22 @@ def test_learning_curve_without_validation_and_with_a_bad_start():
     assert figure.axes[0].get_ylim()[0] > -1000
 
 
+def test_validation_of_every_fifth_epoch_is_a_line_through_what_was_measured():
+    rows = history(40)
+    for row in rows:
+        if row["epoch"] % 5:
+            del row["valid_elbo"]
+    _, valid = plots.learning_curve(rows).axes[0].lines
+    np.testing.assert_array_equal(valid.get_xdata(), range(5, 41, 5))
+    np.testing.assert_allclose(valid.get_ydata(), [-110 / e for e in range(5, 41, 5)])
+
+
+def test_one_epoch_has_whole_epochs_on_its_axis():
+    axes = plots.learning_curve(history(1)).axes[0]
+    assert [line.get_marker() for line in axes.lines] == ["o", "o"]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
 def test_originals_stand_above_their_reconstructions():
     x = torch.rand(5, 4, 3)
     sheet = shown(plots.reconstructions(x, x / 2, n=5))
@@ -70,12 +86,78 @@ def test_pictures_that_were_flattened_colours_and_curves():
     assert not plots.is_image(torch.zeros(3, 7))
 
 
-def test_latent_means_are_drawn_where_they_are_and_coloured_by_label():
-    z, labels = torch.randn(40, 2), torch.arange(40) % 3
+def test_the_scale_is_that_of_the_originals():
+    x = torch.linspace(-3, 5, 32).reshape(2, 4, 4)
+    (image,) = plots.reconstructions(x, 10 * x).axes[0].images
+    assert image.get_clim() == (-3, 5)
+    (image,) = plots.reconstructions(torch.rand(2, 4, 4), 10 * x).axes[0].images
+    assert image.get_clim() == (0, 1)
+
+
+def test_strokes_are_ink_on_paper_and_photographs_no_negatives():
+    strokes = torch.zeros(3, 8, 8)
+    strokes[:, 3] = 1
+    assert plots.prior_samples(strokes).axes[0].images[0].get_cmap().name == "gray_r"
+    assert plots.prior_samples(1 - strokes).axes[0].images[0].get_cmap().name == "gray"
+
+
+def test_four_channels_are_no_picture_though_they_would_fill_a_square():
+    assert not plots.is_image(torch.zeros(3, 4, 8, 8))
+    assert len(plots.prior_samples(torch.zeros(3, 4, 8, 8)).axes) == 3
+
+
+def test_curves_say_which_is_which_and_empty_panels_are_hidden():
+    figure = plots.reconstructions(torch.zeros(6, 7), torch.ones(6, 7))
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 6 + [False] * 2
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["data", "reconstructed"]
+    for line, value in zip(figure.axes[5].lines, (0, 1), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), [value] * 7)
+
+
+def test_rows_that_are_not_drawn_may_be_missing_and_flattened_pictures_meet_pictures():
+    x = torch.rand(7, 8, 8)
+    sheet = shown(plots.reconstructions(x[:3], x.flatten(1), n=3))
+    np.testing.assert_allclose(sheet[:8], sheet[9:])
+
+
+def test_reconstructions_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(5, 4, 3\) and .* \(5, 12\): give both in one shape"):
+        plots.reconstructions(torch.rand(5, 4, 3), torch.rand(5, 12))
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_latent_means_are_drawn_where_they_are_and_coloured_by_label(count):
+    z, labels = torch.randn(48, 2), torch.arange(48) % count
     axes = plots.latent_means(z, labels).axes[0]
-    for label, points in enumerate(axes.collections):
-        np.testing.assert_allclose(points.get_offsets(), z[labels == label])
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["0", "1", "2"]
+    (points,) = axes.collections
+    np.testing.assert_allclose(points.get_offsets(), z)
+    colours = points.get_facecolors()[:, :3]
+    legend = axes.get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == [str(k) for k in range(count)]
+    for label, key in enumerate(legend.get_lines()):
+        np.testing.assert_allclose(
+            colours[labels == label], [key.get_color()[:3]] * (48 // count), atol=1e-6
+        )
+    assert len(np.unique(colours, axis=0)) == count
+
+
+def test_many_labels_have_a_colour_bar_and_none_have_no_key():
+    z, labels = torch.randn(60, 2), torch.arange(60) % 13
+    figure = plots.latent_means(z, labels)
+    assert figure.axes[0].get_legend() is None
+    assert figure.axes[1].get_ylabel() == "label"
+    np.testing.assert_array_equal(figure.axes[0].collections[0].get_array(), labels)
+    (axes,) = plots.latent_means(z).axes
+    assert axes.get_legend() is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 13])
+def test_one_dimension_is_a_histogram_of_every_datum(count):
+    z, labels = torch.randn(60, 1), torch.arange(60) % count
+    axes = plots.latent_means(z, labels).axes[0]
+    assert sum(bar.get_height() for bar in axes.patches) == 60
+    assert axes.get_xlabel() == "$z_1$"
 
 
 def test_many_dimensions_are_drawn_by_principal_components():
@@ -85,7 +167,8 @@ def test_many_dimensions_are_drawn_by_principal_components():
     drawn = np.asarray(axes.collections[0].get_offsets())
     assert drawn.std(0) == pytest.approx([3.0, 1.0], rel=0.1)
     assert axes.get_xlabel() == "principal component 1 (88% of variance)"
-    assert plots.latent_means(z[:, :1]).axes[0].collections[0].get_offsets().shape == (500, 2)
+    assert np.abs(drawn).max(0) == pytest.approx(z[:, [1, 3]].abs().amax(0).tolist(), rel=0.1)
+    assert plots.latent_means(z[:1]).axes[0].collections[0].get_offsets().shape == (1, 2)
 
 
 def test_the_manifold_runs_through_the_quantiles_of_the_prior():
@@ -102,3 +185,10 @@ def test_the_manifold_runs_through_the_quantiles_of_the_prior():
     torch.testing.assert_close(quantiles[:, 0, 1], torch.tensor([0.875, 0.625, 0.375, 0.125]))
     assert sheet.shape == (8, 8)  # no gaps
     assert sheet[0, -1] == sheet.max()  # both codes are largest in the upper right
+
+
+def test_a_manifold_of_no_images_is_refused():
+    with pytest.raises(ValueError, match=r"\(16, 7\) for 16 codes; expected \(16, height, width\)"):
+        plots.manifold(lambda z: torch.zeros(len(z), 7), n=4)
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\) for 16 codes"):
+        plots.manifold(lambda z: torch.zeros(3, 8, 8), n=4)

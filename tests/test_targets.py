@@ -1,9 +1,13 @@
+import pickle
+import sys
+
 import pytest
 
 from pvae import targets
 
 FILE = """
 from neighbour import SCALE
+from torch import nn
 
 class Model:
     def __init__(self, z_dim, hidden=3, x_shape=(8,)):
@@ -20,6 +24,13 @@ class Ladder:
 
 class Silent: ...
 
+class Net(nn.Module):
+    def model(self, x): ...
+    def guide(self, x): ...
+
+class Either(Model):
+    def guide(self, x): ...
+
 def function(x): ...
 
 ready = Model(7)
@@ -31,7 +42,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "neighbour.py").write_text("SCALE = 2.5")
     (tmp_path / "mine.py").write_text(FILE)
-    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "broken.py").write_text("def f():\n    1 / 0\n\nf()")
+    (tmp_path / "unparsed.py").write_text("x = 1\ndef (")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(3)")
     return tmp_path
 
 
@@ -72,11 +85,66 @@ def test_a_package_is_named_by_its_module(folder):
 
 
 def test_options_are_read():
-    texts = ["a=2", "b=0.5", "c=400,200", "d=True", "e=None", "f=silu", "g=[1, 2]", "h=a=b"]
+    texts = [
+        "a=2", "b=0.5", "c=400,200", "d=True", "e=None", "f=silu", "g=[1, 2]", "h=a=b",
+        "i={1, 2}", "j={{1}: 2}",
+    ]  # fmt: skip
     assert targets.parse_options(texts) == {
         "a": 2, "b": 0.5, "c": (400, 200), "d": True, "e": None,
-        "f": "silu", "g": [1, 2], "h": "a=b",
+        "f": "silu", "g": [1, 2], "h": "a=b", "i": "{1, 2}", "j": "{{1}: 2}",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["z_dim", "=2", "z dim=2"])
+def test_an_option_without_a_key_and_a_value_is_refused(text):
+    with pytest.raises(ValueError, match="write key=value, such as z_dim=2"):
+        targets.parse_options([text])
+
+
+@pytest.mark.parametrize(
+    ("model", "guide"),
+    [
+        ("mine.py:Net.model", "mine.py:Net.guide"),
+        ("mine.py:Either", "mine.py:Either.guide"),
+        ("mine.py:Either.guide", "mine.py:Either"),
+    ],
+)
+def test_methods_of_one_class_share_an_instance(folder, model, guide):
+    options = {"z_dim": 3} if "Either" in model else {}
+    built = targets.build(model, guide, options)
+    owner, other = (getattr(p, "__self__", p) for p in (built.model, built.guide))
+    assert owner is other
+
+
+def test_a_class_named_twice_without_a_method_makes_two_instances(folder):
+    built = targets.build("mine.py:Model", "mine.py:Model", {"z_dim": 3})
+    assert built.model is not built.guide
+
+
+def test_an_option_never_replaces_the_model_that_a_guide_is_given(folder):
+    with pytest.raises(ValueError, match="no constructor has an option 'model'"):
+        targets.build("mine.py:Model", "mine.py:Ladder", {"z_dim": 3, "model": 1})
+
+
+def test_what_a_file_makes_can_be_pickled(folder):
+    (folder / "with.dot-and.py").write_text(FILE)
+    built = targets.build("with.dot-and.py:ready", "mine.py:function")
+    assert pickle.loads(pickle.dumps(built.model)).z_dim == 7
+
+
+def test_a_file_that_was_interrupted_is_loaded_again(folder):
+    (folder / "slow.py").write_text(
+        "import pathlib\n"
+        "if not pathlib.Path('done').exists():\n"
+        "    pathlib.Path('done').touch()\n"
+        "    raise KeyboardInterrupt\n"
+        "def model(x): ...\n"
+    )
+    before = list(sys.path)
+    with pytest.raises(KeyboardInterrupt):
+        targets.build("slow.py:model", "mine.py:function")
+    assert sys.path == before
+    assert targets.build("slow.py:model", "mine.py:function").model.__name__ == "model"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +155,18 @@ def test_options_are_read():
         ("mine.py:Modle", {}, "has no 'Modle'; nearest: 'Model'"),
         ("mine.py:Model", {"z_dmi": 2}, r"no constructor has an option 'z_dmi'; nearest: 'z_dim'"),
         ("mine.py:Model", {"z_dmi": 2}, r"model: Model\(z_dim, hidden=3, x_shape=\(8,\)\)"),
-        ("broken.py:model", {}, "cannot be run: ZeroDivisionError: division by zero"),
+        ("mine.py:Net", {}, "a class with forward or __call__, or mine.py:Net.model"),
+        ("mine.py:Net.modle", {}, "Net has no 'modle'; nearest: 'model'"),
+        ("mine.py", {}, "say which: mine.py:Name; there are .*Model"),
+        (
+            "mine.py:Model",
+            {"z_dmi": 2},
+            "guide: function, one of the programs which take no options",
+        ),
+        ("broken.py:model", {}, r"broken\.py:2: ZeroDivisionError: division by zero"),
+        ("broken:model", {}, "'broken:model': ZeroDivisionError: division by zero"),
+        ("unparsed.py:model", {}, r"unparsed\.py:2: SyntaxError"),
+        ("leaving.py:model", {}, r"leaving\.py:2: SystemExit: 3"),
         ("absent.py:model", {}, "there is no file"),
         ("absent.thing:model", {}, "No module named 'absent'"),
         ("vea", {}, "unknown model 'vea'; nearest: 'vae'"),
