@@ -27,6 +27,7 @@ Codes = npt.NDArray[np.float64]
 
 _TRAIN, _VALID, _INK = "#1f77b4", "#d62728", "#444444"
 _GAP = 1
+_SMALL = 16  # pixels a side
 _LEGEND = 12  # classes, at most, that are told apart by colour and named
 
 
@@ -181,7 +182,7 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
         n: pictures a side.
 
     Returns:
-        A mosaic without gaps.
+        A mosaic, without gaps but for pictures that are too small to tell apart without.
 
     Raises:
         ValueError: what is decoded are no n * n images.
@@ -198,7 +199,7 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
         )
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    _show(axes, _mosaic(x, n, gap=0), x)
+    _show(axes, _mosaic(x, n, gap=_GAP if min(x.shape[-2:]) < _SMALL else 0), x)
     for name, axis in (("$z_1$", axes.get_xaxis()), ("$z_2$", axes.get_yaxis())):
         axis.set_visible(True)
         axis.set_ticks([])

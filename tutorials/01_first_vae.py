@@ -20,7 +20,6 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import nn
 
 import pvae
 
@@ -171,8 +170,7 @@ pvae.plots.latent_means(codes, digits.test.labels).savefig(FIGURES / "01_latent_
 
 def decode(z):
     with torch.no_grad():
-        # The digits fill their pictures: a margin keeps neighbours apart.
-        return nn.functional.pad(distribution_of_x(z).mean, (1, 1, 1, 1))
+        return distribution_of_x(z).mean
 
 
 pvae.plots.manifold(decode, n=12).savefig(FIGURES / "01_manifold.png")

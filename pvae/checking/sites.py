@@ -33,5 +33,6 @@ def unmatched_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> I
             yield Finding(
                 "error",
                 f"guide samples {name!r}, but the model {what}; its latent sites are "
-                f"{list(latent)}: rename the site, or mark it with infer={{'is_auxiliary': True}}",
+                f"{list(latent)}: give it one of these names, or mark it with "
+                "infer={'is_auxiliary': True}",
             )

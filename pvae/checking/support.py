@@ -12,11 +12,14 @@ from pvae.traces import Site, observed_sites
 
 __all__ = ["data_outside_support"]
 
-_ADVICE = {
-    "Bernoulli": 'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood '
-    "that fits grey levels: continuous_bernoulli, discretized_logistic, categorical or gaussian",
-    "ContinuousBernoulli": "divide them by their largest value, or use a gaussian likelihood",
-}
+_FOR_GREY = (
+    'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood that fits '
+    "grey levels: continuous_bernoulli, discretized_logistic, categorical or gaussian"
+)
+_FOR_OTHER = (
+    "counts fit a Poisson or a NegativeBinomial, real numbers a gaussian likelihood; divide grey "
+    "levels by their largest value"
+)
 
 
 def data_outside_support(
@@ -61,10 +64,12 @@ def _outside(name: str, site: Site, value: Tensor) -> Finding | None:
     if inside.all():
         return None
     kind = _name(site["fn"])
-    advice = _ADVICE.get(kind, "transform the data, or use a distribution that fits them")
     wrong = value[~inside].flatten()[0].item() if inside.shape == value.shape else None
     example = f", such as {wrong:.4g}" if wrong is not None else ""
     low, high = value.min().item(), value.max().item()
+    advice = "transform the data, or use a distribution that fits them"
+    if kind.endswith("Bernoulli"):
+        advice = _FOR_GREY if low >= 0 and high <= 1 else _FOR_OTHER
     return Finding(
         "error",
         f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
