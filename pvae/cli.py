@@ -63,7 +63,7 @@ def main() -> None:
 @click.option("--patience", type=int, help="Stop after so many epochs without a better bound.")
 @click.option("--particles", default=200, help="Importance samples per datum in the table.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
-@click.option("--engine", default="auto", help="auto or eager.")
+@click.option("--engine", default="auto", help="auto, eager, recorded or captured.")
 @click.option("--seed", default=0, help="Seeds everything.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run folder.  [default: a new one]"

@@ -66,6 +66,8 @@ class Replay:
     recorded: int = 0
     _entries: "OrderedDict[object, _Entry]" = field(default_factory=OrderedDict)
     _given_up: bool = False
+    _parts: list[nn.Module] = field(default_factory=list)
+    _parameters: list[Tensor] = field(default_factory=list)
 
     def step(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], *, weight: float,
@@ -116,17 +118,22 @@ class Replay:
                 "steps are eager"
             )
             return None
-        parts = [part for network in self.networks for part in network.modules()]
         store = pyro.get_param_store()._params
+        # Lists, as comprehensions are faster than generators: this is done in every step.
         return (
             weight,
             tuple(described),
             tuple(kwargs),
-            tuple([part.training for part in parts]),
+            tuple([part.training for part in self._parts]),
             tuple([(id(p), p.data_ptr()) for p in store.values()]),
-            tuple([p.requires_grad for network in self.networks for p in network.parameters()]),
-            tuple([id(b) for network in self.networks for b in network.buffers()]),
+            tuple([p.requires_grad for p in self._parameters]),
+            tuple([id(b) for part in self._parts for b in part._buffers.values()]),
         )
+
+    def _look(self) -> None:
+        """Walk through the networks once, for all keys to come."""
+        self._parts = [part for network in self.networks for part in network.modules()]
+        self._parameters = [p for network in self.networks for p in network.parameters()]
 
     def saw(
         self,
@@ -147,6 +154,7 @@ class Replay:
         """
         known = {id(part) for whole in self.networks for part in whole.modules()}
         self.networks.extend(network for network in networks if id(network) not in known)
+        self._look()
         key = self._key(args, kwargs, weight)
         if key is None or key in self._entries:
             return

@@ -79,7 +79,7 @@ def fit(
         warmup: epochs in which the weight of latent sites rises to 1.
         clip_norm: largest global norm of a step's gradient, in nats per datum.
         device: "auto", "cpu", "cuda", ...
-        engine: "auto" or "eager".
+        engine: "auto", "eager", "recorded" or "captured", as in `SVI`.
         seed: seeds initial draws, shuffling, binarization and sampling.
         out: the run folder; nothing is written where there is none.
         resume: go on from the checkpoint in `out`.
