@@ -10,12 +10,22 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from click.core import ParameterSource
 
-from pvae import data, objectives, plots, targets
-from pvae.data import DataSet, Rows
+from pvae import data, likelihoods, objectives, plots, targets
+from pvae.data import DataSet
 from pvae.failure import DivergedError
 from pvae.fits import Fit
+from pvae.invocation import (
+    as_started,
+    free_folder,
+    held_out,
+    known_from,
+    load_data,
+    make_objective,
+    make_schedule,
+    remembered,
+    split_of,
+)
 from pvae.loading import load
 from pvae.programs import infer, sample
 from pvae.randomness import seeded
@@ -80,19 +90,19 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     file.py:Class.method.
     """
     if given["resume"]:
-        given = _as_started(ctx, given)
+        given = as_started(ctx, given)
     with seeded(given["seed"]):
-        of_data = _load_data(given)
+        of_data = load_data(given)
         options = targets.parse_options(given["settings"])
-        built = targets.build(given["model"], given["guide"], options, _known_from(of_data))
-    out = given["out"] or _free_folder(given["data_name"])
+        built = targets.build(given["model"], given["guide"], options, known_from(of_data))
+    out = given["out"] or free_folder(given["data_name"])
     trained = fit(
         built.model,
         built.guide,
         of_data,
-        objective=_objective(given["objective"]),
+        objective=make_objective(given["objective"]),
         learning_rate=given["learning_rate"],
-        scheduler=_schedule(given["schedule"], given["epochs"]),
+        scheduler=make_schedule(given["schedule"], given["epochs"]),
         epochs=given["epochs"],
         batch_size=given["batch_size"],
         warmup=given["warmup"],
@@ -106,7 +116,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
         overwrite=given["overwrite"],
         tensorboard=given["tensorboard"],
         progress=given["progress"],
-        config={"command": _remembered(given), "pair": built.as_json()},
+        config={"command": remembered(given), "pair": built.as_json()},
     )
     _print_notes(trained)
     if trained.stopped == "interrupted":
@@ -121,7 +131,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
 
 def _finish(trained: Fit, of_data: DataSet, given: Mapping[str, Any], run: Run) -> None:
     """Print the table and draw the figures."""
-    split, rows = _held_out(of_data)
+    split, rows = held_out(of_data)
     options = {"seed": given["seed"], "progress": given["progress"]}
     report = evaluate(trained, rows, split, given["particles"], **options)
     last = trained.history[-1] if trained.history else {}
@@ -162,7 +172,7 @@ def evaluate_(
 ) -> None:
     """Evaluate the pair of RUN on data: bound, terms by site, log-likelihood."""
     trained = _load_run(run, device)
-    name, rows = _split(run, split, data_name)
+    name, rows = split_of(run, split, data_name)
     report = evaluate(trained, rows, name, particles, seed=seed, progress=progress and not as_json)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
@@ -203,7 +213,7 @@ def infer_(
 ) -> None:
     """Write the latent codes of data into an .npz: one array a site, and labels if there are."""
     trained = _load_run(run, device)
-    _, rows = _split(run, split, data_name)
+    _, rows = split_of(run, split, data_name)
     codes = {site: value.cpu().numpy() for site, value in infer(trained.guide, rows).items()}
     if rows.labels is not None:
         codes["labels"] = rows.labels.cpu().numpy()
@@ -213,8 +223,6 @@ def infer_(
 @main.command("list")
 def list_() -> None:
     """Print the models, guides, data sets, likelihoods and objectives that have names."""
-    from pvae import likelihoods
-
     for title, role in (("models", "model"), ("guides", "guide")):
         click.echo(f"{title}:")
         for entry in targets.zoo(role):
@@ -228,9 +236,6 @@ def list_() -> None:
         click.echo(f"{title}:\n  {', '.join(known)}")
 
 
-# What the commands share
-
-
 def _load_run(run: Path, device: str) -> Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the notes have them too
@@ -242,102 +247,6 @@ def _load_run(run: Path, device: str) -> Fit:
 def _print_notes(trained: Fit) -> None:
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
-
-
-def _load_data(given: Mapping[str, Any]) -> DataSet:
-    return data.load(
-        given["data_name"],
-        binarize=given["binarize"],
-        labels=given["labels"],
-        seed=given["seed"],
-    )
-
-
-def _known_from(of_data: DataSet) -> dict[str, object]:
-    """What constructors can be told of the data: its shape, grey levels, and what fits them."""
-    levels = of_data.levels
-    fitting = {None: "gaussian_learned_scale", 2: "bernoulli"}
-    return {
-        "x_shape": of_data.x_shape,
-        "levels": levels,
-        "likelihood": fitting.get(levels, "discretized_logistic"),
-    }
-
-
-def _objective(text: str) -> Any:
-    name, _, options = text.partition(":")
-    return objectives.get(name, **targets.parse_options(options.split(",") if options else []))
-
-
-def _schedule(name: str, epochs: int) -> Any:
-    if name == "constant":
-        return None
-    return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
-
-
-def _held_out(of_data: DataSet) -> tuple[str, Rows]:
-    for name in ("test", "valid"):
-        rows = getattr(of_data, name)
-        if rows is not None:
-            return name, rows
-    return "train", of_data.train
-
-
-def _split(run: Path, split: str | None, data_name: str | None) -> tuple[str, Rows]:
-    """The data of a run, or other data treated the same."""
-    command = Run(run).config().get("command")
-    if command is None and data_name is None:
-        raise ValueError(f"{run} was made from Python and does not know its data: give --data")
-    chosen = {"binarize": "none", "labels": False, "seed": 0, **(command or {})}
-    if data_name is not None:
-        chosen["data_name"] = data_name
-    of_data = _load_data(chosen)
-    if split is None:
-        return _held_out(of_data)
-    rows = getattr(of_data, split)
-    if rows is None:
-        raise ValueError(f"{of_data.name} has no {split} split")
-    return split, rows
-
-
-def _remembered(given: Mapping[str, Any]) -> dict[str, object]:
-    """The command line as the run keeps it, with files under their full path."""
-    forgotten = ("out", "resume", "overwrite", "progress", "tensorboard")
-    kept = {key: value for key, value in given.items() if key not in forgotten}
-    if Path(kept["data_name"]).suffix in (".npz", ".npy"):
-        kept["data_name"] = str(Path(kept["data_name"]).resolve())
-    return kept
-
-
-def _as_started(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
-    """The command line of a run to resume: what it was started with, and more epochs."""
-    if given["out"] is None:
-        raise ValueError("--resume needs the folder of the run: give --out")
-    started = Run(given["out"]).config().get("command")
-    if started is None:
-        raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
-    may_change = ("epochs", "device", "particles", "out", "resume", "progress", "tensorboard")
-    merged = {**given, **started}
-    for key, value in given.items():
-        if ctx.get_parameter_source(key) != ParameterSource.COMMANDLINE:
-            continue
-        before = started.get(key)
-        same = value == (tuple(before) if isinstance(before, list) else before)
-        if key not in may_change and not same:
-            raise ValueError(
-                f"the run was started with {key}={before!r}, not {value!r}: leave it out, or start "
-                "a new run"
-            )
-        merged[key] = value
-    return merged
-
-
-def _free_folder(name: str) -> Path:
-    """runs/digits-1, or the first number that is free."""
-    number, stem = 1, Path(name).stem
-    while (folder := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return folder
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -16,7 +16,7 @@ from pvae.reach import reach
 from pvae.traces import paired_traces
 from pvae.watch import Watch
 
-__all__ = ["Belongings", "Program", "belongings_of", "evaluating"]
+__all__ = ["Belongings", "Program", "belongings_of"]
 
 
 class Program:
@@ -162,7 +162,8 @@ class Belongings:
                 for parameter_name, parameter in network.named_parameters()
                 if parameter.requires_grad and id(parameter) not in registered
             }
-            role = next((p.role for p in (self.model, self.guide) if _is_of(p.fn, network)), None)
+            own = (p for p in (self.model, self.guide) if network in (p.fn, _owner(p.fn)))
+            role = next((p.role for p in own), None)
             parts = {id(part) for part in network.modules()}
             if role is None and any(id(other) in parts for other in passed):
                 role = "model"
@@ -271,27 +272,8 @@ def belongings_of(*programs: Callable[..., object]) -> Belongings | None:
     return next((p.belongings for p in programs if isinstance(p, Program)), None)
 
 
-@contextmanager
-def evaluating(*programs: Callable[..., object]) -> Iterator[None]:
-    """Networks of the programs are in eval mode within the block, and as before after it."""
-    known = belongings_of(*programs)
-    if known is not None:
-        networks = list(known.networks.values())
-    else:
-        networks = [net for _, net in reach({str(i): p for i, p in enumerate(programs)}, nn.Module)]
-    modes = [(part, part.training) for network in networks for part in network.modules()]
-    try:
-        for network in networks:
-            network.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def _is_of(program: Callable[..., object], network: nn.Module) -> bool:
-    """Whether the network is the program, or the object whose method it is."""
-    return network is program or network is getattr(program, "__self__", None)
+def _owner(program: Callable[..., object]) -> object:
+    return getattr(program, "__self__", None)
 
 
 def _same_names(what: str, saved: set[str], own: set[str]) -> None:

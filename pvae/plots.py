@@ -26,8 +26,7 @@ Pixels = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.float64]
 
 _TRAIN, _VALID, _INK = "#1f77b4", "#d62728", "#444444"
-_GAP = 1
-_SMALL = 16  # pixels a side
+_GAP, _SMALL = 1, 16  # pixels: between pictures, and a side of those that need it
 _LEGEND = 12  # classes, at most, that are told apart by colour and named
 
 
@@ -58,7 +57,7 @@ def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
             axes.plot(epochs[here], values[here], color=colour, marker=marker, ms=3.5, label=name)
     finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
     if len(finite) > 6:
-        # The first epochs are far below: they would flatten what is of interest.
+        # The first epochs, far below, would flatten what is of interest.
         low = np.quantile(finite, 0.1) - 0.5 * (finite.max() - np.quantile(finite, 0.1))
         top = finite.max() + 0.05 * (finite.max() - low)
         axes.set_ylim(max(low, finite.min() - 0.05 * (top - low)), top)

@@ -11,7 +11,8 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from pvae.data import rows
-from pvae.modules import belongings_of, evaluating
+from pvae.modes import evaluating
+from pvae.modules import belongings_of
 from pvae.traces import observed_sites, sample_sites
 
 __all__ = ["decode", "infer", "reconstruct", "sample"]

@@ -1,20 +1,18 @@
 """Gradients from recorded steps: when a recording serves, and when it is compared."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from pvae.capture import CaptureError, Recording, compiled, record
-from pvae.randomness import preserved
+from pvae.steps import Step, eager_step, undone
 
-__all__ = ["Replay", "Step", "eager_step", "undone"]
+__all__ = ["Replay"]
 
 _KEPT = 16  # recordings; one for each shape and mode in use is enough
 _EVERY = 100  # steps between comparisons, until this has gone well
@@ -22,15 +20,6 @@ _RARELY = 1000
 _LOSS, _GRADIENT, _NOISE = 1e-4, 1e-3, 1e-5  # differences that rounding can make, relative
 
 Arguments = tuple[tuple[object, ...], Mapping[str, object]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step gives: its losses, and the parameters with their gradients in place."""
-
-    losses: tuple[object, ...]
-    several: bool
-    params: list[Tensor]
 
 
 @dataclass
@@ -265,43 +254,6 @@ class Replay:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
-
-
-@contextmanager
-def undone(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Generators, buffers and gradients are after the block as they were before it."""
-    before = [(b, b.detach().clone()) for network in networks for b in network.buffers()]
-    store = pyro.get_param_store()
-    gradients = {id(p): p.grad for p in store._params.values()}
-    for parameter in store._params.values():
-        parameter.grad = None
-    try:
-        with preserved():
-            yield
-    finally:
-        for parameter in store._params.values():
-            parameter.grad = gradients.get(id(parameter))
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-
-
-def eager_step(
-    loss_and_grads: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
-    *,
-    validate: bool | None = None,
-) -> Step:
-    """One step of Pyro's: losses, and the parameters that it met, with their gradients."""
-    if validate is None:
-        validate = pyro.infer.util.is_validation_enabled()
-    with poutine.trace(param_only=True) as seen, pyro.validation_enabled(validate):
-        loss = loss_and_grads(*args, **kwargs)
-    sites = cast("list[dict[str, Any]]", list(seen.trace.nodes.values()))
-    params = list(dict.fromkeys(site["value"].unconstrained() for site in sites))
-    several = isinstance(loss, tuple)
-    return Step(cast("tuple[object, ...]", loss) if several else (loss,), several, params)
 
 
 def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:

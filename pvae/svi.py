@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from pvae.optimizers import MakeOptimizer, TorchOptim
 from pvae.reach import reach
-from pvae.replay import Replay, Step, eager_step, undone
+from pvae.replay import Replay
+from pvae.steps import Step, eager_step, undone
 from pvae.watch import Watch
 
 __all__ = ["ENGINES", "SVI"]

@@ -8,7 +8,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pvae.data import Rows, rows
-from pvae.modules import belongings_of, evaluating
+from pvae.modes import evaluating
+from pvae.modules import belongings_of
 from pvae.objectives.weights import DataPlate, data_plate, terms
 from pvae.randomness import seeded
 from pvae.traces import paired_traces
