@@ -62,6 +62,8 @@ class Loop:
                 "pyro.module, or make parameters with pyro.param"
             )
         optim = options.make_optimizer(parameters)
+        optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
+        belongings.adopt(optimized)
         self.svi = SVI(
             self.weighting.wrap(belongings.bare("model")),
             self.weighting.wrap(belongings.bare("guide")),
@@ -76,12 +78,11 @@ class Loop:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
         self.progress = Progress(belongings, optim)
         self.fit = Fit(belongings.model, belongings.guide, engine=self.svi.engine)
-        optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
         self.fit.notes = [
             *self.weighting.notes,
             *(
                 f"network {name!r} is used but not passed to pyro.module: it is not trained"
-                for name in belongings.untrained(optimized)
+                for name in belongings.unused
             ),
         ]
         left = [name for name, p in parameters.items() if optimized and id(p) not in optimized]

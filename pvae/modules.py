@@ -64,7 +64,8 @@ class Belongings:
         # Parameters of networks that *are* the program, or that share a registered name with
         # another network: Pyro would leave them untrained without a word.
         self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
-        self.unused: list[str] = []
+        # Parameters of networks that the programs reach but do not register, by network.
+        self.unused: dict[str, dict[str, nn.Parameter]] = {}
         # The tables of Pyro's parameter store that this pair sees.
         self._scope = _tables(ParamStoreDict())
         for name, network in reach({"model": model, "guide": guide}, nn.Module):
@@ -155,7 +156,7 @@ class Belongings:
     def _register_rest(self, passed: list[nn.Module]) -> None:
         """Note what must be registered beside what the programs registered by themselves."""
         registered = {id(p) for p in self.parameters().values()}
-        self.unused = []
+        self.unused = {}
         for name, network in self.networks.items():
             rest = {
                 f"{name}$$${parameter_name}": parameter
@@ -168,13 +169,15 @@ class Belongings:
             if role is None and any(id(other) in parts for other in passed):
                 role = "model"
             if role is not None:
-                self.unregistered[role] = self.unregistered.get(role, {}) | rest
+                self._register(role, rest)
             elif rest:
-                self.unused.append(name)
-        # Registered now, so that the first step's optimizer and checkpoint know them.
-        for parameters in self.unregistered.values():
-            for name, parameter in parameters.items():
-                pyro.param(name, parameter)
+                self.unused[name] = rest
+
+    def _register(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Have a program register parameters, from now on and before its first step."""
+        self.unregistered[role] = {**self.unregistered.get(role, {}), **parameters}
+        for name, parameter in parameters.items():
+            pyro.param(name, parameter)
 
     @contextmanager
     def _buffers_preserved(self) -> Iterator[None]:
@@ -195,13 +198,13 @@ class Belongings:
         program = self.model if role == "model" else self.guide
         return program if self.unregistered.get(role) else program.fn
 
-    def untrained(self, optimized: set[int]) -> list[str]:
-        """Networks that are used but not registered, nor given to the optimizer (by id)."""
-        return [
-            name
-            for name in self.unused
-            if not any(id(p) in optimized for p in self.networks[name].parameters())
-        ]
+    def adopt(self, optimized: set[int]) -> None:
+        """Take in what the user's optimizer updates, by id, without the programs registering it."""
+        for network, parameters in list(self.unused.items()):
+            given = {name: p for name, p in parameters.items() if id(p) in optimized}
+            if given:
+                self._register("model", given)
+                del self.unused[network]
 
     def finite(self) -> bool:
         """Whether every parameter is; reads the device."""

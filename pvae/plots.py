@@ -256,10 +256,10 @@ def _show(axes: Axes, sheet: Pixels, like: Tensor) -> None:
 
 
 def _range(x: Tensor) -> tuple[float, float]:
-    """[0, 1] where the data lie in it, or else their own range."""
+    """[0, 1] where nearly all of the data lie in it, or else their own range."""
     low, high = x.min().item(), x.max().item()
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
+    if ((x >= -0.05) & (x <= 1.05)).float().mean() > 0.95:
+        return 0.0, 1.0  # and a mean beyond, as a Gaussian likelihood may have, is cut off
     return low, high if high > low else low + 1
 
 

@@ -1,6 +1,7 @@
 import json
 
 import kinds_of_pair as kinds
+import pyro
 import pytest
 import torch
 
@@ -129,3 +130,15 @@ def test_generators_go_back_to_a_state():
     torch.testing.assert_close(first[0], again[0], atol=0, rtol=0)
     assert (first[1] == again[1]).all()
     assert first[2] == again[2]
+
+
+@pytest.mark.parametrize("make", [lambda: pyro.optim.Adam({"lr": 0.05}), lambda: None])
+def test_resuming_puts_back_an_optimizer_that_went_on_meanwhile(make, tmp_path):
+    whole = fit(tmp_path / "whole", epochs=4, optimizer=make())
+    pair, optimizer = kinds.make("functions", 0), make()
+    options = {"batch_size": 32, "progress": False, "optimizer": optimizer}
+    pvae.fit(*pair, X, epochs=2, out=tmp_path / "run", **options)
+    pvae.fit(*pair, X, epochs=3, seed=9, **options)  # the same networks, and not in the run
+    resumed = pvae.fit(*pair, X, epochs=4, out=tmp_path / "run", resume=True, **options)
+    losses = [[row["train_loss"] for row in run.history] for run in (whole, resumed)]
+    assert losses[0] == losses[1]

@@ -340,3 +340,19 @@ def test_a_resumed_run_with_recorded_steps_is_the_same(tmp_path):
     )
     losses = [[row["train_loss"] for row in fit.history] for fit in (whole, parts)]
     assert losses[0] == losses[1]
+
+
+def test_the_weight_of_a_step_is_part_of_the_key():
+    moved = {}
+    for engine in ("eager", "recorded"):
+        with pyro.get_param_store().scope():
+            model, guide = make_changing()
+            with torch.no_grad():
+                for parameter in model.__self__.parameters():
+                    parameter.fill_(0.1)
+            model.__self__.eval()
+            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
+            for weight in (1.0, 1.0, 1.0, 0.1, 0.1, 0.1):
+                svi.step_tensor((X,), weight=weight)
+            moved[engine] = model.__self__.net.weight.detach().clone()
+    torch.testing.assert_close(moved["recorded"], moved["eager"])

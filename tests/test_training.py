@@ -328,3 +328,20 @@ def test_a_tuple_of_tensors_is_several_arguments():
     trained = fit(model, lambda x, y: None, (x, 3 * x), epochs=200, learning_rate=0.1)
     (weight,) = trained.model.belongings.parameters().values()
     assert weight.item() == pytest.approx(3.0, abs=0.05)
+
+
+def test_a_network_that_only_the_optimizer_knows_is_trained_without_adding_up_gradients():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+
+    def model(x):
+        pyro.param("other", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.factor("linear", net(x).squeeze(1))  # the gradient is mean(x), always
+            pyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=x)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    options = {"epochs": 3, "batch_size": 8, "optimizer": optimizer}
+    trained = fit(model, lambda x: None, torch.ones(8, 1), **options)
+    assert net.weight.item() == pytest.approx(0.3)
+    assert not any("not trained" in note for note in trained.notes)
