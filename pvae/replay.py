@@ -45,12 +45,20 @@ class Replay:
     Args:
         loss_and_grads: the objective's, of the pair.
         networks: the networks of the pair, those that are found later included.
+
+    Attributes:
+        notes: why steps were not replayed, or had to be recorded again, in sentences.
+        compare_next: set it to compare the next replay with an eager step.
+        unseen: whether the last step was the first of its kind.
+        replayed: steps so far that came from a recording.
+        recorded: kinds of step so far.
     """
 
     loss_and_grads: Callable[..., object]
     networks: list[nn.Module]
     notes: list[str] = field(default_factory=list)
     compare_next: bool = False
+    unseen: bool = False
     replayed: int = 0
     recorded: int = 0
     _entries: "OrderedDict[object, _Entry]" = field(default_factory=OrderedDict)
@@ -71,14 +79,14 @@ class Replay:
             number: of the step, from 0; comparisons depend on nothing else.
             compile: whether the recording is to be compiled.
         """
-        if self._given_up:
-            return None
-        key = self._key(args, kwargs, weight)
+        self.unseen = False
+        key = None if self._given_up else self._key(args, kwargs, weight)
         if key is None:
             return None
         entry = self._entries.get(key)
         if entry is None:
-            return None  # Pyro's own step comes first, and then `saw`
+            self.unseen = True  # Pyro's own step comes first, and then `saw`
+            return None
         if not entry.tried:
             self._record(entry, args, kwargs, weight)
         tensors = _tensors(args, kwargs)

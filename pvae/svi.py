@@ -156,9 +156,10 @@ class SVI(pyro.infer.SVI):
                 return done
         # Pyro's own errors and warnings on wrong pairs come from the first step of each kind.
         watch = Watch(None)
-        with watch if self.replay is not None else nullcontext():
+        unseen = self.replay is not None and self.replay.unseen
+        with watch if unseen else nullcontext():
             done = eager_step(self._pyros_loss_and_grads, args, kwargs)
-        if self.replay is not None:
+        if self.replay is not None and unseen:
             self.replay.saw(args, kwargs, weight, done.params, [n for _, n in watch.networks])
         gradients = [p.grad for p in done.params if p.grad is not None]
         if gradients and weight != 1:
