@@ -6,7 +6,10 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.transforms import affine_autoregressive
+from pyro.infer import Trace_ELBO
 from torch import nn
+
+import pvae
 
 
 def linear(*sizes):
@@ -160,3 +163,41 @@ PAIRS = {
     "flow": flow,
     "markov": markov,
 }
+
+
+X = kinds.toy_data(96)
+BATCHES = [X[:32], X[32:64], X[64:88], X[8:40]]  # two sizes in turn
+
+
+def run(make, engine, steps, *, rate=1e-4, objective=None, change=None):
+    """Losses, parameters and buffers after SGD steps, from the same start and random numbers."""
+    pyro.set_rng_seed(1)
+    with pyro.get_param_store().scope():
+        model, guide = make()
+        optim = pyro.optim.SGD({"lr": rate})
+        loss = Trace_ELBO() if objective is None else objective()
+        if engine is None:
+            svi = pyro.infer.SVI(model, guide, optim, loss)
+        else:
+            svi = pvae.SVI(model, guide, optim, loss, engine=engine)
+        pyro.set_rng_seed(2)
+        losses = []
+        for number in range(steps):
+            if change is not None:
+                change(number, model, guide)
+            losses.append(svi.step(BATCHES[number % len(BATCHES)]))
+        store = {k: v.detach().clone() for k, v in pyro.get_param_store()._params.items()}
+        networks = [n for _, n in pvae.reach.reach({"m": model, "g": guide}, nn.Module)]
+        buffers = [b.clone() for network in networks for b in network.buffers()]
+    return losses, store, buffers, svi
+
+
+def assert_same(got, wanted, tolerance):
+    torch.testing.assert_close(
+        torch.tensor(got[0]), torch.tensor(wanted[0]), rtol=tolerance, atol=tolerance
+    )
+    assert got[1].keys() == wanted[1].keys()
+    for name, value in wanted[1].items():
+        torch.testing.assert_close(got[1][name], value, rtol=tolerance, atol=tolerance)
+    for a, b in zip(got[2], wanted[2], strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)

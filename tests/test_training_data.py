@@ -1,0 +1,56 @@
+"""Training on data of every kind."""
+
+import math
+
+import kinds_of_pair as kinds
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import pvae
+
+
+class Rows(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return kinds.toy_data()[i]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield torch.randn(3, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (Rows(), {}),
+        (TensorDataset(kinds.toy_data()), {}),
+        (DataLoader(Rows(), batch_size=16, shuffle=True), {}),
+        (Stream(), {"steps_per_epoch": 4, "batch_size": 8}),
+    ],
+)
+def test_data_sets_loaders_and_streams(data, options):
+    trained = pvae.fit(*kinds.make("methods", 0), data, epochs=2, progress=False, **options)
+    assert len(trained.history) == 2
+    assert math.isfinite(trained.history[-1]["train_loss"])
+
+
+def test_a_tuple_of_tensors_is_several_arguments():
+    def model(x, y):
+        weight = pyro.param("weight", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(weight * x, 1.0), obs=y)
+
+    x = torch.randn(64)
+    trained = pvae.fit(
+        model, lambda x, y: None, (x, 3 * x), epochs=200, learning_rate=0.1, progress=False
+    )
+    (weight,) = trained.model.belongings.parameters().values()
+    assert weight.item() == pytest.approx(3.0, abs=0.05)
