@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pvae.checking import refuse_wrong
+from pvae.checkpoint import save_checkpoint
 from pvae.data import Batches, Rows
 from pvae.evaluation import elbo
 from pvae.failure import diverged, first_broken_site, program_failed
@@ -47,10 +48,11 @@ class Loop:
             self.example = next(source.epoch(0))
         try:
             traces = belongings.discover(self.example)
-            self.plate = data_plate(lambda batch: belongings.discover(batch)[0], self.example)
+            self.plate = data_plate(belongings.discover, self.example)
         except _OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
         refuse_wrong(*traces)
+        belongings.train()
         size = source.rows if source.rows is not None else options.data_size
         self.weighting = Weighting(
             self.plate, traces[0], size, device=belongings.device, warmup=options.warmup
@@ -98,6 +100,8 @@ class Loop:
         if before is not None:
             state, self.fit.history = before
             self.progress.restore(state)
+        elif self.tracker.run is not None:
+            save_checkpoint(self.tracker.run.checkpoint, self.progress.state())
 
     def run(self, callback: Callable[[Fit], object] | None) -> None:
         """Epoch after epoch, until there is a reason to stop."""

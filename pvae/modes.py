@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pvae.modules import belongings_of
+from pvae.modules import Program
 from pvae.reach import reach
 
 __all__ = ["evaluating"]
@@ -14,11 +14,11 @@ __all__ = ["evaluating"]
 @contextmanager
 def evaluating(*programs: Callable[..., object]) -> Iterator[None]:
     """Networks of the programs are in eval mode within the block, and as before after it."""
-    known = belongings_of(*programs)
-    if known is not None:
-        networks = list(known.networks.values())
-    else:
-        networks = [net for _, net in reach({str(i): p for i, p in enumerate(programs)}, nn.Module)]
+    raw = {str(i): p for i, p in enumerate(programs) if not isinstance(p, Program)}
+    networks = [network for _, network in reach(raw, nn.Module)]
+    for program in programs:
+        if isinstance(program, Program):
+            networks += program.belongings.networks.values()
     modes = [(part, part.training) for network in networks for part in network.modules()]
     try:
         for network in networks:

@@ -58,6 +58,16 @@ class Belongings:
 
     def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
         self.device = torch.device("cpu")
+        # The tables of Pyro's parameter store that this pair sees.
+        self._scope = _tables(ParamStoreDict())
+        for program in (model, guide):
+            if isinstance(
+                program, Program
+            ):  # of another pair: its values are where this one starts
+                for key, table in program.belongings._scope.items():
+                    self._scope[key].update(table)
+        model = model.fn if isinstance(model, Program) else model
+        guide = guide.fn if isinstance(guide, Program) else guide
         self.model = Program(model, self, "model")
         self.guide = Program(guide, self, "guide")
         self.networks: dict[str, nn.Module] = {}
@@ -66,8 +76,6 @@ class Belongings:
         self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
         # Parameters of networks that the programs reach but do not register, by network.
         self.unused: dict[str, dict[str, nn.Parameter]] = {}
-        # The tables of Pyro's parameter store that this pair sees.
-        self._scope = _tables(ParamStoreDict())
         for name, network in reach({"model": model, "guide": guide}, nn.Module):
             self._add(name, network)
 
@@ -214,8 +222,10 @@ class Belongings:
 
     def train(self) -> None:
         """Put the networks into train mode; parts that arrived frozen in eval mode stay so."""
+        trained = {id(p) for p in self.parameters().values()}
         for network in self.networks.values():
-            if not network.training:
+            # One that arrived in eval mode and is not trained was frozen on purpose.
+            if not network.training and any(id(p) in trained for p in network.parameters()):
                 network.train()
 
     def eval(self) -> None:
@@ -265,7 +275,7 @@ class Belongings:
                 params[name].copy_(value)
 
 
-def _tables(store: ParamStoreDict) -> dict[str, object]:
+def _tables(store: ParamStoreDict) -> dict[str, dict[object, object]]:
     """What a parameter store consists of."""
     return {key: vars(store)[key] for key in ("_params", "_param_to_name", "_constraints")}
 

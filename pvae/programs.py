@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
     """
     # One call for all rows, so that they share one draw of the global sites.
     (draws,) = (
-        _values(poutine.uncondition(model), batch)
+        _values(_unobserved(model), batch)
         for batch in _batches(like, model, batch_size=len(rows(like)))
     )
     return draws
@@ -121,10 +122,26 @@ def _expected(
     if site not in observed:
         raise ValueError(f"the model observes {observed}, not {site!r}: name one with site=")
     moved = {name: value.to(batch[0].device) for name, value in codes.items()}
-    at_codes = poutine.condition(poutine.uncondition(model), moved)
+    at_codes = poutine.condition(_unobserved(model), moved)
     trace = poutine.trace(_at_means(at_codes, {site})).get_trace(*batch)
     value: Tensor = dict(sample_sites(trace))[site]["value"]
     return value
+
+
+class _Free(UnconditionMessenger):
+    """Draws what is observed, but leaves alone what is computed: `pyro.deterministic`."""
+
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        if not (msg["infer"] or {}).get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
+def _unobserved(model: Callable[..., object]) -> Callable[..., object]:
+    def run(*args: object) -> object:
+        with _Free():
+            return model(*args)
+
+    return run
 
 
 class _Means(Messenger):

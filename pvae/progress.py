@@ -1,6 +1,7 @@
 """How far a training has come: everything that the next epoch needs, to save and to go back to."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +58,7 @@ class Progress:
 
     def judge(self, bound: float) -> None:
         """Keep the pair if its validation bound is the best so far."""
-        if not self.best or bound > self.best["bound"]:
+        if math.isfinite(bound) and (not self.best or bound > self.best["bound"]):
             pair = self.belongings.state_dict()
             self.best = {"bound": bound, "epoch": self.epoch, "pair": pair}
             self.waited = 0

@@ -24,7 +24,9 @@ def paired_traces(
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Site]]:
     """The sample sites by name, without those by which plates draw their indices."""
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        if not (site["infer"] or {}).get("_deterministic"):  # a value, of no probability
             yield name, cast(Site, site)
 
 

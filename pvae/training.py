@@ -127,7 +127,9 @@ def fit(
         data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch
     )
     held_out = rows(valid).to(place) if valid is not None else None
-    belongings = belongings_of(model, guide) or Belongings(model, guide)
+    known = belongings_of(model, guide)
+    same = known is not None and model is known.model and guide is known.guide
+    belongings = known if known is not None and same else Belongings(model, guide)
     belongings.to(place)
     tracker = Tracker(out, tensorboard=tensorboard, progress=progress)
     with seeded(seed), belongings.scope():

@@ -160,9 +160,10 @@ def test_a_plate_of_the_batch_size_by_chance_is_not_the_data_plate():
     exact = dist.Normal(0.0, 2**0.5).log_prob(x).sum(1)
     torch.testing.assert_close(pvae.elbo(chance, q, x).per_datum, exact)
     from pvae.objectives.weights import data_plate
+    from pvae.traces import paired_traces
 
     square = torch.zeros(5, 5)
-    plate = data_plate(lambda b: poutine.trace(chance).get_trace(*b), (square,))
+    plate = data_plate(lambda b: paired_traces(chance, q, b), (square,))
     assert plate is not None
     assert plate.name == "data"
 
@@ -194,3 +195,59 @@ def test_evaluation_leaves_generators_and_modes_as_they_were():
 def test_no_particles_is_refused():
     with pytest.raises(ValueError, match="give at least 1"):
         pvae.elbo(lg.model, lg.wide, lg.draw(3), num_particles=0)
+
+
+def test_plates_of_several_names_that_follow_the_batch_are_one():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z @ lg.WEIGHT.T + lg.BIAS, lg.SCALE).to_event(1), obs=x)
+
+    x = lg.draw(9)
+    for particles in (1, 10):
+        bound = pvae.elbo(model, lg.posterior, x, particles)
+        torch.testing.assert_close(bound.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        pvae.log_likelihood(model, lg.posterior, x, 7).per_datum, lg.evidence(x), atol=1e-4, rtol=0
+    )
+
+
+def test_a_site_that_the_objective_sums_out_is_proposed_from_its_prior():
+    weights, locs = torch.tensor([0.3, 0.7]), torch.tensor([-1.0, 1.0])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(locs[y], 1.0), obs=x)
+
+    x = torch.linspace(-2, 2, 50)
+    exact = (dist.Normal(locs, 1.0).log_prob(x[:, None]) + weights.log()).logsumexp(1)
+    estimate = pvae.log_likelihood(model, lambda x: None, x, 4000)
+    assert abs(estimate.mean - exact.mean().item()) < 4 * estimate.mc_error
+    bound = pvae.elbo(model, lambda x: None, x, 1000)
+    expected = (dist.Normal(locs, 1.0).log_prob(x[:, None]) * weights).sum(1).mean().item()
+    assert bound.mean == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("make", ["factor", "sequential"])
+def test_a_global_site_counts_once_whatever_the_data_plate_is_made_of(make):
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        if make == "factor":
+            with pyro.plate("data", len(x)):
+                pyro.factor("x", dist.Normal(w, 1.0).log_prob(x))
+        else:
+            for i in pyro.plate("data", len(x)):
+                pyro.sample(f"x{i}", dist.Normal(w, 1.0), obs=x[i])
+
+    def guide(x):
+        pyro.sample("w", dist.Delta(torch.tensor(1.0)))
+
+    x = torch.linspace(0, 2, 40)
+    exact = dist.Normal(1.0, 1.0).log_prob(x).mean() + dist.Normal(0.0, 1.0).log_prob(
+        torch.tensor(1.0)
+    ) / len(x)
+    assert pvae.elbo(model, guide, x).mean == pytest.approx(exact.item(), abs=1e-5)
+    with pytest.raises(ValueError, match=r"\['w'\] are outside the data plate"):
+        pvae.log_likelihood(model, guide, x, num_particles=2)

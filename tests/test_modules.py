@@ -55,18 +55,13 @@ def test_the_fit_evaluates_what_was_trained_and_the_global_store_stays_empty(kin
 def test_train_mode_while_training_and_eval_mode_after(kind):
     modes = []
     model, guide = kinds.make(kind, seed=0)
-
-    def watched(x):
-        modes.append([part.training for part in parts])
-        return guide(x)
-
     fit = pvae.fit(model, guide, X, epochs=0, progress=False)
     parts = [part for net in fit.model.belongings.networks.values() for part in net.modules()]
     assert not any(part.training for part in parts)
-    pvae.fit(model, watched, X, epochs=1, batch_size=48, valid=X, progress=False)
-    seen_in_training, seen_in_validation = modes[-2 - 1 :][0], modes[-1]
-    assert all(seen_in_training)
-    assert not any(seen_in_validation)
+    (norm,) = (part for part in parts if isinstance(part, nn.BatchNorm1d))
+    norm.register_forward_pre_hook(lambda part, _: modes.append(part.training))
+    pvae.fit(model, guide, X, epochs=1, batch_size=48, valid=X, progress=False)
+    assert modes[-4:] == [True, True, False, False]  # two batches, then validation
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,3 +242,38 @@ def test_a_guide_made_from_the_model_and_a_network_made_in_the_program():
 
     fit = pvae.fit(made_inside, lambda x: None, X, **options)
     assert pvae.elbo(fit.model, fit.guide, X).mean > -3 * 0.92 - 0.05  # the identity is learned
+
+
+def test_a_pair_of_a_trained_and_a_new_program_is_that_pair():
+    _, _, first = train("functions")
+    new = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False), nn.Dropout(0.9))
+
+    def guide(x):
+        pyro.module("new", new)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(new(x), 0.5).to_event(1))
+
+    before, scale = new[0].weight.clone(), first.model.belongings.parameters()["scale"].item()
+    mean = new[1].running_mean.clone()
+    raw = pvae.elbo(first.model, guide, X, 4)
+    assert raw.mean == pvae.elbo(first.model, guide, X, 4).mean  # in eval mode: no dropout
+    torch.testing.assert_close(new[1].running_mean, mean)
+    second = pvae.fit(first.model, guide, X, epochs=1, batch_size=32, progress=False)
+    assert second.guide.fn is guide
+    assert not torch.equal(new[0].weight, before)
+    after = second.model.belongings.parameters()["scale"].item()
+    assert abs(after - scale) < 0.05  # it starts where the first one ended
+
+
+def test_a_network_frozen_in_eval_mode_stays_frozen():
+    frozen = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval().requires_grad_(False)
+    encoder = nn.Linear(3, 2)
+    model, _ = kinds.make("functions", 0)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(frozen(x)), 0.5).to_event(1))
+
+    pvae.fit(model, guide, 5 * X, epochs=2, batch_size=32, progress=False)
+    torch.testing.assert_close(frozen[1].running_mean, torch.zeros(3))

@@ -80,3 +80,17 @@ def test_a_conditional_model_keeps_what_it_conditions_on():
 
     draws = pvae.sample(model, (torch.zeros(3), torch.arange(3)))
     torch.testing.assert_close(draws["x"], 10 * torch.arange(3.0), atol=0.1, rtol=0)
+
+
+def test_what_is_deterministic_is_neither_drawn_nor_a_site_of_its_own():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
+            loc = pyro.deterministic("loc", z @ lg.WEIGHT.T + lg.BIAS, event_dim=1)
+            pyro.sample("obs", dist.Normal(loc, lg.SCALE).to_event(1), obs=x)
+
+    x = lg.draw(6)
+    draws = pvae.sample(model, x)
+    assert {name: value.shape for name, value in draws.items()} == {"z": (6, 2), "obs": (6, 5)}
+    expected = lg.posterior_loc(x) @ lg.WEIGHT.T + lg.BIAS
+    torch.testing.assert_close(pvae.reconstruct(model, lg.posterior, x), expected)

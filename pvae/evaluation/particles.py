@@ -69,9 +69,8 @@ def blocks(
     source = source.to(known.device) if known is not None else source
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
-        plate = data_plate(lambda batch: paired_traces(model, guide, batch)[0], head)
-        tiled = plate if plate is not None and plate.vectorized else None
-        limit = _rows_per_call(source, tiled)
+        plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
+        limit = _rows_per_call(source, plate)
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -83,13 +82,15 @@ def blocks(
             stop = min(start + _width(limit, num_particles), len(source))
             batch = source.arguments(slice(start, stop))
             for count in _counts(num_particles, max(1, limit // (stop - start))):
-                yield _block(model, guide, batch, count, start, tiled)
+                yield _block(model, guide, batch, count, start, plate)
             bar.update(stop - start)
         bar.close()
 
 
 def _rows_per_call(source: Rows, plate: DataPlate | None) -> int:
-    if plate is None:  # every row may depend on every other: one at a time is always right
+    if (
+        plate is None or not plate.vectorized
+    ):  # every row may depend on every other: one at a time is always right
         return 1
     per_row = max(1, sum(part[0].numel() for part in source.first(1)))
     limit = max(1, _BUDGET // per_row)

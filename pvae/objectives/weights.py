@@ -1,7 +1,7 @@
 """From a pair of traces to the terms of log p(x, z) - log q(z | x), by datum and by site."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pvae.traces import Site, observed_sites, sample_sites
+from pvae.traces import Site, sample_sites
 
 __all__ = ["DataPlate", "Terms", "data_plate", "terms"]
 
@@ -26,6 +26,7 @@ class DataPlate:
             the data set and the batch is its subsample.
         vectorized: False for `for i in pyro.plate(...)`.
         subsamples: whether the plate picks fewer rows out of the batch by itself.
+        names: of this and all other plates, in model and guide, whose size follows the batch's.
     """
 
     name: str
@@ -33,11 +34,12 @@ class DataPlate:
     full_size: int
     vectorized: bool
     subsamples: bool
+    names: frozenset[str] = frozenset()
 
     def frame(self, site: Site) -> CondIndepStackFrame | None:
         """This plate's frame at a site, or None for a global site."""
         stack: tuple[CondIndepStackFrame, ...] = site["cond_indep_stack"]
-        return next((frame for frame in stack if frame.name == self.name), None)
+        return next((frame for frame in stack if frame.name in self.names), None)
 
 
 class Terms(NamedTuple):
@@ -53,21 +55,38 @@ class Terms(NamedTuple):
 
 
 def data_plate(
-    model_trace: Callable[[tuple[Tensor, ...]], poutine.Trace], batch: tuple[Tensor, ...]
+    traces: Callable[[tuple[Tensor, ...]], tuple[poutine.Trace, poutine.Trace]],
+    batch: tuple[Tensor, ...],
 ) -> DataPlate | None:
     """Find the data plate of a model, or None where no plate of size len(batch) encloses its data.
 
     Args:
-        model_trace: gives a trace of the model for a batch.
+        traces: gives traces of model and guide for a batch.
         batch: the arguments of the programs, each of shape (rows, ...).
     """
     rows = len(batch[0])
-    found = _candidates(model_trace(batch), rows)
-    if len(found) > 1 and rows > 1:
-        # Another plate happens to have as many elements: it does not follow the batch's size.
-        fewer = _candidates(model_trace(tuple(part[:-1] for part in batch)), rows - 1)
-        found = {name: plate for name, plate in found.items() if name in fewer} or found
-    return next(iter(found.values()), None)
+    model_trace, guide_trace = traces(batch)
+    found = _candidates(model_trace, rows)
+    if not found:
+        return None
+    names = _of_size(model_trace, rows) | _of_size(guide_trace, rows)
+    if len(names) > 1 and rows > 1:
+        # A plate that happens to have as many elements does not follow the batch's size.
+        fewer = traces(tuple(part[:-1] for part in batch))
+        following = names & (_of_size(fewer[0], rows - 1) | _of_size(fewer[1], rows - 1))
+        names = following or names
+    plate = next((plate for name, plate in found.items() if name in names), None)
+    return replace(plate, names=frozenset(names)) if plate is not None else None
+
+
+def _of_size(trace: poutine.Trace, rows: int) -> set[str]:
+    """Names of plates that hold so many rows, or subsample so many."""
+    return {
+        frame.name
+        for _, site in sample_sites(trace)
+        for frame in site["cond_indep_stack"]
+        if rows in (frame.size, frame.full_size)
+    }
 
 
 def _candidates(trace: poutine.Trace, rows: int) -> dict[str, DataPlate]:
@@ -79,7 +98,8 @@ def _candidates(trace: poutine.Trace, rows: int) -> dict[str, DataPlate]:
             frame.vectorized,
             frame.size != rows,
         )
-        for site in observed_sites(trace).values()
+        for _, site in sample_sites(trace)
+        if site["is_observed"]  # a factor too: it is a term of the likelihood
         for frame in site["cond_indep_stack"]
         if rows in (frame.size, frame.full_size)
     }
@@ -101,10 +121,14 @@ def terms(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPla
     shared: dict[str, Tensor] = {}
     for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
         for name, site in sample_sites(trace):
+            if trace is model_trace and not site["is_observed"] and name not in guide_trace.nodes:
+                continue  # summed out by the objective: proposed from its prior, so that it cancels
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
             log_prob = sign * scale_and_mask(log_prob, 1.0, site["mask"])
             frame = plate.frame(site) if plate is not None else None
-            if frame is None or frame.dim is None:
+            if frame is not None and frame.dim is None:
+                local[name] = local.get(name, 0.0) + log_prob.sum().reshape(1)
+            elif frame is None or frame.dim is None:
                 shared[name] = shared.get(name, 0.0) + log_prob.sum()
             else:
                 # A plate that subsamples by itself holds fewer rows than the batch.
