@@ -37,6 +37,7 @@ __all__ = ["main"]
 
 
 _SPLITS = click.Choice(["train", "valid", "test"])
+_AT_LEAST_1 = click.IntRange(min=1)
 
 
 class _Commands(click.Group):
@@ -71,7 +72,12 @@ def main() -> None:
 @click.option("--warmup", default=0, help="Epochs in which the weight of latent sites rises.")
 @click.option("--clip-norm", type=float, help="Largest norm of a step's gradient.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better bound.")
-@click.option("--particles", default=200, help="Importance samples per datum in the table.")
+@click.option(
+    "--particles",
+    type=_AT_LEAST_1,
+    default=200,
+    help="Importance samples per datum in the table.",
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--engine", default="auto", help="auto, eager, recorded or captured.")
 @click.option("--seed", default=0, help="Seeds everything.")
@@ -155,7 +161,7 @@ def _finish(trained: Fit, of_data: DataSet, given: Mapping[str, Any], run: Run) 
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", type=_SPLITS, help="[default: test, or else valid, or else train]")
 @click.option("--data", "data_name", help="Other data than the run's.")
-@click.option("--particles", default=1000, help="Importance samples per datum.")
+@click.option("--particles", type=_AT_LEAST_1, default=1000, help="Importance samples per datum.")
 @click.option("--seed", default=0, help="Seeds the draws.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -91,6 +91,10 @@ def remembered(given: Mapping[str, Any]) -> dict[str, object]:
     """The command line as the run keeps it, with files under their full path."""
     forgotten = ("out", "resume", "overwrite", "progress", "tensorboard")
     kept = {key: value for key, value in given.items() if key not in forgotten}
+    for role in ("model", "guide"):
+        place, colon, name = kept[role].rpartition(":")
+        if colon and place.endswith(".py"):
+            kept[role] = f"{Path(place).resolve()}:{name}"
     if Path(kept["data_name"]).suffix in (".npz", ".npy"):
         kept["data_name"] = str(Path(kept["data_name"]).resolve())
     return kept
@@ -105,7 +109,8 @@ def as_started(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
     may_change = ("epochs", "device", "particles", "out", "resume", "progress", "tensorboard")
     merged = {**given, **started}
-    for key, value in given.items():
+    asked = {**given, **remembered(given)}
+    for key, value in asked.items():
         if ctx.get_parameter_source(key) != ParameterSource.COMMANDLINE:
             continue
         before = started.get(key)
@@ -114,6 +119,11 @@ def as_started(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"the run was started with {key}={before!r}, not {value!r}: leave it out, or start "
                 "a new run"
+            )
+        if key == "epochs" and started["schedule"] == "cosine" and not same:
+            raise ValueError(
+                f"the run's learning rate falls to 0 over its {before} epochs (--schedule cosine): "
+                "it cannot be made longer; start a new run"
             )
         merged[key] = value
     return merged

@@ -36,6 +36,9 @@ class SVI(pyro.infer.SVI):
       minutes.
     - "auto" is eager.
 
+    A replay runs no Python: counters of a program's own, and Python's and NumPy's random numbers,
+    do not advance in it. Use "eager" for programs that depend on them.
+
     References:
         Stochastic Variational Inference (M. Hoffman, D. Blei, C. Wang, J. Paisley, 2013),
         https://arxiv.org/abs/1206.7051

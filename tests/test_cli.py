@@ -207,3 +207,17 @@ def test_bad_input_is_refused_in_a_sentence(folder, arguments, message):
 
 def test_a_run_that_is_not_there(folder):
     assert "nowhere is no run folder" in pvae_("evaluate", "nowhere", code=1)
+
+
+def test_a_run_is_resumed_from_another_folder_but_not_past_its_cosine(folder, monkeypatch):
+    pair = ("pair.py:model", "pair.py:guide", "--data", "mine.npz")
+    pvae_("train", *pair, *QUICK, "--out", "run")
+    pvae_("train", "--resume", "--out", "run", "--data", "mine.npz", "--epochs", 3)
+    (folder / "other").mkdir()
+    monkeypatch.chdir(folder / "other")
+    pvae_("train", "--resume", "--out", folder / "run", "--epochs", 4)
+    assert len(pvae.load(folder / "run").history) == 4
+    monkeypatch.chdir(folder)
+    pvae_("train", *pair, *QUICK, "--schedule", "cosine", "--out", "cosine")
+    refused = pvae_("train", "--resume", "--out", "cosine", "--epochs", 9, code=1)
+    assert "learning rate falls to 0 over its 2 epochs" in refused
