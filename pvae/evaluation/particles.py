@@ -88,10 +88,8 @@ def blocks(
 
 
 def _rows_per_call(source: Rows, plate: DataPlate | None) -> int:
-    if (
-        plate is None or not plate.vectorized
-    ):  # every row may depend on every other: one at a time is always right
-        return 1
+    if plate is None or not plate.vectorized:
+        return 1  # rows may depend on each other: one at a time is always right
     per_row = max(1, sum(part[0].numel() for part in source.first(1)))
     limit = max(1, _BUDGET // per_row)
     sized_to_data = plate.full_size != plate.rows

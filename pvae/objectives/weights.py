@@ -126,10 +126,10 @@ def terms(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPla
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
             log_prob = sign * scale_and_mask(log_prob, 1.0, site["mask"])
             frame = plate.frame(site) if plate is not None else None
-            if frame is not None and frame.dim is None:
-                local[name] = local.get(name, 0.0) + log_prob.sum().reshape(1)
-            elif frame is None or frame.dim is None:
+            if frame is None:
                 shared[name] = shared.get(name, 0.0) + log_prob.sum()
+            elif frame.dim is None:
+                local[name] = local.get(name, 0.0) + log_prob.sum().reshape(1)
             else:
                 # A plate that subsamples by itself holds fewer rows than the batch.
                 by_datum = log_prob.expand(
