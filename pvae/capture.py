@@ -1,4 +1,4 @@
-"""One gradient step of a pair as a graph of tensor operations: recorded, compiled, replayed."""
+"""One gradient step of a pair, recorded as a graph of tensor operations."""
 
 import sys
 import traceback
@@ -19,12 +19,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pvae.failure import user_frame
 from pvae.randomness import preserved
+from pvae.steps import Step
 
-__all__ = ["CaptureError", "Recording", "compiled", "record"]
-
-# Compiling takes longer than linearly in the size of the graph: an unrolled model of some thousand
-# operations would compile for minutes and is replayed as it is.
-_MOST_NODES = 2500
+__all__ = ["CaptureError", "Recording", "record"]
 
 
 class CaptureError(Exception):
@@ -41,7 +38,9 @@ class Recording:
         constants: the parameters, buffers and other tensors that the step reads, by reference.
         losses: how many of the outputs are losses; the objective's own are a tuple if `several`.
         several: whether the objective gives a tuple of losses.
-        used: which parameters get a gradient.
+        params: the parameters that the step meets.
+        trained: those of them that get a gradient.
+        copies: whether gradients are copied, since they share memory with other values.
     """
 
     graph: GraphModule
@@ -49,25 +48,33 @@ class Recording:
     constants: tuple[Tensor, ...]
     losses: int
     several: bool
-    used: tuple[bool, ...]
+    params: list[Tensor]
+    trained: list[Tensor]
+    copies: bool = False
 
-    def __call__(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Losses, and the gradient of every parameter or None."""
+    @property
+    def compiled(self) -> bool:
+        """Whether the graph was compiled."""
+        return self.run is not self.graph
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Step:
+        """The step from these tensors."""
         with torch.no_grad():
             outputs = self.run(*tensors, *self.constants)
-        gradients = iter(outputs[self.losses :])
-        return list(outputs[: self.losses]), [next(gradients) if u else None for u in self.used]
+        losses, gradients = tuple(outputs[: self.losses]), list(outputs[self.losses :])
+        if self.copies:
+            gradients = [gradient.clone() for gradient in gradients]
+        return Step(losses, self.several, self.params, self.trained, gradients)
 
 
 def record(
     loss_and_grads: Callable[..., object],
-    params: Sequence[Tensor],
+    params: list[Tensor],
     buffers: Sequence[Tensor],
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
-    weight: float,
 ) -> Recording:
-    """Record a step: its loss, and its gradients times a weight.
+    """Record a step: its losses and gradients.
 
     The step is run once for real; generators, buffers and gradients are left as they were.
 
@@ -78,7 +85,6 @@ def record(
         args: arguments of the programs; tensors among them are inputs of the graph, everything else
             is a constant of the recording.
         kwargs: likewise.
-        weight: a factor of the gradients.
 
     Raises:
         CaptureError: the step reads a value, or does what cannot be recorded.
@@ -98,8 +104,8 @@ def record(
             loss = loss_and_grads(*own_args, **own_kwargs)
         losses = list(loss) if isinstance(loss, tuple) else [loss]
         shape["several"], shape["losses"] = isinstance(loss, tuple), len(losses)
-        shape["used"] = tuple(parameter.grad is not None for parameter in params)
-        gradients = [p.grad * weight for p in params if p.grad is not None]
+        shape["trained"] = [p for p in params if p.grad is not None]
+        gradients = [p.grad for p in shape["trained"]]
         return [torch.as_tensor(cast(Any, loss)) for loss in losses] + gradients
 
     gradients = [parameter.grad for parameter in params]
@@ -118,40 +124,7 @@ def record(
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)
     graph, constants = _lifted(traced)
-    return Recording(graph, graph, constants, **shape)
-
-
-def compiled(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
-    """The same recording, compiled.
-
-    Args:
-        recording: what `record` returned.
-        tensors: the step's tensors, as an example.
-
-    Raises:
-        CaptureError: the graph is too large to be worth compiling, or does not compile.
-    """
-    nodes = len(recording.graph.graph.nodes)
-    if nodes > _MOST_NODES:
-        raise CaptureError(f"its {nodes} operations would take minutes to compile")
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx
-
-    inputs = [*tensors, *recording.constants]
-    try:
-        # Inductor's own generator would draw other numbers than eager.
-        with torch.no_grad(), config.patch(fallback_random=True), preserved():
-            run = compile_fx(cast(Any, recording.graph), inputs)
-    except (RuntimeError, ImportError, OSError, AssertionError) as error:
-        raise CaptureError(f"it does not compile: {_summary(error)}") from error
-    return Recording(
-        recording.graph,
-        cast(Callable[..., Sequence[Tensor]], run),
-        recording.constants,
-        recording.losses,
-        recording.several,
-        recording.used,
-    )
+    return Recording(graph, graph, constants, params=params, **shape)
 
 
 class _NoReads(TorchFunctionMode):

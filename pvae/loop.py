@@ -78,7 +78,7 @@ class Loop:
             self.svi.rehearse(self.example, list(belongings.networks.values()))
         except _OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
-        self.progress = Progress(belongings, optim)
+        self.progress = Progress(belongings, self.svi)
         self.fit = Fit(belongings.model, belongings.guide, engine=self.svi.engine)
         self.fit.notes = [
             *self.weighting.notes,
@@ -179,9 +179,9 @@ class Loop:
 
     def _step(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """One gradient step."""
-        weight = self.weighting.set_batch(len(batch[0]))
+        divisor = self.weighting.set_batch(len(batch[0]))
         self.progress.step += 1
-        return self.svi.step_tensor(batch, weight=weight)
+        return self.svi.step_tensor(batch, divisor=divisor)
 
     def _validate(self) -> dict[str, Any]:
         """The bound and its terms by site, on validation data or else on the last batch."""
@@ -221,4 +221,4 @@ class Loop:
 
 
 def _finite(losses: list[Tensor]) -> bool:
-    return all(bool(torch.isfinite(loss)) for loss in losses)
+    return not losses or bool(torch.isfinite(torch.stack(losses)).all())

@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pvae.fused import FusedAdam, is_fused
+
 __all__ = [
     "MakeOptimizer",
     "MakeScheduler",
     "TorchOptim",
     "end_epoch",
     "learning_rate_of",
+    "put",
     "restore_optimizer",
 ]
 
@@ -45,6 +48,7 @@ class TorchOptim(PyroOptim):
         self.optimizer = make if isinstance(make, Optimizer) else None
         self.make = None if isinstance(make, Optimizer) else make
         self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
+        self._fused: FusedAdam | None = None
 
     def prepare(self, params: Iterable[Tensor]) -> Optimizer:
         """The optimizer over at least these parameters, made if there is none yet."""
@@ -64,6 +68,12 @@ class TorchOptim(PyroOptim):
                 self.optimizer.add_param_group({"params": new})
         return self.optimizer
 
+    def given(self) -> list[Tensor]:
+        """The parameters of an optimizer that the user made."""
+        if self.optimizer is None or self.make is not None:
+            return []
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def optimized(self) -> set[int]:
         """Ids of the parameters that the optimizer updates."""
         groups = self.optimizer.param_groups if self.optimizer is not None else []
@@ -75,6 +85,26 @@ class TorchOptim(PyroOptim):
         optimizer.step()
         # All it holds, also what this step did not use: a gradient must never add up unseen.
         optimizer.zero_grad()
+
+    def take(self, trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
+        """Take a step along gradients divided by a number.
+
+        Args:
+            trained: parameters.
+            gradients: theirs; may be changed.
+            divisor: of shape (), or None for 1.
+        """
+        optimizer = self.prepare(trained)
+        if is_fused(optimizer):
+            if self._fused is None or not self._fused.serves(optimizer, trained):
+                self._fused = FusedAdam(optimizer, trained)
+            if self._fused.complete:
+                self._fused.step(gradients, divisor)
+                for parameter in trained:
+                    parameter.grad = None
+                return
+        put(trained, gradients, divisor)
+        self(trained)
 
     def get_state(self) -> dict[str, Any]:
         """State of the optimizer and its scheduler."""
@@ -97,6 +127,14 @@ class TorchOptim(PyroOptim):
             self.scheduler.step(loss)
         elif self.scheduler is not None:
             self.scheduler.step()
+
+
+def put(trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
+    """Give parameters their gradients, divided by a number."""
+    if divisor is not None and gradients:
+        torch._foreach_div_(gradients, divisor)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
 
 
 def restore_optimizer(optim: PyroOptim, state: Mapping[str, Any]) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyro.optim import PyroOptim
-
 from pvae.modules import Belongings
 from pvae.optimizers import restore_optimizer
 from pvae.randomness import generator_state, restore_generators
+from pvae.svi import SVI
 
 __all__ = ["Progress"]
 
@@ -21,7 +20,7 @@ class Progress:
 
     Attributes:
         belongings: networks and parameters of the pair.
-        optim: the optimizer.
+        svi: carries out the steps.
         epoch: whole epochs done.
         step: gradient steps done.
         best: the best validation bound so far, its epoch and the state of the pair then; kept only
@@ -30,7 +29,7 @@ class Progress:
     """
 
     belongings: Belongings
-    optim: PyroOptim
+    svi: SVI
     epoch: int = 0
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +43,8 @@ class Progress:
             "waited": self.waited,
             "best": dict(self.best),
             "pair": self.belongings.state_dict(),
-            "optimizer": copy.deepcopy(self.optim.get_state()),
+            "optimizer": copy.deepcopy(self.svi.optim.get_state()),
+            "engine": self.svi.progress(),
             "generators": generator_state(),
         }
 
@@ -53,7 +53,8 @@ class Progress:
         self.epoch, self.step, self.waited = state["epoch"], state["step"], state["waited"]
         self.best = dict(state["best"])
         self.belongings.load_state_dict(state["pair"])
-        restore_optimizer(self.optim, copy.deepcopy(state["optimizer"]))
+        restore_optimizer(self.svi.optim, copy.deepcopy(state["optimizer"]))
+        self.svi.resume(state["engine"])
         restore_generators(state["generators"])
 
     def judge(self, bound: float) -> None:

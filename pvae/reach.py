@@ -3,12 +3,13 @@
 import dis
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from dataclasses import dataclass, field
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TypeVar
 
 import torch
 
-__all__ = ["reach"]
+__all__ = ["Namespaces", "namespaces", "reach"]
 
 T = TypeVar("T")
 
@@ -28,16 +29,39 @@ def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[
         programs: callables by role; the role names what *is* the callable or its `__self__`.
         kind: the type to look for, such as `torch.nn.Module`.
     """
-    walk = _Walk(kind)
-    found: list[tuple[str, T]] = []
-    for role, program in programs.items():
-        owner = program.__self__ if isinstance(program, MethodType) else program
-        if isinstance(owner, kind):
-            found.extend(walk.unseen(role, owner))
-        if not isinstance(owner, FunctionType):
-            found.extend(walk.attributes("" if owner is program else role, owner, 0))
-        found.extend(walk.function(_code_of(program), 0))
-    return found
+    return list(_Walk(kind).programs(programs))
+
+
+@dataclass
+class Namespaces:
+    """Where programs keep their values.
+
+    Attributes:
+        spaces: attributes of the user's objects, with the type of each, and globals with None; and
+            which names in them were met.
+        cells: of closures.
+        code: of the functions that were met.
+    """
+
+    spaces: list[tuple[Mapping[str, object], list[str], type | None]] = field(default_factory=list)
+    cells: list[CellType] = field(default_factory=list)
+    code: list[CodeType] = field(default_factory=list)
+
+
+def namespaces(programs: Mapping[str, Callable[..., object]]) -> Namespaces:
+    """The namespaces that programs reach.
+
+    Args:
+        programs: callables by role.
+    """
+    walk = _Walk(_Nothing)
+    for _ in walk.programs(programs):
+        pass
+    return walk.met
+
+
+class _Nothing:
+    """A type that no program holds an object of."""
 
 
 class _Walk:
@@ -46,6 +70,16 @@ class _Walk:
     def __init__(self, kind: type[T]) -> None:
         self.kind = kind
         self.seen: set[int] = set()
+        self.met = Namespaces()
+
+    def programs(self, programs: Mapping[str, Callable[..., object]]) -> Iterator[tuple[str, T]]:
+        for role, program in programs.items():
+            owner = program.__self__ if isinstance(program, MethodType) else program
+            if isinstance(owner, self.kind):
+                yield from self.unseen(role, owner)
+            if not isinstance(owner, FunctionType):
+                yield from self.attributes("" if owner is program else role, owner, 0)
+            yield from self.function(_code_of(program), 0)
 
     def unseen(self, name: str, value: object) -> Iterator[tuple[str, T]]:
         if id(value) not in self.seen:
@@ -82,7 +116,9 @@ class _Walk:
         """The attributes of an object of the user's; a network's parts belong to it already."""
         if _is_foreign(type(value)) or isinstance(value, torch.nn.Module):
             return
-        for key, item in list(getattr(value, "__dict__", {}).items()):
+        own = getattr(value, "__dict__", {})
+        self.met.spaces.append((own, list(own), type(value)))
+        for key, item in list(own.items()):
             yield from self.visit(f"{name}.{key}" if name else key, item, depth + 1)
 
     def function(self, function: object, depth: int) -> Iterator[tuple[str, T]]:
@@ -92,14 +128,18 @@ class _Walk:
             return
         if not isinstance(function, FunctionType) or _is_foreign(function):
             return
-        free = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-        for name, cell in free:
+        cells = function.__closure__ or ()
+        self.met.cells.extend(cells)
+        self.met.code.append(function.__code__)
+        for name, cell in zip(function.__code__.co_freevars, cells, strict=False):
             try:
                 value = cell.cell_contents
             except ValueError:  # a variable that is not bound yet
                 continue
             yield from self.visit(name, value, depth + 1)
-        for name in _globals_named(function.__code__):
+        named = list(_globals_named(function.__code__))
+        self.met.spaces.append((function.__globals__, named, None))
+        for name in named:
             if name in function.__globals__:
                 yield from self.visit(name, function.__globals__[name], depth + 1)
         for value in (function.__defaults__, function.__kwdefaults__):

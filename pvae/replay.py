@@ -1,33 +1,38 @@
-"""Gradients from recorded steps: when a recording serves, and when it is compared."""
+"""Steps from recordings: which recording serves, when one is made, and when it is compared."""
 
+import dataclasses
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
+import numpy as np
 import pyro
-import torch
 from torch import Tensor, nn
 
-from pvae.capture import CaptureError, Recording, compiled, record
+from pvae.capture import CaptureError, Recording, record
+from pvae.comparing import aliased, difference
+from pvae.compiling import compiled
+from pvae.held import Held
 from pvae.steps import Step, eager_step, undone
+from pvae.tiers import Tiers
+from pvae.watch import Watch
 
 __all__ = ["Replay"]
 
-_KEPT = 16  # recordings; one for each shape and mode in use is enough
+_KEPT = 32  # kinds of step; one for each shape and mode in use is enough
 _EVERY = 100  # steps between comparisons, until this has gone well
 _RARELY = 1000
-_LOSS, _GRADIENT, _NOISE = 1e-4, 1e-3, 1e-5  # differences that rounding can make, relative
-
-Arguments = tuple[tuple[object, ...], Mapping[str, object]]
 
 
 @dataclass
-class _Entry:
-    """A recording and how far it is trusted."""
+class _Kind:
+    """Steps that one recording serves."""
 
+    signature: str
     params: list[Tensor]
-    recording: Recording | None
+    count: int
+    recording: Recording | None = None
     tried: bool = False
     compiled: bool = False
     compared: bool = False
@@ -39,233 +44,230 @@ class _Entry:
 class Replay:
     """Carries out steps from recordings, each keyed on all that can be seen to decide its graph.
 
-    What cannot be seen, such as a number that the model keeps as an attribute, is found by
-    comparing a replay with an eager step under the same random numbers.
+    Seen are arguments, modes, parameters, buffers, and the numbers, texts and sizes of containers
+    that the programs hold. What cannot be seen is found by comparing a replay with an eager step
+    under the same random numbers.
 
     Args:
         loss_and_grads: the objective's, of the pair.
+        programs: model and guide.
         networks: the networks of the pair, those that are found later included.
+        others: parameters that are trained although the programs do not register them.
+        tiers: when steps are recorded and compiled.
+        coarse: whether products are rounded to less than float32.
 
     Attributes:
         notes: why steps were not replayed, or had to be recorded again, in sentences.
         compare_next: set it to compare the next replay with an eager step.
-        unseen: whether the last step was the first of its kind.
         replayed: steps so far that came from a recording.
-        recorded: kinds of step so far.
+        recorded: recordings so far.
+        since: the numbers of the first step that was replayed, and that was compiled.
     """
 
     loss_and_grads: Callable[..., object]
+    programs: Mapping[str, Callable[..., object]]
     networks: list[nn.Module]
+    others: Sequence[Tensor]
+    tiers: Tiers
+    coarse: bool = False
     notes: list[str] = field(default_factory=list)
     compare_next: bool = False
-    unseen: bool = False
     replayed: int = 0
     recorded: int = 0
-    _entries: "OrderedDict[object, _Entry]" = field(default_factory=OrderedDict)
+    since: dict[str, int] = field(default_factory=dict)
+    _kinds: "OrderedDict[object, _Kind]" = field(default_factory=OrderedDict)
+    _before: dict[str, int] = field(default_factory=dict)
     _given_up: bool = False
-    _parts: list[nn.Module] = field(default_factory=list)
+    _held: Held | None = None
     _parameters: list[Tensor] = field(default_factory=list)
+    _buffer_tables: list[dict[str, Tensor | None]] = field(default_factory=list)
 
-    def step(
-        self, args: tuple[object, ...], kwargs: Mapping[str, object], *, weight: float,
-        number: int, compile: bool,
-    ) -> Step | None:  # fmt: skip
-        """Losses and gradients of a step, or None where it has to be eager.
+    def step(self, args: tuple[object, ...], kwargs: Mapping[str, object], *, number: int) -> Step:
+        """Losses and gradients of a step, from a recording where there is one.
 
         Args:
             args: of the programs.
             kwargs: likewise.
-            weight: a factor of the gradients.
-            number: of the step, from 0; comparisons depend on nothing else.
-            compile: whether the recording is to be compiled.
+            number: of the step; comparisons depend on nothing else.
         """
-        self.unseen = False
-        key = None if self._given_up else self._key(args, kwargs, weight)
-        if key is None:
-            return None
-        entry = self._entries.get(key)
-        if entry is None:
-            self.unseen = True  # Pyro's own step comes first, and then `saw`
-            return None
-        if not entry.tried:
-            self._record(entry, args, kwargs, weight)
-        tensors = _tensors(args, kwargs)
-        if entry.recording is not None and compile and not entry.compiled:
-            self._compile(entry, tensors)
-        if entry.recording is not None and self._due(entry, number):
-            entry.last_compared = number
-            self._compare(entry, (args, kwargs), tensors, weight)
-        if entry.recording is None:
-            return None
-        losses, gradients = entry.recording(tensors)
-        for parameter, gradient in zip(entry.params, gradients, strict=True):
-            parameter.grad = gradient
-        self.replayed += 1
-        return Step(tuple(losses), entry.recording.several, entry.params)
-
-    # Which recording
-
-    def _key(
-        self, args: tuple[object, ...], kwargs: Mapping[str, object], weight: float
-    ) -> object | None:
         described = [_described(leaf) for leaf in (*args, *kwargs.values())]
         if None in described:
             self._note(
                 "arguments other than tensors, numbers and texts are not known to stay the same: "
                 "steps are eager"
             )
-            return None
+        if None in described or self._given_up:
+            return self._eager(args, kwargs)
+        arguments = (*described, *kwargs)
+        key = self._key(arguments)
+        kind = self._kinds.get(key)
+        if kind is None:
+            before = self._before.pop(str(arguments), 0)
+            if before < self.tiers.record:
+                return self._first(arguments, args, kwargs, before + 1)
+            with undone(self.networks):  # a training that is resumed goes on with replays
+                self._first(arguments, args, kwargs, before)
+            key = self._key(arguments)
+            kind = self._kinds.get(key)
+            if kind is None:
+                return self._eager(args, kwargs)
+        self._kinds.move_to_end(key)
+        kind.count += 1
+        if kind.count <= self.tiers.record:
+            return self._eager(args, kwargs)
+        return self._replay(kind, args, kwargs, number)
+
+    def counts(self) -> dict[str, int]:
+        """Steps so far by kind: what a training that is resumed has to know."""
+        return {**self._before, **{kind.signature: kind.count for kind in self._kinds.values()}}
+
+    def resume(self, counts: Mapping[str, int]) -> None:
+        """Go on from what `counts` returned."""
+        self._kinds.clear()
+        self._before = dict(counts)
+
+    def _eager(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Step:
+        return eager_step(self.loss_and_grads, args, kwargs, others=self.others)
+
+    # Which recording
+
+    def _key(self, arguments: tuple[object, ...]) -> object:
         store = pyro.get_param_store()._params
         # Lists, as comprehensions are faster than generators: this is done in every step.
         return (
-            weight,
-            tuple(described),
-            tuple(kwargs),
-            tuple([part.training for part in self._parts]),
+            arguments,
+            None if self._held is None else self._held(),
             tuple([(id(p), p.data_ptr()) for p in store.values()]),
             tuple([p.requires_grad for p in self._parameters]),
-            tuple([id(b) for part in self._parts for b in part._buffers.values()]),
+            tuple([id(b) for table in self._buffer_tables for b in table.values()]),
         )
 
-    def _look(self) -> None:
-        """Walk through the networks once, for all keys to come."""
-        self._parts = [part for network in self.networks for part in network.modules()]
-        self._parameters = [p for network in self.networks for p in network.parameters()]
-
-    def saw(
-        self,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-        weight: float,
-        params: list[Tensor],
-        networks: Sequence[nn.Module],
-    ) -> None:
-        """Take note of a step that Pyro carried out: the next one of its kind is recorded.
-
-        Args:
-            args: of the programs.
-            kwargs: likewise.
-            weight: a factor of the gradients.
-            params: the parameters that the step met.
-            networks: the networks that it passed to `pyro.module`.
-        """
-        known = {id(part) for whole in self.networks for part in whole.modules()}
-        self.networks.extend(network for network in networks if id(network) not in known)
-        self._look()
-        key = self._key(args, kwargs, weight)
-        if key is None or key in self._entries:
-            return
-        self._entries[key] = _Entry(params, None)
-        while len(self._entries) > _KEPT:
-            self._entries.popitem(last=False)
-        self.recorded += 1
-        if self.recorded > _KEPT and self.recorded > (self.replayed + 1) / 4:
-            self._given_up = True
-            self._note(
-                f"something in the pair's signature changes all the time ({self.recorded} "
-                f"recordings for {self.replayed} replays): steps are eager"
+    def _first(
+        self, arguments: tuple[object, ...], args: tuple[object, ...],
+        kwargs: Mapping[str, object], count: int,
+    ) -> Step:  # fmt: skip
+        """A step of Pyro's, with its errors and warnings on wrong pairs; later ones are replays."""
+        before = _outside_torch()
+        with Watch(None) as watch:
+            done = self._eager(args, kwargs)
+        if _outside_torch() != before:
+            self._give_up(
+                "steps are eager, since the pair draws from Python's or NumPy's random numbers, "
+                "which a replay would not do: draw with torch or Pyro"
             )
+            return done
+        known = {id(part) for whole in self.networks for part in whole.modules()}
+        self.networks += [network for _, network in watch.networks if id(network) not in known]
+        parts = [part for network in self.networks for part in network.modules()]
+        self._parameters = [p for part in parts for p in part._parameters.values() if p is not None]
+        self._buffer_tables = [part._buffers for part in parts if part._buffers]
+        self._held = Held(self.programs, self.networks)
+        self._kinds[self._key(arguments)] = _Kind(str(arguments), done.params, count)
+        while len(self._kinds) > _KEPT:
+            self._kinds.popitem(last=False)
+        return done
+
+    def _replay(
+        self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
+    ) -> Step:
+        tensors = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
+        if not kind.tried:
+            self._record(kind, args, kwargs)
+        if kind.recording is not None and not kind.compiled:
+            self._compile(kind, tensors)
+        if kind.recording is not None and self._due(kind, number):
+            kind.last_compared = number
+            self._compare(kind, args, kwargs, tensors)
+        if kind.recording is None:
+            return self._eager(args, kwargs)
+        self.replayed += 1
+        self.since.setdefault("compiled" if kind.recording.compiled else "recorded", number)
+        return kind.recording(tensors)
 
     # Making one
 
-    def _record(
-        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object], weight: float
-    ) -> None:
-        entry.tried = True
-        entry.compiled = entry.compared = False
-        try:
-            entry.recording = record(
-                self.loss_and_grads, entry.params, self._buffers(), args, kwargs, weight
+    def _record(self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        kind.tried, kind.compiled, kind.compared = True, False, False
+        self.recorded += 1
+        if self.recorded > _KEPT and self.recorded > (self.replayed + 1) / 4:
+            self._give_up(
+                f"steps are eager, since something in the pair's signature changes all the time "
+                f"({self.recorded} recordings for {self.replayed} replays)"
             )
+            return
+        buffers = [buffer for network in self.networks for buffer in network.buffers()]
+        try:
+            kind.recording = record(self.loss_and_grads, kind.params, buffers, args, kwargs)
         except CaptureError as error:
-            entry.recording = None
+            kind.recording = None
             self._note(f"steps are eager, since they cannot be recorded: {error}")
 
-    def _compile(self, entry: _Entry, tensors: Sequence[Tensor]) -> None:
-        assert entry.recording is not None
-        entry.compiled = True
-        entry.compared = False
+    def _compile(self, kind: _Kind, tensors: Sequence[Tensor]) -> None:
+        assert kind.recording is not None
+        if not self.tiers.compiles(kind.recording, kind.count - 1):
+            return
+        kind.compiled, kind.compared = True, False
         try:
             with undone(self.networks):
-                entry.recording = compiled(entry.recording, tensors)
+                kind.recording = compiled(kind.recording, tensors)
         except CaptureError as error:
-            self._note(f"the recorded step is replayed without compilation: {error}")
+            self._note(f"recorded steps are replayed without compilation: {error}")
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = True
+        self._kinds.clear()
+        self._note(why)
 
     # Trusting it
 
-    def _due(self, entry: _Entry, number: int) -> bool:
+    def _due(self, kind: _Kind, number: int) -> bool:
         wanted, self.compare_next = self.compare_next, False
-        every = _EVERY if entry.differed or number < _RARELY else _RARELY
-        return wanted or not entry.compared or number - entry.last_compared >= every
+        every = _EVERY if kind.differed or number < _RARELY else _RARELY
+        return wanted or not kind.compared or number - kind.last_compared >= every
 
     def _compare(
-        self, entry: _Entry, arguments: Arguments, tensors: Sequence[Tensor], weight: float
-    ) -> None:
+        self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object],
+        tensors: Sequence[Tensor],
+    ) -> None:  # fmt: skip
         """Compare a replay with an eager step; record again, or give the recording up."""
-        entry.compared = True
-        different = self._difference(entry, arguments, tensors, weight)
+        different = self._difference(kind, args, kwargs, tensors)
         if different is None:
             return
-        for other in self._entries.values():  # what changed may be theirs too
+        for other in self._kinds.values():  # what changed may be theirs too
             other.compared, other.differed = False, True
-        was_compiled = entry.compiled
-        self._record(entry, *arguments, weight)
-        if entry.recording is None:
+        self._record(kind, args, kwargs)
+        if kind.recording is None:
             return
-        if was_compiled:
-            self._compile(entry, tensors)
-        entry.compared = True
-        again = self._difference(entry, arguments, tensors, weight)
+        self._compile(kind, tensors)
+        again = self._difference(kind, args, kwargs, tensors)
         if again is None:
             self._note(f"{different} was not what Pyro gives any more: the step was recorded again")
         else:
-            entry.recording = None
+            kind.recording = None
             self._note(f"steps are eager, since {again} of a replay is not what Pyro gives")
 
     def _difference(
-        self, entry: _Entry, arguments: Arguments, tensors: Sequence[Tensor], weight: float
-    ) -> str | None:
-        """What differs between a replay and an eager step, in words."""
-        assert entry.recording is not None
-        with undone(self.networks):
-            losses, gradients = entry.recording(tensors)
-            buffers = [buffer.clone() for buffer in self._buffers()]
-        with undone(self.networks):
-            step = eager_step(self.loss_and_grads, *arguments, validate=False)
-            expected = [None if p.grad is None else p.grad * weight for p in entry.params]
-            expected_buffers = [buffer.clone() for buffer in self._buffers()]
-        for got, wanted in zip(losses, step.losses, strict=True):
-            wanted = torch.as_tensor(cast(Any, wanted), device=got.device, dtype=got.dtype)
-            if not _near(got, wanted, _LOSS, 0.0):
-                return "the loss"
-        sizes = [g.abs().max() for g in expected if g is not None and g.numel()]
-        noise = _NOISE * float(torch.stack(sizes).max()) if sizes else 0.0
-        names = {id(p): name for name, p in pyro.get_param_store()._params.items()}
-        for parameter, got_, wanted_ in zip(entry.params, gradients, expected, strict=True):
-            name = names.get(id(parameter), "a parameter")
-            if (got_ is None) != (wanted_ is None):
-                return f"whether {name!r} has a gradient"
-            if got_ is not None and not _near(got_, cast(Tensor, wanted_), _GRADIENT, noise):
-                return f"the gradient of {name!r}"
-        if {id(p) for p in step.params} != {id(p) for p in entry.params}:
-            return "the set of parameters"
-        for got, wanted in zip(buffers, expected_buffers, strict=True):
-            if not _near(got.float(), wanted.float(), _GRADIENT, _NOISE):
-                return "a buffer"
-        return None
-
-    # Leaving no trace
-
-    def _buffers(self) -> list[Tensor]:
-        return [buffer for network in self.networks for buffer in network.buffers()]
+        self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object],
+        tensors: Sequence[Tensor],
+    ) -> str | None:  # fmt: skip
+        assert kind.recording is not None
+        if not kind.compared and aliased(kind.recording, tensors, self.networks):
+            kind.recording = dataclasses.replace(kind.recording, copies=True)
+        kind.compared = True
+        return difference(
+            kind.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
+            coarse=self.coarse,
+        )  # fmt: skip
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
 
-def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
-    return [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
+def _outside_torch() -> tuple[object, ...]:
+    """The states of Python's and NumPy's generators."""
+    _, keys, position, *_ = np.random.get_state()
+    return random.getstate(), np.asarray(keys).tobytes(), position
 
 
 def _described(leaf: object) -> object:
@@ -275,12 +277,3 @@ def _described(leaf: object) -> object:
     if isinstance(leaf, bool | int | float | str | type(None)):
         return type(leaf), leaf
     return None
-
-
-def _near(got: Tensor, wanted: Tensor, relative: float, absolute: float) -> bool:
-    if got.shape != wanted.shape:
-        return False
-    if not got.numel():
-        return True
-    largest = float((got - wanted).abs().max())
-    return not largest > relative * float(wanted.abs().max()) + absolute

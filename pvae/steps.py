@@ -17,11 +17,21 @@ __all__ = ["Step", "eager_step", "undone"]
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gives: its losses, and the parameters with their gradients in place."""
+    """What one step gives.
+
+    Attributes:
+        losses: the objective's.
+        several: whether the objective gives a tuple of losses.
+        params: the parameters that the step met.
+        trained: those of them that have a gradient.
+        gradients: of `trained`.
+    """
 
     losses: tuple[object, ...]
     several: bool
     params: list[Tensor]
+    trained: list[Tensor]
+    gradients: list[Tensor]
 
 
 @contextmanager
@@ -48,14 +58,26 @@ def eager_step(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
     *,
+    others: Sequence[Tensor] = (),
     validate: bool | None = None,
 ) -> Step:
-    """One step of Pyro's: losses, and the parameters that it met, with their gradients."""
+    """One step of Pyro's; the parameters that it met hold their gradients too.
+
+    Args:
+        loss_and_grads: the objective's, of the pair.
+        args: of the programs.
+        kwargs: likewise.
+        others: parameters that count although the programs do not register them.
+        validate: whether Pyro validates; as it is set where nothing is said.
+    """
     if validate is None:
         validate = pyro.infer.util.is_validation_enabled()
     with poutine.trace(param_only=True) as seen, pyro.validation_enabled(validate):
         loss = loss_and_grads(*args, **kwargs)
     sites = cast("list[dict[str, Any]]", list(seen.trace.nodes.values()))
-    params = list(dict.fromkeys(site["value"].unconstrained() for site in sites))
+    params = list(dict.fromkeys([*(site["value"].unconstrained() for site in sites), *others]))
+    trained = [p for p in params if p.grad is not None]
+    gradients = [cast(Tensor, p.grad) for p in trained]
     several = isinstance(loss, tuple)
-    return Step(cast("tuple[object, ...]", loss) if several else (loss,), several, params)
+    losses = cast("tuple[object, ...]", loss) if several else (loss,)
+    return Step(losses, several, params, trained, gradients)

@@ -1,7 +1,6 @@
 """Stochastic variational inference: Pyro's SVI, with engines that carry out its steps."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import pyro
@@ -12,11 +11,11 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pvae.optimizers import MakeOptimizer, TorchOptim
+from pvae.optimizers import MakeOptimizer, TorchOptim, put
 from pvae.reach import reach
 from pvae.replay import Replay
 from pvae.steps import Step, eager_step, undone
-from pvae.watch import Watch
+from pvae.tiers import TIERS
 
 __all__ = ["ENGINES", "SVI"]
 
@@ -73,17 +72,21 @@ class SVI(pyro.infer.SVI):
         self.steps = 0
         programs = {"model": model, "guide": guide}
         networks = [network for _, network in reach(programs, nn.Module)]
-        self._compiles = engine == "captured"
-        replays = engine in ("recorded", "captured")
-        self.replay = Replay(self._pyros_loss_and_grads, networks) if replays else None
+        self._others = optim.given() if isinstance(optim, TorchOptim) else []
+        self.replay: Replay | None = None
+        if engine != "eager":
+            self.replay = Replay(
+                self._pyros_loss_and_grads, programs, networks, self._others, TIERS[engine]
+            )
+        self._divisors: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def engine(self) -> str:
-        """What carries out the steps, in words."""
-        if self.replay is None:
-            return "eager"
-        how = "captured" if self._compiles else "recorded"
-        return f"{how}: {self.replay.replayed} of {self.steps} steps replayed"
+        """What carried out the steps, in words."""
+        if self.replay is None or not self.replay.replayed:
+            return f"eager: all {self.steps} steps are Pyro's own"
+        since = [f"{how} since step {n + 1}" for how, n in self.replay.since.items()]
+        return f"{', '.join(since)}: {self.replay.replayed} of {self.steps} steps replayed"
 
     @property
     def notes(self) -> list[str]:
@@ -95,15 +98,25 @@ class SVI(pyro.infer.SVI):
         if self.replay is not None:
             self.replay.compare_next = True
 
+    def progress(self) -> dict[str, int]:
+        """Steps so far by kind, by which the engine moves on."""
+        return {"": self.steps, **({} if self.replay is None else self.replay.counts())}
+
+    def resume(self, progress: Mapping[str, int]) -> None:
+        """Go on from what `progress` returned."""
+        counts = dict(progress)
+        self.steps = counts.pop("", 0)
+        if self.replay is not None:
+            self.replay.resume(counts)
+
     def step(self, *args: object, **kwargs: object) -> object:
         """Take a gradient step, as Pyro's `step` does.
 
         Returns:
             The loss as a float, or a tuple of floats where the objective has several.
         """
-        done = self._gradients(args, kwargs, 1.0)
-        self.optim(done.params)
-        pyro.infer.util.zero_grads(done.params)
+        done = self._gradients(args, kwargs)
+        self._take(done, None)
         losses = tuple(torch_item(loss) for loss in done.losses)
         return losses if done.several else losses[0]
 
@@ -120,51 +133,47 @@ class SVI(pyro.infer.SVI):
         with undone(networks):
             eager_step(self._pyros_loss_and_grads, batch, {})
 
-    def step_tensor(
-        self, batch: tuple[Tensor, ...], *, weight: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Take one gradient step on `weight` times the loss, without reading it from the device.
+    def step_tensor(self, batch: tuple[Tensor, ...], *, divisor: int = 1) -> tuple[Tensor, Tensor]:
+        """Take one gradient step on the loss over a number, without reading it from the device.
 
         Args:
             batch: the arguments of model and guide.
-            weight: what makes nats per datum of the objective's loss: 1 / len(batch) as a rule.
+            divisor: what makes nats per datum of the objective's loss: len(batch) as a rule.
 
         Returns:
-            The weighted loss (its first part where the objective has several), and the global norm
-            of the weighted gradient before clipping (zero where nothing is clipped), of shape ().
+            The divided loss (its first part where the objective has several), and the global norm
+            of the divided gradient before clipping (zero where nothing is clipped), of shape ().
         """
-        done = self._gradients(batch, {}, weight)
-        norm = batch[0].new_zeros((), dtype=torch.float32)
-        if self.clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(done.params, self.clip_norm)
+        device = batch[0].device
+        number = self._divisors.get((divisor, device))
+        if number is None:
+            number = torch.tensor(float(divisor), device=device)
+            self._divisors[divisor, device] = number
+        done = self._gradients(batch, {})
+        first = cast(float, done.losses[0])
+        value = torch.as_tensor(first, device=device, dtype=torch.float32).detach() / number
+        norm, by = number, number
+        if self.clip_norm is not None and done.gradients:
+            norm = nn.utils.get_total_norm(done.gradients) / number
+            by = number * ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
+        self._take(done, by)
+        return value, norm
+
+    def _take(self, done: Step, divisor: Tensor | None) -> None:
+        """A step of the optimizer; gradients are gone after it."""
+        if isinstance(self.optim, TorchOptim):
+            self.optim.take(done.trained, done.gradients, divisor)
+            return
+        put(done.trained, done.gradients, divisor)
         self.optim(done.params)
         pyro.infer.util.zero_grads(done.params)
-        first = cast(float, done.losses[0])
-        value = torch.as_tensor(first, device=batch[0].device, dtype=torch.float32)
-        return value.detach() * weight, norm
 
     def _pyros_loss_and_grads(self, *args: object, **kwargs: object) -> object:
         return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
 
-    def _gradients(
-        self, args: tuple[object, ...], kwargs: dict[str, object], weight: float
-    ) -> Step:
-        """Losses, and gradients times the weight: the one place where engines differ."""
+    def _gradients(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Step:
+        """Losses and gradients: the one place where engines differ."""
         number, self.steps = self.steps, self.steps + 1
         if self.replay is not None:
-            done = self.replay.step(
-                args, kwargs, weight=weight, number=number, compile=self._compiles
-            )
-            if done is not None:
-                return done
-        # Pyro's own errors and warnings on wrong pairs come from the first step of each kind.
-        watch = Watch(None)
-        unseen = self.replay is not None and self.replay.unseen
-        with watch if unseen else nullcontext():
-            done = eager_step(self._pyros_loss_and_grads, args, kwargs)
-        if self.replay is not None and unseen:
-            self.replay.saw(args, kwargs, weight, done.params, [n for _, n in watch.networks])
-        gradients = [p.grad for p in done.params if p.grad is not None]
-        if gradients and weight != 1:
-            torch._foreach_mul_(gradients, weight)
-        return done
+            return self.replay.step(args, kwargs, number=number)
+        return eager_step(self._pyros_loss_and_grads, args, kwargs, others=self._others)

@@ -16,7 +16,7 @@ __all__ = ["Weighting"]
 
 
 class Weighting(Messenger):
-    """Scales sites so that a minibatch's loss, times `loss_weight`, is in nats per datum.
+    """Scales sites so that a minibatch's loss, divided by a number, is in nats per datum.
 
     Local sites keep their scale; global sites get len(batch) / N, so that they count once per data
     set. A plate that the user sized to the data set scales local sites by N / len(batch) itself;
@@ -86,13 +86,13 @@ class Weighting(Messenger):
         if self.beta is not None:
             self.beta.fill_(min(1.0, (number + 1) / (self.warmup + 1)))
 
-    def set_batch(self, rows: int) -> float:
-        """Fit the factors to a batch of so many rows; returns the weight of its loss."""
+    def set_batch(self, rows: int) -> int:
+        """Fit the factors to a batch of so many rows; returns what its loss is to be divided by."""
         if self.plate_size is not None:
             self._factor = 1.0
-            return 1.0 / self.plate_size
+            return self.plate_size
         self._factor = rows / self.size if self.size is not None else 1.0
-        return 1.0 / rows
+        return rows
 
     def wrap(self, program: Callable[..., object]) -> Callable[..., object]:
         """The program with its sites scaled."""

@@ -1,5 +1,8 @@
 """When a recording serves, when it goes stale and is found out, and what cannot be recorded."""
 
+import random
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,6 +15,8 @@ import pvae
 
 # Ways to go stale
 
+FACTOR = 1.0
+
 
 class Changing(nn.Module):
     def __init__(self):
@@ -20,11 +25,12 @@ class Changing(nn.Module):
         self.factor = 1.0
         self.deep = False
         self.extra = []
+        self.options = {"factor": 1.0}
         self.dropout = nn.Dropout(0.5)
 
     def model(self, x):
         pyro.module("net", self.net)
-        loc = self.net(self.dropout(x)) * self.factor
+        loc = self.net(self.dropout(x)) * self.factor * self.options["factor"]
         if self.deep:
             loc = loc.tanh()
         for shift in self.extra:
@@ -41,11 +47,58 @@ def make_changing():
     return pair.model, pair.guide
 
 
+class Trainer:
+    """Holds a pair, as users' own classes do, and counts steps."""
+
+    def __init__(self):
+        self.net, self.factor, self.steps = linear(3, 3), 1.0, 0
+
+    def model(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.loc(x), 1.0).to_event(1), obs=x)
+
+    def loc(self, x):
+        return self.net(x) * self.factor
+
+    def guide(self, x):
+        pass
+
+
+def make_trainer():
+    pair = Trainer()
+    return pair.model, pair.guide
+
+
+def make_closure():
+    net, factor = linear(3, 3), 1.0
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x) * factor * FACTOR, 1.0).to_event(1), obs=x)
+
+    def double():
+        nonlocal factor
+        factor = 2.0
+
+    model.double = double
+    return model, lambda x: None
+
+
 def set_at(step, **attributes):
     def change(number, model, guide):
         if number == step:
             for key, value in attributes.items():
                 setattr(model.__self__, key, value)
+
+    return change
+
+
+def grow_at(step):
+    def change(number, model, guide):
+        if number >= step:
+            model.__self__.extra.append(0.1)
 
     return change
 
@@ -58,33 +111,77 @@ def evaluate_at(step):
     return change
 
 
+def hide_at(step):
+    def change(number, model, guide):
+        if number == step:
+            model.__self__.options["factor"] = 2.0
+
+    return change
+
+
+def double_at(step):
+    def change(number, model, guide):
+        if number == step:
+            model.double()
+
+    return change
+
+
+def set_global_at(step):
+    def change(number, model, guide):
+        model.__globals__["FACTOR"] = 1.0 if number < step else 2.0
+
+    return change
+
+
+def never_compare(monkeypatch):
+    monkeypatch.setattr(pvae.replay.Replay, "_due", lambda self, kind, number: False)
+
+
 @pytest.mark.parametrize(
-    "change",
-    [set_at(101, factor=2.0), set_at(101, deep=True), set_at(101, extra=[0.5])],
-    ids=["a number", "a branch", "a list that grows"],
+    ("make", "change"),
+    [
+        (make_changing, set_at(17, factor=2.0)),
+        (make_changing, set_at(17, deep=True)),
+        (make_changing, grow_at(17)),
+        (make_changing, evaluate_at(17)),
+        (make_trainer, set_at(17, factor=2.0)),
+        (make_closure, double_at(17)),
+        (make_closure, set_global_at(17)),
+    ],
+    ids=["number", "branch", "list that grows", "mode", "own object", "closure", "global"],
 )
-def test_what_python_hides_is_found_by_comparing(change):
-    wanted = run(make_changing, None, 140, change=change)
-    got = run(make_changing, "recorded", 140, change=change)
+def test_what_programs_hold_is_part_of_the_key(make, change, monkeypatch):
+    never_compare(monkeypatch)
+    wanted = run(make, None, 40, change=change)
+    got = run(make, "recorded", 40, change=change)
+    assert_same(got, wanted, 1e-6)
+    assert got[3].replay.replayed >= 13
+    assert got[3].replay.notes == []
+
+
+def test_what_programs_do_not_name_is_no_part_of_the_key():
+    def count(number, model, guide):
+        model.__self__.steps += 1
+
+    got = run(make_trainer, "recorded", 24, change=count)
+    assert_same(got, run(make_trainer, None, 24, change=count), 1e-6)
+    assert got[3].replay.replayed == 22
+
+
+def test_what_python_hides_is_found_by_comparing():
+    wanted = run(make_changing, None, 140, change=hide_at(101))
+    got = run(make_changing, "recorded", 140, change=hide_at(101))
     assert_same(got, wanted, 1e-6)
     assert "was not what Pyro gives any more: the step was recorded again" in got[3].replay.notes[0]
 
 
 def test_a_graph_that_is_never_compared_would_go_stale(monkeypatch):
-    monkeypatch.setattr(pvae.replay.Replay, "_due", lambda self, entry, number: False)
-    change = set_at(101, factor=2.0)
-    wanted = run(make_changing, None, 140, change=change)
-    got = run(make_changing, "recorded", 140, change=change)
+    never_compare(monkeypatch)
+    wanted = run(make_changing, None, 140, change=hide_at(101))
+    got = run(make_changing, "recorded", 140, change=hide_at(101))
     with pytest.raises(AssertionError):
         assert_same(got, wanted, 1e-3)
-
-
-def test_a_mode_is_part_of_the_key():
-    wanted = run(make_changing, None, 40, change=evaluate_at(17))
-    got = run(make_changing, "recorded", 40, change=evaluate_at(17))
-    assert_same(got, wanted, 1e-6)
-    assert got[3].replay.recorded == 4
-    assert got[3].replay.notes == []
 
 
 def test_a_program_that_flips_a_coin_is_eager():
@@ -104,6 +201,26 @@ def test_a_program_that_flips_a_coin_is_eager():
 
     *_, svi = run(make, "recorded", 200)
     assert any("is not what Pyro gives" in note for note in svi.replay.notes)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
+def test_random_numbers_that_a_replay_would_not_draw_are_refused(draw):
+    def make():
+        random.seed(0)
+        np.random.seed(0)
+        net = linear(3, 3)
+
+        def model(x):
+            pyro.module("net", net)
+            loc = net(x + (0.1 if draw() < 0.5 else 0.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        return model, lambda x: None
+
+    got = run(make, "recorded", 24)
+    assert_same(got, run(make, None, 24), 0.0)
+    assert "draws from Python's or NumPy's random numbers" in got[3].replay.notes[0]
 
 
 # What cannot be recorded
@@ -157,12 +274,13 @@ def test_a_number_as_argument_is_part_of_the_key():
     for engine in ("eager", "recorded"):
         with pyro.get_param_store().scope():
             svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
-            losses[engine] = [svi.step(X, f, shift=s) for f in (1.0, 2.0) for s in (0.0, 3.0)]
+            kinds = [(f, s) for f in (1.0, 2.0) for s in (0.0, 3.0)]
+            losses[engine] = [svi.step(X, f, shift=s) for f, s in [*kinds, *kinds]]
     assert losses["recorded"] == pytest.approx(losses["eager"], rel=1e-6)
     assert svi.replay.recorded == 4
 
 
-def test_the_weight_of_a_step_is_part_of_the_key():
+def test_the_divisor_of_a_step_is_no_part_of_the_graph():
     moved = {}
     for engine in ("eager", "recorded"):
         with pyro.get_param_store().scope():
@@ -172,7 +290,7 @@ def test_the_weight_of_a_step_is_part_of_the_key():
                     parameter.fill_(0.1)
             model.__self__.eval()
             svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
-            for weight in (1.0, 1.0, 1.0, 0.1, 0.1, 0.1):
-                svi.step_tensor((X,), weight=weight)
+            for divisor in (1, 1, 1, 10, 10, 10):
+                svi.step_tensor((X,), divisor=divisor)
             moved[engine] = model.__self__.net.weight.detach().clone()
     torch.testing.assert_close(moved["recorded"], moved["eager"])

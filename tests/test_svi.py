@@ -138,7 +138,8 @@ def test_fit_with_an_engine_is_fit(engine, tmp_path):
     }  # fmt: skip
     losses = [[row["train_loss"] for row in fit.history] for fit in fits.values()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert fits[engine].engine == f"{engine}: 7 of 9 steps replayed"
+    how = {"recorded": "recorded", "captured": "compiled"}[engine]
+    assert fits[engine].engine == f"{how} since step 2: 7 of 9 steps replayed"
 
 
 def test_a_resumed_run_with_recorded_steps_is_the_same(tmp_path):

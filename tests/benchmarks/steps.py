@@ -74,13 +74,12 @@ def by_pyro(x: Tensor, z_dim: int, hidden: int, engine: str, *, validate: bool =
             svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
         else:
             svi = pvae.SVI(model, guide, fused_adam, Trace_ELBO(), engine)
-    weight = 1 / len(x)
 
     def step() -> None:
         if engine == "pyro":
             svi.step(x)
         else:
-            svi.step_tensor((x,), weight=weight)
+            svi.step_tensor((x,), divisor=len(x))
 
     def timed() -> None:
         with pyro.validation_enabled(validate):
