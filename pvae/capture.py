@@ -12,6 +12,8 @@ import torch
 from pyro.infer.util import torch_item
 from pyro.util import torch_isnan, warn_if_nan
 from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -111,7 +113,8 @@ def record(
     gradients = [parameter.grad for parameter in params]
     values = [buffer.detach().clone() for buffer in buffers]
     try:
-        with preserved():
+        # One mode for the shapes of all values: make_fx would make one for each.
+        with preserved(), tracing(TracingContext(FakeTensorMode())):
             traced = make_fx(step, tracing_mode="real")(*(flat[place] for place in places))
     except CaptureError:
         raise

@@ -73,8 +73,10 @@ class FusedAdam:
         """Whether this is still what it was made for, and its state what it was made with."""
         if not (self.complete and self.trained is trained and self.optimizer is optimizer):
             return False
+        # A state that was loaded has groups and tensors of its own.
         return all(
-            optimizer.state[trained[group.places[0]]]["step"] is group.steps[0]
+            any(group.options is options for options in optimizer.param_groups)
+            and optimizer.state[trained[group.places[0]]]["step"] is group.steps[0]
             for group in self.groups
         )
 

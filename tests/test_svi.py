@@ -125,29 +125,3 @@ def test_parameters_that_appear_later_are_picked_up():
         svi.step(X)
     shift = pyro.get_param_store()["shift"]
     assert not torch.equal(shift, torch.ones(3))
-
-
-@pytest.mark.parametrize("engine", ["recorded", "captured"])
-def test_fit_with_an_engine_is_fit(engine, tmp_path):
-    fits = {
-        name: pvae.fit(
-            *kinds.make("functions", 0), X, epochs=3, batch_size=40, engine=name, progress=False,
-            warmup=2, clip_norm=1.0, out=tmp_path / name,
-        )
-        for name in ("eager", engine)
-    }  # fmt: skip
-    losses = [[row["train_loss"] for row in fit.history] for fit in fits.values()]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    how = {"recorded": "recorded", "captured": "compiled"}[engine]
-    assert fits[engine].engine == f"{how} since step 2: 7 of 9 steps replayed"
-
-
-def test_a_resumed_run_with_recorded_steps_is_the_same(tmp_path):
-    options = {"batch_size": 40, "engine": "recorded", "progress": False}
-    whole = pvae.fit(*kinds.make("functions", 0), X, epochs=4, out=tmp_path / "a", **options)
-    pvae.fit(*kinds.make("functions", 0), X, epochs=2, out=tmp_path / "b", **options)
-    parts = pvae.fit(
-        *kinds.make("functions", 0), X, epochs=4, out=tmp_path / "b", resume=True, **options
-    )
-    losses = [[row["train_loss"] for row in fit.history] for fit in (whole, parts)]
-    assert losses[0] == losses[1]
