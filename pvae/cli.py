@@ -80,6 +80,7 @@ def main() -> None:
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--engine", default="auto", help="auto, eager, recorded or captured.")
+@click.option("--precision", default="float32", help="float32, tf32 or bfloat16.")
 @click.option("--seed", default=0, help="Seeds everything.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run folder.  [default: a new one]"
@@ -116,6 +117,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
         patience=given["patience"],
         device=given["device"],
         engine=given["engine"],
+        precision=given["precision"],
         seed=given["seed"],
         out=out,
         resume=given["resume"],

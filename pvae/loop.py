@@ -72,6 +72,7 @@ class Loop:
             optim,
             options.make_objective(),
             options.engine,
+            precision=options.precision,
             clip_norm=options.clip_norm,
         )
         try:

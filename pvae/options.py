@@ -34,6 +34,7 @@ class Options:
     warmup: int
     clip_norm: float | None
     engine: str
+    precision: str
     seed: int
 
     def __post_init__(self) -> None:
@@ -97,6 +98,7 @@ class Options:
             "warmup": self.warmup,
             "clip_norm": self.clip_norm,
             "engine": self.engine,
+            "precision": self.precision,
             "seed": self.seed,
         }
 

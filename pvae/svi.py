@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pvae.optimizers import MakeOptimizer, TorchOptim, put
+from pvae.precision import PRECISIONS, Networks, matmul_precision, refuse_missing
 from pvae.reach import reach
 from pvae.replay import Replay
 from pvae.steps import Step, eager_step, undone
@@ -48,10 +49,12 @@ class SVI(pyro.infer.SVI):
         optim: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one.
         loss: a `pyro.infer.ELBO`, or a callable `loss(model, guide, *args)`.
         engine: one of the engines above.
+        precision: of the products in networks: "float32" as torch is set, "tf32" on CUDA devices
+            or "bfloat16"; parameters, distributions and sums stay in float32.
         clip_norm: gradients of `step_tensor` are scaled to this global norm when theirs is larger.
 
     Raises:
-        ValueError: an unknown engine.
+        ValueError: an unknown engine or precision.
     """
 
     def __init__(
@@ -62,22 +65,31 @@ class SVI(pyro.infer.SVI):
         loss: ELBO | Callable[..., object],
         engine: str = "auto",
         *,
+        precision: str = "float32",
         clip_norm: float | None = None,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}: the engines are {list(ENGINES)}")
         optim = optim if isinstance(optim, PyroOptim) else TorchOptim(optim)
         super().__init__(model, guide, optim, loss)  # type: ignore[no-untyped-call]
+        self._programs = {"model": model, "guide": guide}
         self.clip_norm = clip_norm
+        self.precision = precision
         self.steps = 0
-        programs = {"model": model, "guide": guide}
-        networks = [network for _, network in reach(programs, nn.Module)]
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}: there are {list(PRECISIONS)}")
+        self._lowered = Networks() if precision == "bfloat16" else None
+        self._pair = (model, guide)
+        if self._lowered is not None:
+            self._pair = (self._lowered.wrap(model), self._lowered.wrap(guide))
+        networks = [network for _, network in reach(self._programs, nn.Module)]
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
         if engine != "eager":
             self.replay = Replay(
-                self._pyros_loss_and_grads, programs, networks, self._others, TIERS[engine]
-            )
+                self._pyros_loss_and_grads, self._programs, networks, self._others, TIERS[engine],
+                coarse=precision != "float32",
+            )  # fmt: skip
         self._divisors: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
@@ -169,11 +181,19 @@ class SVI(pyro.infer.SVI):
         pyro.infer.util.zero_grads(done.params)
 
     def _pyros_loss_and_grads(self, *args: object, **kwargs: object) -> object:
-        return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        return self.loss_and_grads(*self._pair, *args, **kwargs)
 
     def _gradients(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Step:
         """Losses and gradients: the one place where engines differ."""
+        if not self.steps:
+            for tensor in [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]:
+                refuse_missing(self.precision, tensor.device)
+        if self._lowered is not None and not self._lowered.known:
+            networks = [network for _, network in reach(self._programs, nn.Module)]
+            with undone(networks):
+                self._lowered.learn(lambda: eager_step(self._pyros_loss_and_grads, args, kwargs))
         number, self.steps = self.steps, self.steps + 1
-        if self.replay is not None:
-            return self.replay.step(args, kwargs, number=number)
-        return eager_step(self._pyros_loss_and_grads, args, kwargs, others=self._others)
+        with matmul_precision(self.precision):
+            if self.replay is not None:
+                return self.replay.step(args, kwargs, number=number)
+            return eager_step(self._pyros_loss_and_grads, args, kwargs, others=self._others)

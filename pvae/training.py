@@ -16,6 +16,7 @@ from pvae.loop import Loop
 from pvae.modules import Belongings, belongings_of
 from pvae.optimizers import MakeOptimizer, MakeScheduler
 from pvae.options import Options
+from pvae.precision import refuse_missing
 from pvae.randomness import seeded
 from pvae.tracking import Tracker
 
@@ -41,6 +42,7 @@ def fit(
     clip_norm: float | None = None,
     device: str | torch.device = "auto",
     engine: str = "auto",
+    precision: str = "float32",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -80,6 +82,7 @@ def fit(
         clip_norm: largest global norm of a step's gradient, in nats per datum.
         device: "auto", "cpu", "cuda", ...
         engine: "auto", "eager", "recorded" or "captured", as in `SVI`.
+        precision: "float32", "tf32" or "bfloat16", as in `SVI`; evaluation is in float32.
         seed: seeds initial draws, shuffling, binarization and sampling.
         out: the run folder; nothing is written where there is none.
         resume: go on from the checkpoint in `out`.
@@ -120,9 +123,10 @@ def fit(
     batch_size = _default_batch_size(data) if batch_size is None else batch_size
     options = Options(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
-        data_size, patience, warmup, clip_norm, engine, seed,
+        data_size, patience, warmup, clip_norm, engine, precision, seed,
     )  # fmt: skip
     place = find_device(device)
+    refuse_missing(precision, place)
     source = batches(
         data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch
     )

@@ -1,0 +1,135 @@
+"""Products of networks in less than float32, and everything else in float32."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_map_only
+
+__all__ = ["PRECISIONS", "Networks", "matmul_precision", "refuse_missing"]
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+_AMPERE = (8, 0)
+
+
+def refuse_missing(precision: str, device: torch.device) -> None:
+    """Refuse a precision that there is not, or that a device lacks.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: there are {list(PRECISIONS)}")
+    if precision == "float32":
+        return
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) < _AMPERE:
+            name = torch.cuda.get_device_name(device)
+            raise ValueError(f"{name} has no {precision}: use float32")
+        return
+    if precision == "tf32":
+        raise ValueError(f"tf32 is a mode of CUDA devices, and this is {device.type}: use float32")
+    able = torch.cpu.get_capabilities()
+    if device.type == "cpu" and not any(able.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16")):
+        raise ValueError("this CPU computes no bfloat16 and would be slower with it: use float32")
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Products of float32 matrices are rounded to TF32 within the block, if that was asked for."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Networks(Messenger):
+    """Autocasts what networks compute to bfloat16; what they return is float32 again.
+
+    A network is an outermost module in whose call nothing is sampled. So the parameters of
+    distributions, their samples and their log-probabilities are float32.
+
+    Attributes:
+        known: whether `learn` has found the modules in whose calls something is sampled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known = False
+        self._sampling: set[nn.Module] = set()  # modules in whose calls something is sampled
+        self._calls: list[nn.Module] = []
+        self._within: nn.Module | None = None
+        self._cast: torch.autocast | None = None
+
+    def learn(self, step: Callable[[], object]) -> None:
+        """Find the modules in whose calls something is sampled.
+
+        Args:
+            step: runs the wrapped programs.
+        """
+        step()
+        self.known = True
+
+    def wrap(self, program: Callable[..., object]) -> Callable[..., object]:
+        """The program with its networks in bfloat16."""
+
+        def lowered(*args: object, **kwargs: object) -> object:
+            entering = register_module_forward_pre_hook(self._enter)
+            leave = cast(Callable[..., None], self._leave)
+            leaving = register_module_forward_hook(leave, always_call=True)
+            try:
+                with self:
+                    return program(*args, **kwargs)
+            finally:
+                entering.remove()
+                leaving.remove()
+                self._calls.clear()
+                self._close()
+
+        return lowered
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._calls.append(module)
+        if not self.known or self._within is not None or module in self._sampling:
+            return
+        tensors = [t for t in (*args, *module.parameters()) if isinstance(t, Tensor)]
+        kind = tensors[0].device.type if tensors else "cpu"
+        self._within, self._cast = module, torch.autocast(kind, torch.bfloat16)
+        self._cast.__enter__()
+
+    def _leave(self, module: nn.Module, args: object, output: object) -> object:
+        self._calls.pop()
+        if module is not self._within or module in self._calls:
+            return output
+        self._close()
+        return tree_map_only(Tensor, _float32, output)
+
+    def _close(self) -> None:
+        if self._cast is not None:
+            self._cast.__exit__(None, None, None)
+        self._within = self._cast = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        if self._within is not None:
+            raise ValueError(
+                f"site {msg['name']!r} is sampled inside {type(self._within).__name__}, which "
+                "sampled nothing in the first step and runs in bfloat16: sample outside of it, or "
+                'use precision="float32"'
+            )
+        self._sampling.update(self._calls)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype is torch.bfloat16 else tensor
