@@ -42,6 +42,7 @@ class Recording:
         several: whether the objective gives a tuple of losses.
         params: the parameters that the step meets.
         trained: those of them that get a gradient.
+        how: what was done with it, in words.
         copies: whether gradients are copied, since they share memory with other values.
     """
 
@@ -52,12 +53,8 @@ class Recording:
     several: bool
     params: list[Tensor]
     trained: list[Tensor]
+    how: str = "recorded"
     copies: bool = False
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the graph was compiled."""
-        return self.run is not self.graph
 
     def __call__(self, tensors: Sequence[Tensor]) -> Step:
         """The step from these tensors."""

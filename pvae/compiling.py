@@ -1,7 +1,7 @@
 """A recorded step, compiled."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -48,6 +48,4 @@ def compiled(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
         summary = f"{type(error).__name__}: {lines[0] if lines else ''}"
         raise CaptureError(f"it does not compile: {summary}") from error
     constants = tuple(inputs[len(tensors) :])
-    return dataclasses.replace(
-        recording, run=cast(Callable[..., Sequence[Tensor]], cast(Any, run)), constants=constants
-    )
+    return dataclasses.replace(recording, run=cast(Any, run), constants=constants, how="compiled")

@@ -1,6 +1,6 @@
 """Adam's fused kernel, called without what a torch optimizer's `step` does around it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from pvae.graphs import graph_of, on_cuda
+
 __all__ = ["FusedAdam", "is_fused"]
+
+# Hyperparameters other than the learning rate, which schedules change.
+_HELD = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class FusedAdam:
     def __init__(self, optimizer: Optimizer, trained: list[Tensor]) -> None:
         self.optimizer, self.trained = optimizer, trained
         self.groups: list[_Group] = []
+        self._launch: _Launch | None = None
         self.complete = True
         places = {id(parameter): place for place, parameter in enumerate(trained)}
         for group in optimizer.param_groups:
@@ -82,7 +88,18 @@ class FusedAdam:
 
     def step(self, gradients: Sequence[Tensor], divisor: Tensor | None) -> None:
         """Take a step along gradients, of the `trained`, that are to be divided by a number."""
-        for group in self.groups:
+        if self._launch is not None and self._launch.serves(gradients, divisor):
+            self._launch(divisor)
+            return
+        self.update(gradients, divisor, [group.options["lr"] for group in self.groups])
+        # Gradients that a CUDA graph computes stay where they are: the step can be one as well.
+        self._launch = _Launch(self, gradients, divisor) if on_cuda(gradients[:1]) else None
+
+    def update(
+        self, gradients: Sequence[Tensor], divisor: Tensor | None, rates: Sequence[float | Tensor]
+    ) -> None:
+        """Call the kernel with these learning rates, one a group."""
+        for group, rate in zip(self.groups, rates, strict=True):
             options = group.options
             decoupled = options["decoupled_weight_decay"]
             kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
@@ -96,7 +113,7 @@ class FusedAdam:
                     group.squares,
                     group.largest,
                     group.steps,
-                    lr=options["lr"],
+                    lr=rate,
                     beta1=beta1,
                     beta2=beta2,
                     weight_decay=options["weight_decay"],
@@ -106,3 +123,40 @@ class FusedAdam:
                     grad_scale=divisor,
                     found_inf=None,
                 )
+
+
+class _Launch:
+    """The steps of a fused Adam along gradients that stay in place, as a CUDA graph.
+
+    Captured at the second of them, since the first has warmed up.
+    """
+
+    def __init__(
+        self, adam: FusedAdam, gradients: Sequence[Tensor], divisor: Tensor | None
+    ) -> None:
+        self.adam, self.gradients = adam, list(gradients)
+        self.fixed = self._describe(gradients, divisor)
+        device = gradients[0].device
+        self.by = None if divisor is None else torch.zeros((), device=device)
+        self.rates = [torch.zeros((), device=device) for _ in adam.groups]
+        self.copied: list[object] = [None] * (1 + len(adam.groups))
+        self.launch: Callable[[], None] | None = None
+
+    def _describe(self, gradients: Sequence[Tensor], divisor: Tensor | None) -> tuple[object, ...]:
+        """What the graph would hold for ever."""
+        options = [tuple(group.options[key] for key in _HELD) for group in self.adam.groups]
+        return ([gradient.data_ptr() for gradient in gradients], divisor is None, options)
+
+    def serves(self, gradients: Sequence[Tensor], divisor: Tensor | None) -> bool:
+        return self._describe(gradients, divisor) == self.fixed
+
+    def __call__(self, divisor: Tensor | None) -> None:
+        values = [divisor, *[group.options["lr"] for group in self.adam.groups]]
+        for place, (into, value) in enumerate(zip([self.by, *self.rates], values, strict=True)):
+            if into is None or (not isinstance(value, Tensor) and value == self.copied[place]):
+                continue
+            into.copy_(value) if isinstance(value, Tensor) else into.fill_(value)
+            self.copied[place] = value
+        if self.launch is None:
+            self.launch, _ = graph_of(lambda: self.adam.update(self.gradients, self.by, self.rates))
+        self.launch()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pvae.capture import CaptureError, Recording, record
 from pvae.comparing import aliased, difference
 from pvae.compiling import compiled
+from pvae.graphs import graphed, on_cuda
 from pvae.held import Held
 from pvae.steps import Step, eager_step, undone
 from pvae.tiers import Tiers
@@ -170,7 +171,7 @@ class Replay:
     def _replay(
         self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
     ) -> Step:
-        tensors = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
+        tensors = _tensors(args, kwargs)
         if not kind.tried:
             self._record(kind, args, kwargs)
         if kind.recording is not None and not kind.compiled:
@@ -181,7 +182,7 @@ class Replay:
         if kind.recording is None:
             return self._eager(args, kwargs)
         self.replayed += 1
-        self.since.setdefault("compiled" if kind.recording.compiled else "recorded", number)
+        self.since.setdefault(kind.recording.how, number)
         return kind.recording(tensors)
 
     # Making one
@@ -198,6 +199,7 @@ class Replay:
         buffers = [buffer for network in self.networks for buffer in network.buffers()]
         try:
             kind.recording = record(self.loss_and_grads, kind.params, buffers, args, kwargs)
+            self._launch_at_once(kind, _tensors(args, kwargs))
         except CaptureError as error:
             kind.recording = None
             self._note(f"steps are eager, since they cannot be recorded: {error}")
@@ -212,6 +214,19 @@ class Replay:
                 kind.recording = compiled(kind.recording, tensors)
         except CaptureError as error:
             self._note(f"recorded steps are replayed without compilation: {error}")
+            return
+        self._launch_at_once(kind, tensors)
+
+    def _launch_at_once(self, kind: _Kind, tensors: Sequence[Tensor]) -> None:
+        """Make a CUDA graph of the recording, where it is on such a device."""
+        assert kind.recording is not None
+        if not on_cuda((*tensors, *kind.recording.constants)):
+            return
+        try:
+            with undone(self.networks):
+                kind.recording = graphed(kind.recording, tensors)
+        except CaptureError as error:
+            self._note(f"the operations of a step are launched one by one: {error}")
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
@@ -262,6 +277,10 @@ class Replay:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
+    return [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
 
 
 def _outside_torch() -> tuple[object, ...]:
