@@ -1,9 +1,9 @@
-"""The command `pvae`: train, evaluate, sample, infer, list."""
+"""The command `pvae`: train, evaluate, sample, infer, bench, list."""
 
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ import numpy as np
 import torch
 
 from pvae import data, likelihoods, objectives, plots, targets
-from pvae.data import DataSet
+from pvae.bench import PYRO, compare, machine
+from pvae.data import DataSet, batches
+from pvae.devices import find_device
 from pvae.failure import DivergedError
 from pvae.fits import Fit
 from pvae.invocation import (
     as_started,
     free_folder,
     held_out,
-    known_from,
-    load_data,
     make_objective,
     make_schedule,
+    pair_and_data,
     remembered,
     split_of,
 )
@@ -38,6 +39,26 @@ __all__ = ["main"]
 
 _SPLITS = click.Choice(["train", "valid", "test"])
 _AT_LEAST_1 = click.IntRange(min=1)
+
+
+def _of_a_pair(command: Callable[..., None]) -> Callable[..., None]:
+    """What names a pair, its data and its objective."""
+    decorators = [
+        click.argument("model", default="vae"),
+        click.argument("guide", default="mean_field"),
+        click.option("--data", "data_name", default="digits", help="A named data set, .npz, .npy."),
+        click.option("--binarize", default="none", help="none, dynamic, static or threshold."),
+        click.option("--labels", is_flag=True, help="Pass labels to the programs, after x."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="For constructors."
+        ),
+        click.option(
+            "--objective", default="elbo", metavar="NAME[:KEY=VALUE,...]", help="The bound."
+        ),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
 
 
 class _Commands(click.Group):
@@ -57,13 +78,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", default="vae")
-@click.argument("guide", default="mean_field")
-@click.option("--data", "data_name", default="digits", help="A named data set, or .npz or .npy.")
-@click.option("--binarize", default="none", help="none, dynamic, static or threshold.")
-@click.option("--labels", is_flag=True, help="Pass labels to the programs, after x.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="For constructors.")
-@click.option("--objective", default="elbo", metavar="NAME[:KEY=VALUE,...]", help="The bound.")
+@_of_a_pair
 @click.option("--epochs", default=50, help="Passes through the data.")
 @click.option("--batch-size", type=int, default=None, help="Data per step.  [default: 128]")
 @click.option("--learning-rate", default=1e-3, help="Of Adam.")
@@ -98,10 +113,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     """
     if given["resume"]:
         given = as_started(ctx, given)
-    with seeded(given["seed"]):
-        of_data = load_data(given)
-        options = targets.parse_options(given["settings"])
-        built = targets.build(given["model"], given["guide"], options, known_from(of_data))
+    built, of_data = pair_and_data(given)
     out = given["out"] or free_folder(given["data_name"])
     trained = fit(
         built.model,
@@ -126,7 +138,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
         progress=given["progress"],
         config={"command": remembered(given), "pair": built.as_json()},
     )
-    _print_notes(trained)
+    _print_notes(trained.notes)
     if trained.stopped == "interrupted":
         click.echo(
             f"interrupted after {len(trained.history)} whole epochs; go on with "
@@ -228,6 +240,33 @@ def infer_(
     _write((out or run / "codes.npz").with_suffix(".npz"), codes)
 
 
+@main.command("bench")
+@_of_a_pair
+@click.option("--batch-size", type=_AT_LEAST_1, default=128, help="Data per step.")
+@click.option("--rounds", type=click.IntRange(min=2), default=40, help="Turns of each way.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, ...")
+@click.option("--seed", default=0, help="Seeds everything.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench_(**given: Any) -> None:
+    """Time a gradient step of MODEL and GUIDE: Pyro's SVI beside the engines of pvae."""
+    device = find_device(given["device"])
+    built, of_data = pair_and_data(given)
+    rows, size = of_data.train, given["batch_size"]
+    batch = next(batches(rows, batch_size=size, device=device, seed=given["seed"]).epoch(0))
+    objective = make_objective(given["objective"])
+    with seeded(given["seed"]):
+        timings, notes = compare(
+            built.model, built.guide, batch, objective=objective, rounds=given["rounds"]
+        )
+    if given["as_json"]:
+        found = {"milliseconds": timings.as_json(), "notes": notes, "machine": machine(device)}
+        click.echo(json.dumps({"batch": len(batch[0]), **found}, indent=2))
+        return
+    click.echo(f"milliseconds a step of {len(batch[0])} data on {device}: median and quartiles")
+    click.echo(table(timings.lines(PYRO)))
+    _print_notes(notes)
+
+
 @main.command("list")
 def list_() -> None:
     """Print the models, guides, data sets, likelihoods and objectives that have names."""
@@ -248,12 +287,12 @@ def _load_run(run: Path, device: str) -> Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the notes have them too
         trained = load(run, device=device)
-    _print_notes(trained)
+    _print_notes(trained.notes)
     return trained
 
 
-def _print_notes(trained: Fit) -> None:
-    for note in trained.notes:
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
         click.echo(f"note: {note}", err=True)
 
 

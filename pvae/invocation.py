@@ -12,7 +12,9 @@ from pyro.infer import ELBO
 from pvae import data, objectives, targets
 from pvae.data import DataSet, Rows
 from pvae.optimizers import MakeScheduler
+from pvae.randomness import seeded
 from pvae.runs import Run
+from pvae.targets import Built
 
 __all__ = [
     "as_started",
@@ -22,6 +24,7 @@ __all__ = [
     "load_data",
     "make_objective",
     "make_schedule",
+    "pair_and_data",
     "remembered",
     "split_of",
 ]
@@ -35,6 +38,15 @@ def load_data(given: Mapping[str, Any]) -> DataSet:
         labels=given["labels"],
         seed=given["seed"],
     )
+
+
+def pair_and_data(given: Mapping[str, Any]) -> tuple[Built, DataSet]:
+    """The pair and the data that were asked for."""
+    with seeded(given["seed"]):
+        of_data = load_data(given)
+        options = targets.parse_options(given["settings"])
+        built = targets.build(given["model"], given["guide"], options, known_from(of_data))
+    return built, of_data
 
 
 def known_from(of_data: DataSet) -> dict[str, object]:
