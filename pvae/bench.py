@@ -1,10 +1,11 @@
 """What a gradient step of a pair costs: Pyro's SVI beside pvae's engines, interleaved."""
 
+import functools
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import pyro
@@ -17,11 +18,13 @@ from pvae.modules import Belongings
 from pvae.precision import refuse_missing
 from pvae.svi import SVI
 
-__all__ = ["PYRO", "Contender", "Timings", "compare", "machine", "spread"]
+__all__ = ["PYRO", "Contender", "Timings", "contenders", "machine", "spread"]
 
 _WARM = 3  # rounds that are not counted: recordings are made and compared in them
 _TURN = 0.02  # seconds that a contender's turn lasts, about
 PYRO = "Pyro, no validation"
+
+Scope = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Contender:
     """
 
     step: Callable[[], object]
-    scope: Callable[[], AbstractContextManager[object]] = nullcontext
+    scope: Scope = nullcontext
     ends: Callable[[], object] = lambda: None
 
 
@@ -112,56 +115,41 @@ def machine(device: torch.device) -> dict[str, object]:
     }
 
 
-def compare(
+def contenders(
     model: Callable[..., object],
     guide: Callable[..., object],
     batch: tuple[Tensor, ...],
-    *,
     objective: ELBO | None = None,
-    device: torch.device | None = None,
-    rounds: int = 40,
-) -> tuple[Timings, list[str]]:
-    """Time a step of a pair by Pyro's SVI and by each of pvae's engines.
+) -> tuple[dict[str, Contender], dict[str, SVI]]:
+    """Ways to take a step of a pair: Pyro's SVI, and each of pvae's engines.
 
     Pyro's steps are with `pyro.optim.Adam`, with its validation as users run it and without;
-    pvae's with torch's fused Adam. The parameters of the pair are trained on along the way.
+    pvae's with torch's fused Adam. All train the parameters of the one pair.
 
     Args:
         model: p(x, z).
         guide: q(z | x).
-        batch: their arguments, the data of one step.
+        batch: their arguments, the data of one step, on the device to compute on.
         objective: the bound, `Trace_ELBO()` where there is none.
-        device: where to compute, that of the batch where there is none.
-        rounds: how often each way has its turn.
 
     Returns:
-        The timings, and notes on what could not be replayed.
+        Contenders by name, and pvae's SVIs by the name of theirs.
     """
     objective = Trace_ELBO() if objective is None else objective
-    device = batch[0].device if device is None else device
-    batch = tuple(part.to(device) for part in batch)
+    device = batch[0].device
     belongings = Belongings(model, guide)
     belongings.to(device)
     belongings.train()
     with belongings.scope():
         belongings.discover(batch)
     pair = belongings.bare("model"), belongings.bare("guide")
-    engines: dict[str, SVI] = {}
-    contenders: dict[str, Contender] = {}
-
-    def add(name: str, svi: pyro.infer.SVI, *, validate: bool) -> None:
-        def step() -> None:
-            with pyro.validation_enabled(validate):
-                if isinstance(svi, SVI):
-                    svi.step_tensor(batch, divisor=len(batch[0]))
-                else:
-                    svi.step(*batch)
-
-        ends = torch.cuda.synchronize if device.type == "cuda" else nullcontext
-        contenders[name] = Contender(step, belongings.scope, ends)
-
+    ends = torch.cuda.synchronize if device.type == "cuda" else nullcontext
+    found: dict[str, Contender] = {}
+    own: dict[str, SVI] = {}
     for name, validate in (("Pyro, as users run it", True), (PYRO, False)):
-        add(name, pyro.infer.SVI(*pair, Adam({"lr": 1e-3}), objective), validate=validate)
+        svi = pyro.infer.SVI(*pair, Adam({"lr": 1e-3}), objective)
+        scope = _scope(belongings, validate=validate)
+        found[name] = Contender(_step(svi, batch), scope, ends)
     ways = [(engine, "float32") for engine in ("eager", "recorded", "captured")]
     try:
         refuse_missing("bfloat16", device)
@@ -170,10 +158,25 @@ def compare(
         pass  # there is nothing to compare with on such a device
     for engine, precision in ways:
         name = f"pvae {engine}" if precision == "float32" else f"pvae {engine}, {precision}"
-        engines[name] = SVI(*pair, _adam, objective, engine, precision=precision)
-        add(name, engines[name], validate=False)
-    timings = Timings.measure(contenders, rounds)
-    return timings, [f"{name}: {note}" for name, svi in engines.items() for note in svi.notes]
+        own[name] = SVI(*pair, _adam, objective, engine, precision=precision)
+        scope = _scope(belongings, validate=False)
+        found[name] = Contender(_step(own[name], batch), scope, ends)
+    return found, own
+
+
+def _scope(belongings: Belongings, *, validate: bool) -> Scope:
+    @contextmanager
+    def scope() -> Iterator[None]:
+        with belongings.scope(), pyro.validation_enabled(validate):
+            yield
+
+    return scope
+
+
+def _step(svi: pyro.infer.SVI, batch: tuple[Tensor, ...]) -> Callable[[], object]:
+    if isinstance(svi, SVI):
+        return functools.partial(svi.step_tensor, batch, divisor=len(batch[0]))
+    return functools.partial(svi.step, *batch)
 
 
 def _adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:

@@ -20,8 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pvae.failure import user_frame
+from pvae.products import by_onednn, faster_by_onednn
 from pvae.randomness import preserved
 from pvae.steps import Step
+from pvae.tidy import tidy
 
 __all__ = ["CaptureError", "Recording", "record"]
 
@@ -167,7 +169,11 @@ def _lifted(traced: GraphModule) -> tuple[GraphModule, tuple[Tensor, ...]]:
         if name not in inputs:
             with graph.inserting_before(first):
                 inputs[name] = graph.placeholder(f"held_{len(inputs)}"), getattr(traced, name)
+        inputs[name][0].meta.update(node.meta)
         node.replace_all_uses_with(inputs[name][0])
+    tidy(graph)
+    if faster_by_onednn():
+        by_onednn(graph)
     graph.eliminate_dead_code()
     graph.lint()
     return GraphModule(nn.Module(), graph), tuple(held for _, held in inputs.values())

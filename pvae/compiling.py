@@ -13,9 +13,9 @@ from pvae.randomness import preserved
 
 __all__ = ["MOST_NODES", "compiled"]
 
-# Compiling takes longer than linearly in the size of the graph: an unrolled model of some thousand
-# operations would compile for minutes and is replayed as it is.
-MOST_NODES = 2500
+# Compiling takes some 20 ms an operation: an unrolled model of more than so many would compile for
+# minutes, and is replayed as it is.
+MOST_NODES = 5000
 
 
 def compiled(recording: Recording, tensors: Sequence[Tensor]) -> Recording:

@@ -27,6 +27,7 @@ class _Group:
     squares: list[Tensor]
     largest: list[Tensor]
     steps: list[Tensor]
+    counts: Tensor
 
 
 def is_fused(optimizer: Optimizer) -> bool:
@@ -63,6 +64,10 @@ class FusedAdam:
             if not params or not self.complete:
                 continue
             maxima = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
+            # The counts of steps side by side, so that one operation raises them all.
+            counts = torch.stack([s["step"] for s in states])
+            for state, count in zip(states, counts, strict=True):
+                state["step"] = count
             self.groups.append(
                 _Group(
                     group,
@@ -72,6 +77,7 @@ class FusedAdam:
                     [s["exp_avg_sq"] for s in states],
                     maxima,
                     [s["step"] for s in states],
+                    counts,
                 )
             )
 
@@ -105,7 +111,7 @@ class FusedAdam:
             kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
             beta1, beta2 = options["betas"]
             with torch.no_grad():
-                torch._foreach_add_(group.steps, 1)
+                group.counts.add_(1)
                 kernel(
                     group.params,
                     [gradients[place] for place in group.places],

@@ -33,5 +33,5 @@ TIERS = {
     "captured": Tiers(record=1, compile=1),
     # A recording has saved what it cost after some hundred steps, and by the time that a kind of
     # step is compiled, replays without compilation have saved what that costs.
-    "auto": Tiers(record=100, compile=5000, compile_each=20),
+    "auto": Tiers(record=100, compile=5000, compile_each=5),
 }

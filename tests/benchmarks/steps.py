@@ -2,35 +2,32 @@
 
     python tests/benchmarks/steps.py --json steps.json --numpyro path/to/python/with/numpyro
 
-All but NumPyro run in one process, interleaved: a round times a few steps of each, and ratios are
+All but NumPyro run in one process, interleaved: in a round each takes its turn, and ratios are
 taken round by round. NumPyro has a process of its own, since its threads and torch's would share
-cores; there its times are medians to compare with medians.
+cores; its times are medians to compare with medians. On a CUDA machine, `--device cuda` times the
+same there, and an epoch of 60,000 rows besides.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyro
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, silu, softplus
 
 import pvae
+from pvae.bench import PYRO, Contender, Timings, contenders, machine, spread
 
 SIZES = [(64, 2, 64), (128, 10, 100), (128, 20, 400), (128, 30, 2000)]  # batch, z_dim, hidden
 X = 784
-Stepper = Callable[[], object]
-
-
-def fused_adam(parameters):
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+HAND = "by hand, compiled"
 
 
 class HandWritten(nn.Module):
@@ -51,10 +48,10 @@ class HandWritten(nn.Module):
         return (reconstruction + divergence) / len(x)
 
 
-def by_hand(x: Tensor, z_dim: int, hidden: int, *, compiled: bool) -> Stepper:
-    network = HandWritten(z_dim, hidden)
+def by_hand(x: Tensor, z_dim: int, hidden: int, *, compiled: bool) -> Callable[[], object]:
+    network = HandWritten(z_dim, hidden).to(x.device)
     loss = torch.compile(network) if compiled else network
-    optimizer = fused_adam(network.parameters())
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -64,58 +61,14 @@ def by_hand(x: Tensor, z_dim: int, hidden: int, *, compiled: bool) -> Stepper:
     return step
 
 
-def by_pyro(x: Tensor, z_dim: int, hidden: int, engine: str, *, validate: bool = False) -> Stepper:
-    """Pyro's SVI as users run it, or one of pvae's engines as `fit` runs it."""
+def vae(x: Tensor, z_dim: int, hidden: int) -> dict[str, Contender]:
     model = pvae.models.VAE(x_shape=(X,), z_dim=z_dim, hidden=hidden)
     guide = pvae.guides.MeanField(x_shape=(X,), z_dim=z_dim, hidden=hidden)
-    scope = pyro.get_param_store().scope
-    with scope() as state:
-        if engine == "pyro":
-            svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-        else:
-            svi = pvae.SVI(model, guide, fused_adam, Trace_ELBO(), engine)
-
-    def step() -> None:
-        if engine == "pyro":
-            svi.step(x)
-        else:
-            svi.step_tensor((x,), divisor=len(x))
-
-    def timed() -> None:
-        with pyro.validation_enabled(validate):
-            step()
-
-    timed.state = state  # type: ignore[attr-defined]
-    return timed
-
-
-def contenders(x: Tensor, z_dim: int, hidden: int) -> dict[str, Stepper]:
-    return {
-        "Pyro, as users run it": by_pyro(x, z_dim, hidden, "pyro", validate=True),
-        "Pyro, no validation": by_pyro(x, z_dim, hidden, "pyro"),
-        "pvae eager": by_pyro(x, z_dim, hidden, "eager"),
-        "pvae recorded": by_pyro(x, z_dim, hidden, "recorded"),
-        "pvae captured": by_pyro(x, z_dim, hidden, "captured"),
-        "by hand": by_hand(x, z_dim, hidden, compiled=False),
-        "by hand, compiled": by_hand(x, z_dim, hidden, compiled=True),
-    }
-
-
-def interleaved(steppers: dict[str, Stepper], rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds a step, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in steppers}
-    scopes = {name: getattr(step, "state", None) for name, step in steppers.items()}
-    store = pyro.get_param_store()
-    for round_ in range(-3, rounds):
-        for name, step in steppers.items():
-            with store.scope(scopes[name]):
-                began = time.perf_counter()
-                for _ in range(repeats):
-                    step()
-                elapsed = (time.perf_counter() - began) / repeats * 1e3
-            if round_ >= 0:
-                times[name].append(elapsed)
-    return times
+    ways, _ = contenders(model, guide, (x,))
+    ends = torch.cuda.synchronize if x.is_cuda else contextlib.nullcontext
+    for name, compiled in (("by hand", False), (HAND, True)):
+        ways[name] = Contender(by_hand(x, z_dim, hidden, compiled=compiled), ends=ends)
+    return ways
 
 
 def floor(batch: int, z_dim: int, hidden: int) -> float:
@@ -139,53 +92,92 @@ def best(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": middle, "lower quartile": low, "upper quartile": high}
+def epoch_of_mnist(engine: str) -> dict[str, float]:
+    """Milliseconds for an epoch of 60,000 rows, binarized anew on the device."""
+    data = pvae.data.DataSet(
+        name="noise",
+        train=pvae.data.Rows(torch.rand(60_000, 28, 28), binarize="dynamic"),
+        valid=None,
+        test=None,
+    )
+    model = pvae.models.VAE(x_shape=(28, 28), z_dim=20, hidden=400)
+    guide = pvae.guides.MeanField(x_shape=(28, 28), z_dim=20, hidden=400)
+    fit = pvae.fit(model, guide, data, epochs=12, device="cuda", engine=engine, progress=False)
+    return spread([row["seconds"] * 1e3 for row in fit.history[2:]])
 
 
-def measure(size: tuple[int, int, int], rounds: int, numpyro: str | None) -> dict[str, object]:
-    torch.manual_seed(0)
-    batch, z_dim, hidden = size
-    x = torch.rand(batch, X).bernoulli()
-    times = interleaved(contenders(x, z_dim, hidden), rounds, repeats=3 if hidden > 1000 else 10)
-    against = ("by hand, compiled", "Pyro, no validation")
+def described(title: str, timings: Timings, others: list[str]) -> dict[str, object]:
+    """Times, and ratios of pvae's engines to what they are compared with; printed as well."""
     ratios = {
-        f"{name} / {other}": spread([a / b for a, b in zip(times[name], times[other], strict=True)])
-        for name in ("pvae captured", "pvae recorded")
-        for other in against
+        f"{name} / {other}": timings.ratio(name, other)
+        for name in timings.rounds
+        if name.startswith("pvae")
+        for other in others
     }
-    result: dict[str, object] = {
-        "size": size,
-        "milliseconds": {name: spread(values) for name, values in times.items()},
-        "ratios": ratios,
-        "floor": floor(*size),
-    }
+    result = {"title": title, "milliseconds": timings.as_json(), "ratios": ratios}
+    print(f"\n{title}")
+    for part in ("milliseconds", "ratios"):
+        show(result[part])
+    return result
+
+
+def show(values: dict[str, dict[str, float]]) -> None:
+    for name, value in values.items():
+        low, high = value["lower quartile"], value["upper quartile"]
+        print(f"  {name:<52}{value['median']:8.3f}   ({low:.3f} to {high:.3f})", flush=True)
+
+
+def measure(
+    size: tuple[int, int, int], rounds: int, numpyro: str | None, device: torch.device
+) -> dict[str, object]:
+    torch.manual_seed(0)
+    x = torch.rand(size[0], X).bernoulli().to(device)
+    timings = Timings.measure(vae(x, *size[1:]), rounds)
+    result = described(f"VAE: batch, z_dim, hidden = {size}", timings, [HAND, "by hand", PYRO])
+    if device.type == "cpu":
+        result["floor"] = floor(*size)
+        print(f"  {'floor':<52}{result['floor']:8.3f}")
     if numpyro is not None:
         script = Path(__file__).with_name("numpyro_steps.py")
         command = [numpyro, str(script), *map(str, size), str(rounds)]
         result["numpyro"] = json.loads(subprocess.check_output(command, text=True))
+        show(result["numpyro"])
     return result
 
 
+def deep(rounds: int, device: torch.device) -> list[dict[str, object]]:
+    where = Path(__file__).with_name("pairs.py")
+    spec = importlib.util.spec_from_file_location("pairs", where)
+    pairs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pairs)
+    results = []
+    for title, (pair, x) in pairs.deep_pairs().items():
+        ways, _ = contenders(pair.model, pair.guide, (x.to(device),))
+        results.append(described(title, Timings.measure(ways, rounds), [PYRO]))
+    return results
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--numpyro", help="a Python that has numpyro")
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many, smallest first")
+    parser.add_argument("--no-deep", action="store_true", help="leave out the deeper pairs")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    results = [measure(size, options.rounds, options.numpyro) for size in SIZES[: options.sizes]]
-    for result in results:
-        print(f"\nbatch, z_dim, hidden = {result['size']}; floor {result['floor']:.2f} ms")
-        for title in ("milliseconds", "ratios", "numpyro"):
-            for name, values in result.get(title, {}).items():  # type: ignore[attr-defined]
-                low, high = values["lower quartile"], values["upper quartile"]
-                print(f"  {name:<44}{values['median']:7.3f}   ({low:.3f} to {high:.3f})")
+    device = torch.device(options.device)
+    found: dict[str, object] = {"machine": machine(device), "command": sys.argv}
+    found["results"] = [
+        measure(size, options.rounds, options.numpyro, device) for size in SIZES[: options.sizes]
+    ]
+    if not options.no_deep:
+        found["deep"] = deep(options.rounds, device)
+    if device.type == "cuda":
+        found["epoch of 60,000"] = {e: epoch_of_mnist(e) for e in ("recorded", "captured")}
+        show(found["epoch of 60,000"])
     if options.json is not None:
-        versions = {"torch": torch.__version__, "pyro": pyro.__version__, "python": sys.version}
-        machine = {"threads": torch.get_num_threads(), **versions}
-        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2))
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
