@@ -242,7 +242,7 @@ def infer_(
 
 @main.command("bench")
 @_of_a_pair
-@click.option("--batch-size", type=_AT_LEAST_1, default=128, help="Data per step.")
+@click.option("--batch-size", type=_AT_LEAST_1, help="Data per step.  [default: 128]")
 @click.option("--rounds", type=click.IntRange(min=2), default=40, help="Turns of each way.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--seed", default=0, help="Seeds everything.")
@@ -251,7 +251,8 @@ def bench_(**given: Any) -> None:
     """Time a gradient step of MODEL and GUIDE: Pyro's SVI beside the engines of pvae."""
     device = find_device(given["device"])
     built, of_data = pair_and_data(given)
-    rows, size = of_data.train, given["batch_size"]
+    rows = of_data.train
+    size = given["batch_size"] or min(128, len(rows))
     batch = next(batches(rows, batch_size=size, device=device, seed=given["seed"]).epoch(0))
     with seeded(given["seed"]):
         ways, own = contenders(built.model, built.guide, batch, make_objective(given["objective"]))

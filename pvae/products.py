@@ -1,6 +1,7 @@
 """Products of matrices by oneDNN, in recorded steps on processors where torch's own are slower."""
 
 import math
+
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node

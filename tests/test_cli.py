@@ -221,3 +221,15 @@ def test_a_run_is_resumed_from_another_folder_but_not_past_its_cosine(folder, mo
     pvae_("train", *pair, *QUICK, "--schedule", "cosine", "--out", "cosine")
     refused = pvae_("train", "--resume", "--out", "cosine", "--epochs", 9, code=1)
     assert "learning rate falls to 0 over its 2 epochs" in refused
+
+
+def test_bench_prints_times_as_a_table_or_json(folder):
+    arguments = ["bench", "pair.py:model", "pair.py:guide", "--data", "mine.npz", "--rounds", "2"]
+    printed = pvae_(*arguments)
+    for name in ("Pyro, as users run it", "pvae eager", "pvae recorded", "pvae captured"):
+        assert name in printed
+    found = json.loads(pvae_(*arguments, "--batch-size", "8", "--json"))
+    assert found["batch"] == 8
+    assert found["milliseconds"]["pvae recorded"]["median"] > 0
+    assert found["machine"]["torch"]
+    assert found["notes"] == []

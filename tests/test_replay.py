@@ -1,6 +1,8 @@
 """When a recording serves, when it goes stale and is found out, and what cannot be recorded."""
 
+import dataclasses
 import random
+import re
 
 import numpy as np
 import pyro
@@ -294,3 +296,61 @@ def test_the_divisor_of_a_step_is_no_part_of_the_graph():
                 svi.step_tensor((X,), divisor=divisor)
             moved[engine] = model.__self__.net.weight.detach().clone()
     torch.testing.assert_close(moved["recorded"], moved["eager"])
+
+
+# What is not compiled
+
+
+def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
+    monkeypatch.setattr(pvae.compiling, "MOST_NODES", 10)
+    got = run(make_changing, "captured", 24)
+    assert_same(got, run(make_changing, None, 24), 1e-6)
+    (note, *others) = got[3].notes
+    assert re.search(r"without compilation: its \d+ operations would take minutes", note)
+    assert all("would take minutes" in other for other in others)
+    assert got[3].engine == "recorded since step 2: 22 of 24 steps replayed"
+
+
+def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no working C++ compiler\nand more lines")
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", refuse)
+    got = run(make_changing, "captured", 24)
+    assert_same(got, run(make_changing, None, 24), 1e-6)
+    assert got[3].notes == [
+        "recorded steps are replayed without compilation: it does not compile: RuntimeError: no "
+        "working C++ compiler"
+    ]
+
+
+# What is scaled in place
+
+
+def test_gradients_that_share_memory_are_copied():
+    """A graph may give two parameters one gradient, or the data themselves."""
+
+    def share(recording):
+        def one_for_all(*tensors):
+            loss, first, *rest = recording.run(*tensors)
+            return [loss, first, *[first] * len(rest)]
+
+        return dataclasses.replace(recording, run=one_for_all)
+
+    def model(x):
+        locs = [pyro.param(name, torch.zeros(3)) for name in ("a", "b")]
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(sum(locs), 1.0).to_event(1), obs=x)
+
+    svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "recorded")
+    for _ in range(2):
+        svi.step(X)
+    (kind,) = svi.replay._kinds.values()
+    assert not pvae.comparing.aliased(kind.recording, [X], [])
+    kind.recording, kind.compared = share(kind.recording), False
+    assert pvae.comparing.aliased(kind.recording, [X], [])
+    for _ in range(4):
+        svi.step_tensor((X,), divisor=len(X))
+    assert kind.recording.copies
+    store = pyro.get_param_store()
+    assert torch.equal(store["a"], store["b"])

@@ -17,6 +17,7 @@ FIGURES = {
         "01_zoo_reconstructions",
     },
     "02_your_own_pair": {"02_latent_means", "02_reconstructions", "02_learning_curve"},
+    "13_speed_and_scale": {"13_engines", "13_batches"},
 }  # fmt: skip
 
 NO_NETWORK = """
@@ -135,3 +136,15 @@ def test_public_names_only(name):
             assert not any(module.startswith("pvae.") for module in modules)
         if isinstance(node, ast.Attribute):
             assert not node.attr.startswith("_") or node.attr.startswith("__")
+
+
+def test_the_tutorial_on_speed_shows_what_its_prose_says(outputs):
+    text = outputs["13_speed_and_scale"][0]
+    assert "eager: all 100 steps are Pyro's own" in text
+    assert "recorded since step 101: 100 of 200 steps replayed" in text
+    eager, recorded = numbers(r"after the change: eager ([\d.]+), recorded ([\d.]+)", text)
+    assert eager == pytest.approx(recorded, rel=1e-4)
+    line = next(line for line in text.splitlines() if line.startswith("note:"))
+    source = (FOLDER / "13_speed_and_scale.py").read_text().splitlines()
+    (number,) = numbers(r"13_speed_and_scale.py:(\d+): __bool__ reads a value", line)
+    assert "if loc.mean() > 0" in source[int(number) - 1]
