@@ -156,9 +156,21 @@ for width in widths:
         table[engine].append(found[engine])
     print(f"{width:>5} hidden units: " + ", ".join(f"{k} {v:.2f} ms" for k, v in found.items()))
 
+
+def plain_ticks(axes, values):
+    """Numbers as they are on logarithmic axes."""
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    ticks = [m * 10.0**e for e in range(-2, 7) for m in (1, 2, 5)]
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.yaxis.set_major_formatter("{x:,g}")
+
+
 figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
 for engine in engines:
     axes.loglog(widths, table[engine], marker="o", label=engine)
+plain_ticks(axes, widths)
 axes.set(xlabel="hidden units", ylabel="milliseconds a step")
 axes.legend()
 figure.savefig(FIGURES / "13_engines.png", dpi=150)
@@ -312,6 +324,7 @@ for engine, values in rates.items():
     axes.loglog(sizes, values, marker="o", label=engine)
     print(f"{engine:<9} {values[0]:>9,.0f} data a second in batches of {sizes[0]}, "
           f"{values[-1]:>9,.0f} in batches of {sizes[-1]}")  # fmt: skip
+plain_ticks(axes, sizes)
 axes.set(xlabel="data in a batch", ylabel="data a second")
 axes.legend()
 figure.savefig(FIGURES / "13_batches.png", dpi=150)
