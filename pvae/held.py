@@ -53,6 +53,12 @@ class Held:
         places = [(space, name) for name in names if name in space and _counts(space[name])]
         self._places.extend(places)
 
+    def changed(self, before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
+        """Names of what differs between two calls; of closures, just that."""
+        names = [name for _, name in self._places] + ["a variable of a closure"] * len(self._cells)
+        pairs = zip(names, before, after, strict=False)
+        return list(dict.fromkeys(name for name, old, new in pairs if old != new))
+
     def __call__(self) -> tuple[object, ...]:
         """The values now; what is no plain value any more counts by its identity."""
         # Lists, as comprehensions are faster than generators: this is done in every step.

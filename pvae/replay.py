@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyro
 from torch import Tensor, nn
 
 from pvae.capture import CaptureError, Recording, record
 from pvae.comparing import aliased, difference
 from pvae.compiling import compiled
 from pvae.graphs import graphed, on_cuda
-from pvae.held import Held
+from pvae.signatures import Key, Signature
 from pvae.steps import Step, eager_step, undone
 from pvae.tiers import Tiers
 from pvae.watch import Watch
@@ -22,6 +21,7 @@ from pvae.watch import Watch
 __all__ = ["Replay"]
 
 _KEPT = 32  # kinds of step; one for each shape and mode in use is enough
+_CHANGES = 64  # kinds, if hardly any is replayed, after which the search is given up
 _EVERY = 100  # steps between comparisons, until this has gone well
 _RARELY = 1000
 
@@ -62,6 +62,7 @@ class Replay:
         compare_next: set it to compare the next replay with an eager step.
         replayed: steps so far that came from a recording.
         recorded: recordings so far.
+        kinds: kinds of step so far.
         since: the numbers of the first step that was replayed, and that was compiled.
     """
 
@@ -75,13 +76,14 @@ class Replay:
     compare_next: bool = False
     replayed: int = 0
     recorded: int = 0
+    kinds: int = 0
     since: dict[str, int] = field(default_factory=dict)
-    _kinds: "OrderedDict[object, _Kind]" = field(default_factory=OrderedDict)
+    _kinds: "OrderedDict[Key, _Kind]" = field(default_factory=OrderedDict)
     _before: dict[str, int] = field(default_factory=dict)
     _given_up: bool = False
-    _held: Held | None = None
-    _parameters: list[Tensor] = field(default_factory=list)
-    _buffer_tables: list[dict[str, Tensor | None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._signature = Signature(self.programs, self.networks)
 
     def step(self, args: tuple[object, ...], kwargs: Mapping[str, object], *, number: int) -> Step:
         """Losses and gradients of a step, from a recording where there is one.
@@ -91,16 +93,15 @@ class Replay:
             kwargs: likewise.
             number: of the step; comparisons depend on nothing else.
         """
-        described = [_described(leaf) for leaf in (*args, *kwargs.values())]
-        if None in described:
+        arguments = Signature.of_arguments(args, kwargs)
+        if arguments is None:
             self._note(
                 "arguments other than tensors, numbers and texts are not known to stay the same: "
                 "steps are eager"
             )
-        if None in described or self._given_up:
+        if arguments is None or self._given_up:
             return self._eager(args, kwargs)
-        arguments = (*described, *kwargs)
-        key = self._key(arguments)
+        key = self._signature(arguments)
         kind = self._kinds.get(key)
         if kind is None:
             before = self._before.pop(str(arguments), 0)
@@ -108,7 +109,7 @@ class Replay:
                 return self._first(arguments, args, kwargs, before + 1)
             with undone(self.networks):  # a training that is resumed goes on with replays
                 self._first(arguments, args, kwargs, before)
-            key = self._key(arguments)
+            key = self._signature(arguments)
             kind = self._kinds.get(key)
             if kind is None:
                 return self._eager(args, kwargs)
@@ -132,17 +133,6 @@ class Replay:
 
     # Which recording
 
-    def _key(self, arguments: tuple[object, ...]) -> object:
-        store = pyro.get_param_store()._params
-        # Lists, as comprehensions are faster than generators: this is done in every step.
-        return (
-            arguments,
-            None if self._held is None else self._held(),
-            tuple([(id(p), p.data_ptr()) for p in store.values()]),
-            tuple([p.requires_grad for p in self._parameters]),
-            tuple([id(b) for table in self._buffer_tables for b in table.values()]),
-        )
-
     def _first(
         self, arguments: tuple[object, ...], args: tuple[object, ...],
         kwargs: Mapping[str, object], count: int,
@@ -157,13 +147,17 @@ class Replay:
                 "which a replay would not do: draw with torch or Pyro"
             )
             return done
+        self.kinds += 1
+        if self.kinds > _CHANGES and self.kinds > self.replayed / 4:
+            self._give_up(
+                f"steps are eager, since they are of ever new kinds ({self.kinds} so far): "
+                f"{self._signature.difference(*list(self._kinds)[-2:])} last"
+            )
+            return done
         known = {id(part) for whole in self.networks for part in whole.modules()}
         self.networks += [network for _, network in watch.networks if id(network) not in known]
-        parts = [part for network in self.networks for part in network.modules()]
-        self._parameters = [p for part in parts for p in part._parameters.values() if p is not None]
-        self._buffer_tables = [part._buffers for part in parts if part._buffers]
-        self._held = Held(self.programs, self.networks)
-        self._kinds[self._key(arguments)] = _Kind(str(arguments), done.params, count)
+        self._signature = Signature(self.programs, self.networks)
+        self._kinds[self._signature(arguments)] = _Kind(str(arguments), done.params, count)
         while len(self._kinds) > _KEPT:
             self._kinds.popitem(last=False)
         return done
@@ -190,12 +184,6 @@ class Replay:
     def _record(self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         kind.tried, kind.compiled, kind.compared = True, False, False
         self.recorded += 1
-        if self.recorded > _KEPT and self.recorded > (self.replayed + 1) / 4:
-            self._give_up(
-                f"steps are eager, since something in the pair's signature changes all the time "
-                f"({self.recorded} recordings for {self.replayed} replays)"
-            )
-            return
         buffers = [buffer for network in self.networks for buffer in network.buffers()]
         try:
             kind.recording = record(self.loss_and_grads, kind.params, buffers, args, kwargs)
@@ -287,12 +275,3 @@ def _outside_torch() -> tuple[object, ...]:
     """The states of Python's and NumPy's generators."""
     _, keys, position, *_ = np.random.get_state()
     return random.getstate(), np.asarray(keys).tobytes(), position
-
-
-def _described(leaf: object) -> object:
-    """What of an argument decides the graph; None where that is not known."""
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad
-    if isinstance(leaf, bool | int | float | str | type(None)):
-        return type(leaf), leaf
-    return None

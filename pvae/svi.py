@@ -29,15 +29,20 @@ class SVI(pyro.infer.SVI):
     `step` and `evaluate_loss` are Pyro's in all that they return and change. Engines:
 
     - "eager" is Pyro as it is.
-    - "captured" records the gradient of the step once as a graph of tensor operations, compiles it
-      and replays it, under the random numbers that eager would draw. It is compared with an eager
-      step when it is new and every so many steps; what cannot be recorded, or differs, is eager.
-    - "recorded" does the same without compiling, which takes seconds or, for a deep unrolled model,
-      minutes.
-    - "auto" is eager.
+    - "recorded" watches one step and replays its tensor operations, backward pass included, under
+      the random numbers that eager would draw. No effect handler runs in a replay.
+    - "captured" compiles them too, which takes seconds; on a CUDA device both are CUDA graphs.
+    - "auto" is eager for the first 100 steps of a kind, then recorded, and captured after some
+      thousands more. The counts depend on the pair alone, so that resumed runs are the same.
 
-    A replay runs no Python: counters of a program's own, and Python's and NumPy's random numbers,
-    do not advance in it. Use "eager" for programs that depend on them.
+    The first step of each kind is Pyro's own, with its errors and warnings. A kind of step is all
+    that can be seen to decide its operations: shapes, arguments, modes, parameters, and the
+    numbers, texts and sizes of containers that the programs hold. Replays are compared with steps
+    of Pyro's when they are new and every so many steps: losses, gradients and buffers. What cannot
+    be recorded, or differs, is eager, and `notes` say why.
+
+    What a program does besides computing is not replayed: one that prints prints no more. One that
+    counts in a number that it holds stays eager.
 
     References:
         Stochastic Variational Inference (M. Hoffman, D. Blei, C. Wang, J. Paisley, 2013),

@@ -171,6 +171,39 @@ def test_what_programs_do_not_name_is_no_part_of_the_key():
     assert got[3].replay.replayed == 22
 
 
+class Counting(Trainer):
+    """Counts its calls, and anneals by them."""
+
+    def loc(self, x):
+        self.steps += 1
+        return self.net(x) * min(1.0, self.steps / 100)
+
+
+def test_a_pair_that_counts_its_calls_stays_eager():
+    def make():
+        pair = Counting()
+        return pair.model, pair.guide
+
+    got = run(make, "recorded", 140)
+    assert_same(got, run(make, None, 140), 0.0)
+    assert got[3].engine == "eager: all 140 steps are Pyro's own"
+    assert got[3].notes == [
+        "steps are eager, since they are of ever new kinds (65 so far): 'steps' changed last"
+    ]
+
+
+def test_batches_of_ever_new_sizes_are_eager():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO())
+    for size in range(1, 80):
+        svi.step(X[:size])
+    assert "(65 so far): the arguments changed last" in svi.notes[0]
+
+
 def test_what_python_hides_is_found_by_comparing():
     wanted = run(make_changing, None, 140, change=hide_at(101))
     got = run(make_changing, "recorded", 140, change=hide_at(101))
