@@ -138,7 +138,7 @@ class Replay:
         kwargs: Mapping[str, object], count: int,
     ) -> Step:  # fmt: skip
         """A step of Pyro's, with its errors and warnings on wrong pairs; later ones are replays."""
-        before = _outside_torch()
+        before, held = _outside_torch(), self._signature.held()
         with Watch(None) as watch:
             done = self._eager(args, kwargs)
         if _outside_torch() != before:
@@ -150,8 +150,15 @@ class Replay:
         self.kinds += 1
         if self.kinds > _CHANGES and self.kinds > self.replayed / 4:
             self._give_up(
-                f"steps are eager, since they are of ever new kinds ({self.kinds} so far): "
-                f"{self._signature.difference(*list(self._kinds)[-2:])} last"
+                f"steps are eager, since {self.kinds} of {self.kinds + self.replayed} were the "
+                "first of their kind: arguments, modes or what the programs hold keep changing"
+            )
+            return done
+        own = self._signature.held.changed(held, self._signature.held())
+        if own:
+            self._note(
+                f"a step that changes {', '.join(map(repr, own))} itself is eager, as no replay "
+                "would do that"
             )
             return done
         known = {id(part) for whole in self.networks for part in whole.modules()}

@@ -48,13 +48,6 @@ class Signature:
             tuple([id(b) for table in self.buffer_tables for b in table.values()]),
         )
 
-    def difference(self, one: Key, other: Key) -> str:
-        """What changed from one kind to another, in words."""
-        names = self.held.changed(one[1], other[1])
-        if names:
-            return f"{', '.join(map(repr, names))} changed"
-        return "the arguments changed" if one[0] != other[0] else "the parameters changed"
-
 
 def _described(leaf: object) -> object:
     """What of an argument decides the operations; None where that is not known."""
