@@ -14,7 +14,6 @@ import contextlib
 import importlib.util
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,7 +170,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    found: dict[str, object] = {"machine": machine(device), "command": sys.argv}
+    command = f"python tests/benchmarks/steps.py --rounds {options.rounds} --device {device}"
+    found: dict[str, object] = {"machine": machine(device), "command": command}
     found["results"] = [
         measure(size, options.rounds, options.numpyro, device) for size in SIZES[: options.sizes]
     ]
