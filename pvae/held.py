@@ -54,10 +54,14 @@ class Held:
         self._places.extend(places)
 
     def changed(self, before: tuple[object, ...], after: tuple[object, ...]) -> list[str]:
-        """Names of what differs between two calls; of closures, just that."""
+        """Names of values that differ between two calls; where None or a tensor is kept, none.
+
+        That is how caches look, which are no memory of earlier steps.
+        """
         names = [name for _, name in self._places] + ["a variable of a closure"] * len(self._cells)
         pairs = zip(names, before, after, strict=False)
-        return list(dict.fromkeys(name for name, old, new in pairs if old != new))
+        differ = [(n, old, new) for n, old, new in pairs if old != new]
+        return list(dict.fromkeys(n for n, *both in differ if all(map(_is_value, both))))
 
     def __call__(self) -> tuple[object, ...]:
         """The values now; what is no plain value any more counts by its identity."""
@@ -72,7 +76,11 @@ def _counts(value: object) -> bool:
 
 
 def _seen(value: object) -> object:
-    return (id(value), len(value)) if isinstance(value, _SIZED) else id(value)
+    return (id(value), len(value)) if isinstance(value, _SIZED) else (id(value),)
+
+
+def _is_value(seen: object) -> bool:
+    return seen is not None and (not isinstance(seen, tuple) or len(seen) == 2)
 
 
 def _names(code: Sequence[CodeType], owners: set[type]) -> set[str]:
