@@ -251,9 +251,9 @@ def bench_(**given: Any) -> None:
     """Time a gradient step of MODEL and GUIDE: Pyro's SVI beside the engines of pvae."""
     device = find_device(given["device"])
     built, of_data = pair_and_data(given)
-    rows = of_data.train
-    size = given["batch_size"] or min(128, len(rows))
-    batch = next(batches(rows, batch_size=size, device=device, seed=given["seed"]).epoch(0))
+    size = given["batch_size"] or min(128, len(of_data.train))
+    source = batches(of_data.train, batch_size=size, device=device, seed=given["seed"])
+    batch = next(source.epoch(0))
     with seeded(given["seed"]):
         ways, own = contenders(built.model, built.guide, batch, make_objective(given["objective"]))
         timings = Timings.measure(ways, given["rounds"])
