@@ -72,6 +72,8 @@ def eager_step(
     """
     if validate is None:
         validate = pyro.infer.util.is_validation_enabled()
+    for parameter in others:  # `undone` and the optimizer know those in the store
+        parameter.grad = None
     with poutine.trace(param_only=True) as seen, pyro.validation_enabled(validate):
         loss = loss_and_grads(*args, **kwargs)
     sites = cast("list[dict[str, Any]]", list(seen.trace.nodes.values()))

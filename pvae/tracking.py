@@ -17,7 +17,7 @@ __all__ = ["Tracker"]
 # What decides the numbers of a run; a resumed run may only be longer.
 _FIXED = (
     "objective", "optimizer", "learning_rate", "batch_size", "steps_per_epoch", "warmup",
-    "clip_norm", "seed",
+    "clip_norm", "precision", "seed",
 )  # fmt: skip
 
 

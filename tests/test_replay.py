@@ -384,5 +384,38 @@ def test_gradients_that_share_memory_are_copied():
     for _ in range(4):
         svi.step_tensor((X,), divisor=len(X))
     assert kind.recording.copies
-    store = pyro.get_param_store()
-    assert torch.equal(store["a"], store["b"])
+    got = pyro.get_param_store()["a"].detach().clone()
+    with pyro.get_param_store().scope():
+        eager = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "eager")
+        for _ in range(2):
+            eager.step(X)
+        for _ in range(4):
+            eager.step_tensor((X,), divisor=len(X))
+        torch.testing.assert_close(got, pyro.get_param_store()["a"].detach())
+
+
+def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypatch):
+    """Also for parameters that the optimizer alone knows, where a recording is given up."""
+    record = pvae.replay.record
+
+    def record_wrongly(*given):
+        done = record(*given)
+        return dataclasses.replace(done, run=lambda *t: [2 * out for out in done.graph(*t)])
+
+    monkeypatch.setattr(pvae.replay, "record", record_wrongly)
+    ends = {}
+    for engine in ("eager", "recorded"):
+        torch.manual_seed(0)
+        net = linear(3, 3)
+
+        def model(x, net=net):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
+
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
+        svi = pvae.SVI(model, lambda x: None, optimizer, Trace_ELBO(), engine)
+        for _ in range(4):
+            svi.step(X)
+        ends[engine] = net.weight.detach().clone()
+    assert torch.equal(ends["eager"], ends["recorded"])
+    assert "is not what Pyro gives" in svi.notes[0]
