@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae.capture import CaptureError, Recording
+from pvae.products import called_directly
 from pvae.randomness import preserved
 
 __all__ = ["MOST_NODES", "compiled"]
@@ -36,6 +37,8 @@ def compiled(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
     try:
         import torch._inductor as inductor
         from torch._inductor import config
+
+        called_directly()
 
         # Inductor's own generator would draw other numbers than eager; and a wrapper in C++ calls
         # the kernels of a small step in less time than one in Python.

@@ -1,15 +1,17 @@
 """Products of matrices by oneDNN, in recorded steps on processors where torch's own are slower."""
 
+import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-__all__ = ["by_onednn", "faster_by_onednn"]
+__all__ = ["by_onednn", "called_directly", "faster_by_onednn"]
 
 # Additions and multiplications below which a call of oneDNN costs more than it saves.
-_LEAST = 1e7
+_LEAST = 5e6
 
 _library = torch.library.Library("pvae", "DEF")
 _library.define("product(Tensor a, Tensor b, Tensor? bias=None) -> Tensor")
@@ -59,6 +61,35 @@ def by_onednn(graph: Graph) -> None:
         new.meta.update(node.meta)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
+
+
+@functools.cache
+def called_directly() -> None:
+    """Have compiled graphs call oneDNN themselves.
+
+    A compiled graph calls an operation that Inductor does not know through the dispatcher and
+    Python, which costs 10 us a product. Inductor knows this product as well, as a linear layer of
+    frozen weights; here both factors may change between calls.
+    """
+    from torch._inductor import ir, mkldnn_ir
+    from torch._inductor.lowering import permute, register_lowering
+
+    # Inductor's nodes are values of types that it keeps to itself.
+    def lowered(a: Any, b: Any, bias: Any = None) -> Any:
+        kernel = ir.ExternKernel
+        factors = [kernel.require_contiguous(kernel.realize_input(a))]
+        factors.append(kernel.realize_input(permute(b, [1, 0])))
+        options: list[Any] = ["none", [-1], ""]
+        if bias is None:
+            options.insert(0, None)
+        else:
+            factors.append(kernel.require_contiguous(kernel.realize_input(bias)))
+        shape = [a.get_size()[0], b.get_size()[1]]
+        layout = ir.FixedLayout(device=a.get_device(), dtype=a.get_dtype(), size=shape)
+        linear = mkldnn_ir.LinearUnary(layout, factors, options)
+        return ir.TensorBox.create(mkldnn_ir._create_output_node(linear))
+
+    register_lowering(torch.ops.pvae.product.default, type_promotion_kind=None)(lowered)
 
 
 def _suits(*nodes: Node) -> bool:

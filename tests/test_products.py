@@ -4,11 +4,12 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from torch._inductor.utils import fresh_cache
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pvae
 from pvae import capture
-from pvae.products import by_onednn, faster_by_onednn
+from pvae.products import by_onednn, called_directly, faster_by_onednn
 
 onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
@@ -80,6 +81,21 @@ def test_only_processors_that_gain_are_asked(monkeypatch, able, faster):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert faster_by_onednn() is faster
+
+
+@onednn
+def test_a_compiled_graph_calls_onednn_without_a_detour():
+    traced, _ = replaced(lambda a, w, c: torch.addmm(c, a, w.t()).t() @ a, LARGE, WEIGHT, BIAS)
+    with fresh_cache(), torch.no_grad(), torch._inductor.config.patch(cpp_wrapper=True):
+        called_directly()
+        run = torch._inductor.standalone_compile(traced, [LARGE, WEIGHT, BIAS])
+        with torch.profiler.profile() as profile:
+            product = run(LARGE, WEIGHT, BIAS)
+    torch.testing.assert_close(
+        product, (LARGE @ WEIGHT.t() + BIAS).t() @ LARGE, rtol=1e-5, atol=1e-3
+    )
+    called = {event.key for event in profile.key_averages()}
+    assert not called & {"pvae::product", "aten::mm", "aten::addmm"}
 
 
 @onednn
