@@ -1,6 +1,7 @@
 """Variational autoencoders by probabilistic programming: any Pyro model and guide, end to end."""
 
 from pvae import data, guides, likelihoods, models, nn, objectives, plots
+from pvae.checking import check
 from pvae.evaluation import elbo, log_likelihood
 from pvae.loading import load
 from pvae.programs import infer, reconstruct, sample
@@ -9,6 +10,7 @@ from pvae.training import fit
 
 __all__ = [
     "SVI",
+    "check",
     "data",
     "elbo",
     "fit",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.traces import paired_traces, sample_sites
 
-__all__ = ["DivergedError", "diverged", "first_broken_site", "program_failed", "user_frame"]
+__all__ = ["DivergedError", "diverged", "first_broken_site", "user_frame"]
 
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent)
@@ -50,33 +50,6 @@ def diverged(
         "data and scales nearer to 1",
         step=step,
         site=name,
-    )
-
-
-def program_failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: list[str]) -> ValueError:
-    """An error that says where the user's program failed, and on what.
-
-    Args:
-        error: what the program raised.
-        batch: what it was called with.
-        elsewhere: names of tensors that could not be moved to the device.
-    """
-    where = user_frame(traceback.extract_tb(error.__traceback__))
-    # Pyro wraps an error to append a table of shapes: the cause is what the user's code raised.
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    shapes = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in batch)
-    device = batch[0].device
-    tensors = (
-        f"; these tensors are not on {device} and belong to no network: {elsewhere}: register them "
-        "as buffers, or make them on the device of x"
-        if elsewhere
-        else ""
-    )
-    place = f"{where}: " if where else ""
-    return ValueError(
-        f"{place}the pair fails on a batch of {shapes}: {type(cause).__name__}: {cause}{tensors}"
     )
 
 

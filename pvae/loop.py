@@ -8,11 +8,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from pvae.checking import refuse_wrong
+from pvae.checking import OF_PROGRAMS, PairError, examine, program_failed
 from pvae.checkpoint import save_checkpoint
 from pvae.data import Batches, Rows
 from pvae.evaluation import elbo
-from pvae.failure import diverged, first_broken_site, program_failed
+from pvae.failure import diverged, first_broken_site
 from pvae.fits import Fit
 from pvae.modules import Belongings
 from pvae.objectives.weights import data_plate
@@ -25,9 +25,6 @@ from pvae.tracking import Tracker
 from pvae.weighting import Weighting
 
 __all__ = ["Loop"]
-
-# What a program that does not fit its data, or its partner, raises.
-_OF_PROGRAMS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
 class Loop:
@@ -49,9 +46,8 @@ class Loop:
         try:
             traces = belongings.discover(self.example)
             self.plate = data_plate(belongings.discover, self.example)
-        except _OF_PROGRAMS as error:
+        except OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
-        refuse_wrong(*traces)
         belongings.train()
         size = source.rows if source.rows is not None else options.data_size
         self.weighting = Weighting(
@@ -66,28 +62,26 @@ class Loop:
         optim = options.make_optimizer(parameters)
         optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
         belongings.adopt(optimized)
+        objective = options.make_objective()
+        report = examine(belongings, self.example, objective)
+        if report.errors:
+            raise PairError(list(report.findings))
         self.svi = SVI(
             self.weighting.wrap(belongings.bare("model")),
             self.weighting.wrap(belongings.bare("guide")),
             optim,
-            options.make_objective(),
+            objective,
             options.engine,
             precision=options.precision,
             clip_norm=options.clip_norm,
         )
         try:
             self.svi.rehearse(self.example, list(belongings.networks.values()))
-        except _OF_PROGRAMS as error:
+        except OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
         self.progress = Progress(belongings, self.svi)
         self.fit = Fit(belongings.model, belongings.guide, engine=self.svi.engine)
-        self.fit.notes = [
-            *self.weighting.notes,
-            *(
-                f"network {name!r} is used but not passed to pyro.module: it is not trained"
-                for name in belongings.unused
-            ),
-        ]
+        self.fit.notes = [*map(str, report.findings), *self.weighting.notes]
         left = [name for name, p in parameters.items() if optimized and id(p) not in optimized]
         if left:
             self.fit.notes.append(f"the optimizer was not given parameters {left}: they stay fixed")

@@ -74,10 +74,19 @@ class Belongings:
         # Parameters of networks that *are* the program, or that share a registered name with
         # another network: Pyro would leave them untrained without a word.
         self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
+        # Two networks that the programs register under one name.
+        self.namesakes: list[tuple[str, nn.Module, nn.Module]] = []
         # Parameters of networks that the programs reach but do not register, by network.
         self.unused: dict[str, dict[str, nn.Parameter]] = {}
         for name, network in reach({"model": model, "guide": guide}, nn.Module):
             self._add(name, network)
+        # Those that arrive with requires_grad=False; Pyro makes trainable what it registers.
+        self.frozen = [
+            (f"{name}.{inner}", parameter)
+            for name, network in self.networks.items()
+            for inner, parameter in network.named_parameters()
+            if not parameter.requires_grad
+        ]
 
     def _add(self, name: str, network: nn.Module) -> None:
         """Adopt a network under the first free name, and move it to the device."""
@@ -147,6 +156,12 @@ class Belongings:
             traces = paired_traces(self.model, self.guide, batch)
             for name, network in watch.networks:
                 self._add(name, network)
+            self.namesakes = [
+                (name, first, second)
+                for i, (name, first) in enumerate(watch.networks)
+                for other, second in watch.networks[i + 1 :]
+                if other == name
+            ]
             self._drop_parts()
             self._register_rest([network for _, network in watch.networks])
         return traces

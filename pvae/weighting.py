@@ -64,12 +64,7 @@ class Weighting(Messenger):
     @property
     def notes(self) -> list[str]:
         """What a reader of the run should know about its scales."""
-        if self.plate is None:
-            return [
-                "no plate of size len(batch) encloses the observed sites: every site counts once "
-                "per batch, and evaluation goes row by row"
-            ]
-        if self.plate_size is not None and self.size not in (None, self.plate_size):
+        if self.plate and self.plate_size is not None and self.size not in (None, self.plate_size):
             return [
                 f"plate {self.plate.name!r} has size {self.plate_size}, the data have {self.size} "
                 "rows: the program's own scale is left as it is"

@@ -53,16 +53,17 @@ def test_a_guide_site_that_the_model_lacks_or_observes():
 
 def test_an_auxiliary_site_is_the_guides_own():
     def guide(x):
-        empty(x)
-        pyro.sample("w", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        shift = pyro.param("shift", torch.zeros(()))
+        pyro.sample("w", dist.Normal(shift, 1.0), infer={"is_auxiliary": True})
         lg.posterior(x)
 
     assert fit(lg.model, guide, lg.draw(10)).history
 
 
 def bernoulli(x):
+    logits = pyro.param("logits", torch.zeros(x.shape[1:]))
     with pyro.plate("data", len(x)):
-        pyro.sample("x", dist.Bernoulli(0.5).expand(x.shape[1:]).to_event(1), obs=x)
+        pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
 
 def test_grey_levels_under_a_bernoulli_name_the_alternatives():
@@ -79,7 +80,7 @@ def test_one_grey_datum_in_a_later_batch_is_refused_too():
     x = torch.zeros(64, 2)
     x[63] = 0.5
     with pytest.raises(ValueError, match="support"):
-        fit(bernoulli, empty, x, batch_size=4)
+        fit(bernoulli, lambda x: None, x, batch_size=4)
 
 
 def test_observed_data_of_another_shape():

@@ -23,6 +23,7 @@ MODULES = sorted(
 def test_public_names():
     assert pvae.__all__ == [
         "SVI",
+        "check",
         "data",
         "elbo",
         "fit",

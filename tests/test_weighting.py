@@ -67,8 +67,8 @@ def test_the_loss_is_in_nats_per_datum(model):
     loc, scale = exact_posterior(X)
 
     def posterior(x):
-        pyro.param("unused", torch.zeros(()))
-        pyro.sample("w", dist.Normal(loc, scale))
+        shift = pyro.param("shift", torch.zeros(()))
+        pyro.sample("w", dist.Normal(loc + shift, scale))
 
     trained = fit(model, posterior, X, batch_size=30, epochs=1)
     covariance = torch.eye(30) + torch.ones(30, 30) / PRIOR
@@ -83,14 +83,12 @@ def test_a_plate_of_another_size_is_left_alone_and_noted():
 
 
 def test_a_short_last_batch_is_weighed_by_its_own_size():
-    def posterior(x):
-        pyro.param("unused", torch.zeros(()))
-
     def model(x):
+        loc = pyro.param("loc", torch.zeros(()))
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
 
-    trained = fit(model, posterior, X, batch_size=7, epochs=1)
+    trained = fit(model, lambda x: None, X, batch_size=7, epochs=1, learning_rate=1e-9)
     exact = -dist.Normal(0.0, 1.0).log_prob(X).mean().item()
     assert trained.history[0]["train_loss"] == pytest.approx(exact, abs=1e-5)
 
@@ -112,7 +110,7 @@ def test_warmup_scales_latent_sites_by_a_factor_that_rises():
     objective = Recording()
     trained = fit(model, guide, x, epochs=4, batch_size=96, warmup=3, objective=objective)
     assert [row["beta"] for row in trained.history] == [0.25, 0.5, 0.75, 1.0]
-    for beta, scales in zip([0.25, 0.5, 0.75, 1.0], objective.scales[1:], strict=True):
+    for beta, scales in zip([0.25, 0.5, 0.75, 1.0], objective.scales[-4:], strict=True):
         assert scales == {("model", "z"): beta, ("model", "x"): 1.0, ("guide", "z"): beta}
 
 

@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator
 
-from pyro import poutine
-
 from pvae.checking.finding import Finding
-from pvae.traces import latent_sites
+from pvae.checking.subject import Subject
+from pvae.traces import latent_sites, observed_sites
 
 __all__ = ["unmatched_sites"]
 
 
-def unmatched_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterator[Finding]:
-    """Latent sites that one of the programs lacks."""
-    latent, proposed = latent_sites(model_trace), latent_sites(guide_trace)
+def unmatched_sites(subject: Subject) -> Iterator[Finding]:
+    """Latent sites that one of the programs lacks, and data that the guide observes."""
+    latent, proposed = latent_sites(subject.model), latent_sites(subject.guide)
+    for name in observed_sites(subject.guide):
+        yield Finding.at(
+            subject.place("guide", name),
+            "error",
+            f"the guide observes {name!r}: q(z | x) is given the data as its arguments, and its "
+            "observed sites count nowhere; take obs= out, or move the statement into the model",
+        )
     missing = [
         name
         for name, site in latent.items()
@@ -20,17 +26,19 @@ def unmatched_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> I
         if name not in proposed and not site["infer"].get("enumerate")
     ]
     for name in missing:
-        yield Finding(
+        yield Finding.at(
+            subject.place("model", name),
             "error",
             f"guide has no site {name!r}; the model samples {list(latent)}, the guide "
             f"{list(proposed)}: "
-            "add one to the guide, or observe it in the model",
+            "add one to the guide, or observe it in the model (obs=x)",
         )
     for name, site in proposed.items():
         if name not in latent and not site["infer"].get("is_auxiliary"):
-            observed = name in model_trace.nodes
+            observed = name in subject.model.nodes
             what = "observes it" if observed else "has no such site"
-            yield Finding(
+            yield Finding.at(
+                subject.place("guide", name),
                 "error",
                 f"guide samples {name!r}, but the model {what}; its latent sites are "
                 f"{list(latent)}: give it one of these names, or mark it with "

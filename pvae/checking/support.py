@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 import torch
-from pyro import poutine
 from pyro.distributions import Distribution, constraints
 from torch import Tensor
 
 from pvae.checking.finding import Finding
+from pvae.checking.places import Place
+from pvae.checking.subject import Subject
 from pvae.traces import Site, observed_sites
 
-__all__ = ["data_outside_support"]
+__all__ = ["data_outside_support", "distribution_name"]
 
 _FOR_GREY = (
     'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood that fits '
@@ -22,18 +23,17 @@ _FOR_OTHER = (
 )
 
 
-def data_outside_support(
-    model_trace: poutine.Trace, guide_trace: poutine.Trace
-) -> Iterator[Finding]:
+def data_outside_support(subject: Subject) -> Iterator[Finding]:
     """Observed values that their distribution cannot give, or that have another shape."""
-    for name, site in observed_sites(model_trace).items():
+    for name, site in observed_sites(subject.model).items():
+        place = subject.place("model", name)
         value = site["value"]
-        wrong = _wrong_shape(name, site, value) or _outside(name, site, value)
+        wrong = _wrong_shape(place, name, site, value) or _outside(place, name, site, value)
         if wrong is not None:
             yield wrong
 
 
-def _wrong_shape(name: str, site: Site, value: Tensor) -> Finding | None:
+def _wrong_shape(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
     expected = site["fn"].shape()
     try:
         fits = torch.broadcast_shapes(expected, value.shape) == expected
@@ -41,16 +41,18 @@ def _wrong_shape(name: str, site: Site, value: Tensor) -> Finding | None:
         fits = False
     if fits or site["infer"].get("enumerate"):
         return None
-    return Finding(
+    fn = site["fn"]
+    batch, event = tuple(fn.batch_shape), tuple(fn.event_shape)
+    return Finding.at(
+        place,
         "error",
         f"site {name!r} observes data of shape {tuple(value.shape)}, but its distribution "
-        f"{_name(site['fn'])} has shape {tuple(expected)} (batch {tuple(site['fn'].batch_shape)}, "
-        f"event {tuple(site['fn'].event_shape)}): give the network the data's shape, or flatten "
-        "the data in both programs",
+        f"{distribution_name(fn)} has shape {tuple(expected)} (batch {batch}, event {event}): give "
+        "the network the data's shape, or flatten the data in both programs",
     )
 
 
-def _outside(name: str, site: Site, value: Tensor) -> Finding | None:
+def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
     try:
         support = site["fn"].support
     except NotImplementedError:
@@ -63,21 +65,23 @@ def _outside(name: str, site: Site, value: Tensor) -> Finding | None:
     inside = support.check(value)
     if inside.all():
         return None
-    kind = _name(site["fn"])
+    kind = distribution_name(site["fn"])
     wrong = value[~inside].flatten()[0].item() if inside.shape == value.shape else None
     example = f", such as {wrong:.4g}" if wrong is not None else ""
     low, high = value.min().item(), value.max().item()
     advice = "transform the data, or use a distribution that fits them"
     if kind.endswith("Bernoulli"):
         advice = _FOR_GREY if low >= 0 and high <= 1 else _FOR_OTHER
-    return Finding(
+    return Finding.at(
+        place,
         "error",
         f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
         f"{low:.4g} to {high:.4g}): {advice}",
     )
 
 
-def _name(fn: Distribution) -> str:
+def distribution_name(fn: Distribution) -> str:
+    """What the user called: Normal, where it was wrapped and expanded since."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return type(fn).__name__

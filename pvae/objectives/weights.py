@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.traces import Site, sample_sites
 
-__all__ = ["DataPlate", "Terms", "data_plate", "terms"]
+__all__ = ["DataPlate", "Terms", "data_plate", "log_probs", "terms"]
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,28 @@ def terms(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPla
         for name, site in sample_sites(trace):
             if trace is model_trace and not site["is_observed"] and name not in guide_trace.nodes:
                 continue  # summed out by the objective: proposed from its prior, so that it cancels
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            log_prob = sign * scale_and_mask(log_prob, 1.0, site["mask"])
-            frame = plate.frame(site) if plate is not None else None
-            if frame is None:
-                shared[name] = shared.get(name, 0.0) + log_prob.sum()
-            elif frame.dim is None:
-                local[name] = local.get(name, 0.0) + log_prob.sum().reshape(1)
-            else:
-                # A plate that subsamples by itself holds fewer rows than the batch.
-                by_datum = log_prob.expand(
-                    torch.broadcast_shapes(log_prob.shape, (frame.size,) + (1,) * (-frame.dim - 1))
-                ).movedim(frame.dim, 0)
-                local[name] = local.get(name, 0.0) + by_datum.reshape(frame.size, -1).sum(1)
+            inside, term = _term(site, plate)
+            table = local if inside else shared
+            table[name] = table.get(name, 0.0) + sign * term
     return Terms(local, shared)
+
+
+def log_probs(trace: poutine.Trace, plate: DataPlate) -> dict[str, Tensor]:
+    """log-probabilities of one trace by site inside the data plate, shape (rows,), in nats."""
+    found = {name: _term(site, plate) for name, site in sample_sites(trace)}
+    return {name: term for name, (inside, term) in found.items() if inside}
+
+
+def _term(site: Site, plate: DataPlate | None) -> tuple[bool, Tensor]:
+    """Whether a site is in the data plate; its log-probability, by datum there or else summed."""
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
+    frame = plate.frame(site) if plate is not None else None
+    if frame is None:
+        return False, log_prob.sum()
+    if frame.dim is None:
+        return True, log_prob.sum().reshape(1)
+    # A plate that subsamples by itself holds fewer rows than the batch.
+    shape = torch.broadcast_shapes(log_prob.shape, (frame.size,) + (1,) * (-frame.dim - 1))
+    by_datum = log_prob.expand(shape).movedim(frame.dim, 0)
+    return True, by_datum.reshape(frame.size, -1).sum(1)

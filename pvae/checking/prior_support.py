@@ -1,0 +1,49 @@
+"""Does the guide stay within the prior's support?"""
+
+from collections.abc import Iterator
+
+import torch
+
+from pvae.checking.finding import Finding
+from pvae.checking.subject import Subject
+from pvae.checking.support import distribution_name
+from pvae.randomness import seeded
+from pvae.traces import latent_sites
+
+__all__ = ["guide_outside_prior"]
+
+_DRAWS = 32
+
+
+def guide_outside_prior(subject: Subject) -> Iterator[Finding]:
+    """Guides that propose what the prior gives no probability, or that mix discrete with real."""
+    proposed = subject.sites("guide")
+    for name, site in latent_sites(subject.model).items():
+        if name not in proposed:
+            continue
+        fn, prior = proposed[name]["fn"], site["fn"]
+        kinds = f"{distribution_name(fn)} in the guide, {distribution_name(prior)} in the model"
+        try:
+            own, support = fn.support, prior.support
+            with seeded(0), torch.no_grad():
+                draws = fn.sample((_DRAWS,))
+                inside = support.check(draws)
+        except (NotImplementedError, RuntimeError, ValueError):
+            continue
+        if own.is_discrete != support.is_discrete:
+            discrete = "guide" if own.is_discrete else "model"
+            message = (
+                f"latent site {name!r} is discrete in the {discrete} alone ({kinds}): a "
+                "probability would be compared with a density; use distributions of one kind"
+            )
+        elif not inside.all():
+            share = 1 - inside.double().mean().item()
+            message = (
+                f"the guide proposes values of {name!r} outside the prior's support ({kinds}; "
+                f"{share:.0%} of draws), where log p is minus infinity or undefined: use a "
+                "distribution with the prior's support, such as LogNormal or Gamma for positive "
+                "values, or transform a Normal"
+            )
+        else:
+            continue
+        yield Finding.at(subject.place("guide", name), "error", message)

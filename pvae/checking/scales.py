@@ -1,0 +1,55 @@
+"""Does every datum count once? Scales of sites against those of their plates."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from pvae.checking.finding import Finding
+from pvae.checking.subject import Subject
+from pvae.traces import Site
+
+__all__ = ["wrong_scales"]
+
+
+def wrong_scales(subject: Subject) -> Iterator[Finding]:
+    """Data that a subsampling plate and a handler scale both; latents scaled in one program."""
+    proposed, twice = subject.sites("guide"), []
+    for name, site in subject.sites("model").items():
+        by_plates, own = _by_plates(site), _own(site)
+        if by_plates != 1 and math.isclose(own, by_plates, rel_tol=1e-3):
+            twice.append(name)
+        if name in proposed:
+            other = _own(proposed[name])
+            if not math.isclose(own * by_plates, other * _by_plates(proposed[name]), rel_tol=1e-3):
+                total = other * _by_plates(proposed[name])
+                yield Finding.at(
+                    subject.place("model", name),
+                    "error",
+                    f"latent site {name!r} is scaled by {own * by_plates:g} in the model and by "
+                    f"{total:g} in the guide: log p and log q would be weighed differently; use "
+                    "the same poutine.scale and the same plate in both",
+                )
+    if twice:
+        factor = _by_plates(subject.sites("model")[twice[0]])
+        yield Finding.at(
+            subject.place("model", twice[0]),
+            "error",
+            f"sites {twice} are scaled by {factor:g} twice, by their plate's subsampling and by a "
+            "poutine.scale: minibatches would count double; take the poutine.scale out",
+        )
+
+
+def _by_plates(site: Site) -> float:
+    """What subsampling plates scale a site by."""
+    factor = 1.0
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size not in (None, frame.size):
+            factor *= frame.full_size / frame.size
+    return factor
+
+
+def _own(site: Site) -> float:
+    """What handlers scale a site by, beside its plates."""
+    scale = torch.as_tensor(site["scale"], dtype=torch.float64)
+    return scale.mean().item() / _by_plates(site)
