@@ -24,6 +24,7 @@ load_file("kinds_of_pair")
 load_file("linear_gaussian")
 load_file("pairs_to_record")
 load_file("wrong_pairs")
+load_file("right_pairs")
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,17 @@
 import inspect
 import re
 
+import kinds_of_pair as kinds
+import pyro
 import pytest
 import torch
-from wrong_pairs import WRONG
+from right_pairs import RIGHT
+from torch import nn
+from wrong_pairs import WRONG, batch_norm, frozen_network_in_a_pyro_module
 
 import pvae
 from pvae.checking import PairError
+from pvae.reach import reach
 
 
 def findings(model, guide, batch, objective=None):
@@ -50,3 +55,80 @@ def test_a_wrong_pair_is_found_out_with_its_line(make, severity, message):
 
 def test_there_are_thirty():
     assert len(WRONG) >= 30
+
+
+@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
+def test_a_correct_pair_has_no_finding(make):
+    torch.manual_seed(0)
+    model, guide, batch, *more = make()
+    assert findings(model, guide, batch, **(more[0] if more else {})) == []
+
+
+def test_checking_leaves_everything_as_it_was():
+    model, guide = kinds.make("functions", 0)
+    networks = [network for _, network in reach({"model": model, "guide": guide}, nn.Module)]
+    x = kinds.toy_data()[:20]
+    pyro.param("scale", torch.tensor(3.0))
+    store = dict(pyro.get_param_store().items())
+    state = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    modes = [part.training for network in networks for part in network.modules()]
+    weight = next(networks[0].parameters())
+    weight.grad = torch.ones_like(weight)
+    generator = torch.get_rng_state()
+    pvae.check(model, guide, x)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert {k: v.item() for k, v in pyro.get_param_store().items()} == {"scale": 3.0}
+    assert pyro.get_param_store()["scale"] is store["scale"]
+    assert [part.training for network in networks for part in network.modules()] == modes
+    for network, before in zip(networks, state, strict=True):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name]), name
+    others = [p for network in networks for p in network.parameters() if p is not weight]
+    assert all(p.grad is None for p in others)
+
+
+def test_a_frozen_parameter_is_frozen_again_after_the_check():
+    model, guide, x, _ = frozen_network_in_a_pyro_module()
+    with pytest.raises(PairError):
+        pvae.check(model, guide, x)
+    assert not any(p.requires_grad for p in model.decoder.parameters())
+
+
+def test_the_report_is_a_table_and_its_findings():
+    model, guide = kinds.make("functions", 0)
+    report = pvae.check(model, guide, kinds.toy_data()[:20])
+    head, *rows, found = str(report).splitlines()
+    assert head.split() == ["site", "program", "plates", "batch", "event", "distribution"]
+    assert [row.split()[:4] for row in rows] == [
+        ["z", "guide", "data", "20"],
+        ["z", "model", "data", "20"],
+        ["x", "model", "data", "20"],
+    ]
+    assert re.match(r"warning: \S*kinds_of_pair.py:\d+: .*BatchNorm1d", found)
+    x = report.sites[-1]
+    assert (x.batch_shape, x.event_shape, x.distribution, x.observed) == (
+        (20,),
+        (3,),
+        "Normal",
+        True,
+    )
+
+
+def test_a_zoo_pair_has_no_finding_and_names_its_own_lines():
+    model, guide = pvae.models.VAE(x_shape=(4, 4), z_dim=2), pvae.guides.MeanField((4, 4), z_dim=2)
+    x = (torch.rand(10, 4, 4) > 0.5).float()
+    assert findings(model, guide, x) == []
+    (found,) = [f for f in findings(model, guide, x * 0.5) if f.severity == "error"]
+    assert found.file.endswith("models/vae.py")
+
+
+def test_every_warning_of_fit_is_among_its_notes():
+    model, guide, x, *_ = batch_norm()
+    trained = pvae.fit(model, guide, x, epochs=1, progress=False)
+    assert any("BatchNorm1d" in note for note in trained.notes)
+
+
+def test_what_is_no_batch_is_refused():
+    with pytest.raises(TypeError, match=r"as tensors, not \['list'\]"):
+        pvae.check(lambda x: None, lambda x: None, [1.0])

@@ -14,6 +14,7 @@ __all__ = ["Place", "Places", "place_of_error"]
 
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent.parent)
+_CALLER = str(Path(_OWN, "modules.py"))  # what is further out called the program
 _ZOO = tuple(str(Path(_OWN, name)) for name in ("models", "guides"))
 
 
@@ -67,7 +68,7 @@ def _statement() -> Place | None:
         file = frame.f_code.co_filename
         if not _is_foreign(file) or file.startswith(_ZOO):
             return Place(file, frame.f_lineno)
-        if frame.f_back is None:
+        if frame.f_back is None or file == _CALLER:
             return None
         frame = frame.f_back
     return None
