@@ -116,7 +116,10 @@ def test_the_report_is_a_table_and_its_findings():
 
 
 def test_a_zoo_pair_has_no_finding_and_names_its_own_lines():
-    model, guide = pvae.models.VAE(x_shape=(4, 4), z_dim=2), pvae.guides.MeanField((4, 4), z_dim=2)
+    model, guide = (
+        pvae.models.VAE(x_shape=(4, 4), z_dim=2),
+        pvae.guides.MeanField(x_shape=(4, 4), z_dim=2),
+    )
     x = (torch.rand(10, 4, 4) > 0.5).float()
     assert findings(model, guide, x) == []
     (found,) = [f for f in findings(model, guide, x * 0.5) if f.severity == "error"]

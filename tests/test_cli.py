@@ -233,3 +233,17 @@ def test_bench_prints_times_as_a_table_or_json(folder):
     assert found["milliseconds"]["pvae recorded"]["median"] > 0
     assert found["machine"]["torch"]
     assert found["notes"] == []
+
+
+def test_check_prints_the_table_and_exits_with_an_error_where_training_would_be_wrong(folder):
+    printed = pvae_("check", "pair.py:model", "pair.py:guide", "--data", "mine.npz")
+    assert printed.splitlines()[-1] == "nothing found"
+    assert re.search(r"x +model +data 80 +\(80,\) +\(6,\) +Normal, observed", printed)
+    (folder / "broken.py").write_text(
+        PAIR.replace("decoder(z), 1.0).to_event(1)", "decoder(z), 1.0)")
+    )
+    refused = pvae_("check", "broken.py:model", "broken.py:guide", "--data", "mine.npz", code=1)
+    assert refused.startswith("error: broken.py:12: the pair fails on a batch of (80, 6)")
+    assert ".to_event(1)" in refused
+    refused = pvae_("train", "broken.py:model", "broken.py:guide", "--data", "mine.npz", code=1)
+    assert refused.startswith("Error: broken.py:12: the pair fails on a batch of (80, 6)")
