@@ -54,11 +54,6 @@ class Loop:
             self.plate, traces[0], size, device=belongings.device, warmup=options.warmup
         )
         parameters = belongings.parameters()
-        if not parameters:
-            raise ValueError(
-                "neither program registers a parameter: nothing would be trained; pass networks to "
-                "pyro.module, or make parameters with pyro.param"
-            )
         optim = options.make_optimizer(parameters)
         optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
         belongings.adopt(optimized)
@@ -66,6 +61,11 @@ class Loop:
         report = examine(belongings, self.example, objective)
         if report.errors:
             raise PairError(list(report.findings))
+        if not parameters:
+            raise ValueError(
+                "neither program registers a parameter: nothing would be trained; pass networks to "
+                "pyro.module, or make parameters with pyro.param"
+            )
         self.svi = SVI(
             self.weighting.wrap(belongings.bare("model")),
             self.weighting.wrap(belongings.bare("guide")),

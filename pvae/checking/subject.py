@@ -67,17 +67,17 @@ class Subject:
 
     def at_same_values(self, batch: tuple[Tensor, ...]) -> dict[tuple[str, str], Tensor]:
         """Log-probabilities by program, site and datum on a batch, at the values of the traces."""
-        found = {}
-        plate = cast(DataPlate, self.plate)
+        programs = {"guide": self.belongings.guide, "model": self.belongings.model}
         with seeded(0), pyro.validation_enabled(False), torch.no_grad():  # seeded for dropout
-            for role, program in (
-                ("guide", self.belongings.guide),
-                ("model", self.belongings.model),
-            ):
-                trace = poutine.trace(poutine.replay(program, trace=self.guide)).get_trace(*batch)
-                for name, value in log_probs(trace, plate).items():
-                    found[role, name] = value
-        return found
+            traces = {
+                role: poutine.trace(poutine.replay(program, trace=self.guide)).get_trace(*batch)
+                for role, program in programs.items()
+            }
+        return {
+            (role, name): value
+            for role, trace in traces.items()
+            for name, value in log_probs(trace, self.plate).local.items()
+        }
 
     def _traced(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
         def noted(role: str) -> Callable[..., object]:

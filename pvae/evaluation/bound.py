@@ -8,6 +8,7 @@ import torch
 
 from pvae.data import rows
 from pvae.evaluation.estimate import Bound, Estimate
+from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.particles import blocks
 
 __all__ = ["elbo"]
@@ -20,6 +21,7 @@ def elbo(
     num_particles: int = 1,
     *,
     seed: int = 0,
+    budget: int = BUDGET,
     progress: bool = False,
 ) -> Bound:
     """Estimate the evidence lower bound E_q[log p(x, z) - log q(z | x)], in nats per datum.
@@ -37,6 +39,7 @@ def elbo(
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: draws from the guide per datum.
         seed: seeds the draws.
+        budget: bytes that the tensors of one call of the pair may take.
         progress: show a progress bar.
 
     Returns:
@@ -66,7 +69,9 @@ def elbo(
     sites: dict[str, float] = defaultdict(float)
     shared: dict[str, list[float]] = defaultdict(list)
     label = "bound" if progress else ""
-    for block in blocks(model, guide, data, num_particles, seed=seed, progress=label):
+    for block in blocks(
+        model, guide, data, num_particles, seed=seed, budget=budget, progress=label
+    ):
         weights = block.log_weights.double().cpu()
         here = slice(block.start, block.start + weights.shape[1])
         totals[here] += weights.sum(0)

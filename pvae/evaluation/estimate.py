@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from pvae.evaluation.pareto import trusted_below
+
 __all__ = ["Bound", "Estimate", "LogLikelihood"]
 
 
@@ -59,6 +61,36 @@ class LogLikelihood(Estimate):
 
     Attributes:
         ess: effective sample size of the importance weights per datum, shape (N,), in [1, K].
+        khat: the shape of the weights' tail per datum, shape (N,): below 0.5 their variance is
+            finite; NaN where the particles are too few to tell.
     """
 
     ess: Tensor = field(repr=False)
+    khat: Tensor = field(repr=False)
+
+    @property
+    def untrusted(self) -> Tensor:
+        """Indices of the data whose tail is too heavy for this many particles."""
+        return (self.khat > trusted_below(self.num_particles)).nonzero().flatten()
+
+    @property
+    def warning(self) -> str:
+        """Which data are not to be trusted, and why; empty where all are."""
+        count, size = len(self.untrusted), len(self.khat)
+        if not count:
+            return ""
+        first = ", ".join(map(str, self.untrusted[:5].tolist()))
+        limit = trusted_below(self.num_particles)
+        return (
+            f"{count:,} of {size:,} data have importance weights with a tail of k above "
+            f"{limit:.2f} (indices {first}{', ...' if count > 5 else ''}): few particles decide, "
+            "since the guide has thinner tails than the posterior; their estimates are too low by "
+            "an unknown amount, and their errors too small. More particles or pvae.ais tell more"
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON, with how many data are not to be trusted."""
+        finite = self.khat[~self.khat.isnan()]
+        largest = finite.max().item() if len(finite) else None
+        tail = {"largest_khat": largest, "untrusted": len(self.untrusted)}
+        return {**super().as_json(), "mean_ess": self.ess.mean().item(), **tail}

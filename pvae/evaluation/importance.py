@@ -7,6 +7,8 @@ import torch
 
 from pvae.data import rows
 from pvae.evaluation.estimate import Estimate, LogLikelihood
+from pvae.evaluation.memory import BUDGET
+from pvae.evaluation.pareto import Tails
 from pvae.evaluation.particles import blocks
 
 __all__ = ["log_likelihood"]
@@ -19,6 +21,7 @@ def log_likelihood(
     num_particles: int = 5000,
     *,
     seed: int = 0,
+    budget: int = BUDGET,
     progress: bool = False,
 ) -> LogLikelihood:
     """Estimate log p(x) as log mean_k p(x, z_k) / q(z_k | x), in nats per datum.
@@ -29,6 +32,8 @@ def log_likelihood(
     References:
         Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
         https://arxiv.org/abs/1509.00519
+        Pareto Smoothed Importance Sampling (A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry,
+        2015), https://arxiv.org/abs/1507.02646
 
     Args:
         model: p(x, z), called with one batch.
@@ -36,10 +41,12 @@ def log_likelihood(
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: draws K from the guide per datum.
         seed: seeds the draws.
+        budget: bytes that the tensors of one call of the pair may take.
         progress: show a progress bar.
 
     Returns:
-        A `LogLikelihood`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.ess` (N,).
+        A `LogLikelihood`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.ess` (N,),
+        `.khat` (N,) and `.warning`, a sentence where some data are not to be trusted.
 
     Raises:
         ValueError: the model has a global latent site: its evidence does not split by datum.
@@ -47,8 +54,11 @@ def log_likelihood(
     size = len(rows(data))
     first = torch.full((size,), -math.inf, dtype=torch.float64)
     second = first.clone()
+    tails = Tails(size, num_particles)
     label = "log-likelihood" if progress else ""
-    for block in blocks(model, guide, data, num_particles, seed=seed, progress=label):
+    for block in blocks(
+        model, guide, data, num_particles, seed=seed, budget=budget, progress=label
+    ):
         if block.shared:
             raise ValueError(
                 f"sites {sorted(block.shared)} are outside the data plate: all data share them, so "
@@ -56,6 +66,7 @@ def log_likelihood(
             )
         weights = block.log_weights.double().cpu()
         here = slice(block.start, block.start + weights.shape[1])
+        tails.add(block.start, weights)
         first[here] = torch.logaddexp(first[here], weights.logsumexp(0))
         second[here] = torch.logaddexp(second[here], (2 * weights).logsumexp(0))
     per_datum = first - math.log(num_particles)
@@ -64,4 +75,5 @@ def log_likelihood(
     variances = (1 / ess - 1 / num_particles).clamp(min=0)
     mc_error = math.sqrt(variances.sum().item()) / size if num_particles > 1 else math.nan
     mean, std_error = Estimate.over_data(per_datum)
-    return LogLikelihood(mean, std_error, mc_error, num_particles, per_datum.float(), ess.float())
+    values = (value.float() for value in (per_datum, ess, tails.k(budget)))
+    return LogLikelihood(mean, std_error, mc_error, num_particles, *values)

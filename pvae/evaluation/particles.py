@@ -8,16 +8,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pvae.data import Rows, rows
+from pvae.evaluation.draws import Draws, draws_at_once, tiled_draws
+from pvae.evaluation.memory import BUDGET, peak_bytes
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
-from pvae.objectives.weights import DataPlate, data_plate, terms
-from pvae.randomness import seeded
+from pvae.objectives.weights import DataPlate, data_plate
+from pvae.randomness import preserved, seeded
 from pvae.traces import paired_traces
 
 __all__ = ["Block", "blocks"]
-
-# Numbers of x that one call of the pair sees at most; networks hold a few copies of as many.
-_BUDGET = 2**21
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ def blocks(
     num_particles: int,
     *,
     seed: int,
+    budget: int = BUDGET,
     progress: str = "",
 ) -> Iterator[Block]:
     """Go through data and particles in blocks that fit into memory, without gradients.
@@ -57,6 +57,7 @@ def blocks(
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: draws from the guide per datum, at least 1.
         seed: seeds the draws; the generators outside are left as they are.
+        budget: bytes that the tensors of one block may take; one row and particle at the least.
         progress: what the progress bar says; none where it is empty.
 
     Raises:
@@ -70,7 +71,9 @@ def blocks(
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
-        limit = _rows_per_call(source, plate)
+        draw = _way_to_draw(model, guide, source, plate, num_particles)
+        limit = _rows_per_call(draw, source, plate, budget)
+        width = max(1, limit // num_particles)  # rows that leave room for all particles, or some
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -78,27 +81,51 @@ def blocks(
             disable=None if progress else True,
             leave=False,
         )
-        for start in range(0, len(source), _width(limit, num_particles)):
-            stop = min(start + _width(limit, num_particles), len(source))
+        for start in range(0, len(source), width):
+            stop = min(start + width, len(source))
             batch = source.arguments(slice(start, stop))
             for count in _counts(num_particles, max(1, limit // (stop - start))):
-                yield _block(model, guide, batch, count, start, plate)
+                yield _block(draw(batch, count), start)
             bar.update(stop - start)
         bar.close()
 
 
-def _rows_per_call(source: Rows, plate: DataPlate | None) -> int:
+_Draw = Callable[[tuple[Tensor, ...], int], Draws]
+
+
+def _way_to_draw(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    source: Rows,
+    plate: DataPlate | None,
+    num_particles: int,
+) -> _Draw:
+    """Run the guide once for all particles where it takes that, or else once for each."""
+
+    def one_by_one(batch: tuple[Tensor, ...], count: int) -> Draws:
+        return tiled_draws(model, guide, batch, count, plate)
+
+    if plate is None or num_particles == 1:
+        return one_by_one
+    draw = draws_at_once(model, guide, plate, source.first(2))
+    return one_by_one if draw is None else draw
+
+
+def _rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: int) -> int:
+    """How many rows, counted once for each of their particles, fit into the budget."""
     if plate is None or not plate.vectorized:
         return 1  # rows may depend on each other: one at a time is always right
-    per_row = max(1, sum(part[0].numel() for part in source.first(1)))
-    limit = max(1, _BUDGET // per_row)
-    sized_to_data = plate.full_size != plate.rows
-    return min(limit, plate.full_size) if sized_to_data else limit
-
-
-def _width(limit: int, num_particles: int) -> int:
-    """Rows of data in one batch: as many as leave room for all particles, or for some."""
-    return max(1, limit // num_particles)
+    sized = plate.full_size if plate.full_size != plate.rows else None
+    head = source.first(1)
+    few, many = (2, 6) if sized is None or sized >= 6 else (1, min(2, sized))
+    with preserved():
+        before, after = (
+            peak_bytes(lambda count=count: draw(head, count))  # type: ignore[misc]
+            for count in (few, many)
+        )
+    per_row = max(1, (after - before) // max(1, many - few))
+    limit = max(1, budget // per_row)
+    return limit if sized is None else min(limit, sized)
 
 
 def _counts(total: int, most: int) -> Iterator[int]:
@@ -107,25 +134,5 @@ def _counts(total: int, most: int) -> Iterator[int]:
         total -= most
 
 
-def _block(
-    model: Callable[..., object],
-    guide: Callable[..., object],
-    batch: tuple[Tensor, ...],
-    count: int,
-    start: int,
-    plate: DataPlate | None,
-) -> Block:
-    width = len(batch[0])
-    tiled = tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in batch)
-    local, shared = terms(*paired_traces(model, guide, tiled), plate)
-    if plate is None:
-        return Block(start, {site: value.reshape(1, 1) for site, value in shared.items()}, {})
-    for site, value in local.items():
-        if len(value) != count * width:
-            raise ValueError(
-                f"site {site!r} has {len(value)} rows in plate {plate.name!r} for a batch of "
-                f"{count * width}: a plate that subsamples by itself cannot be evaluated datum by "
-                "datum; pass the subsample as the batch"
-            )
-    by_site = {site: value.reshape(count, width) for site, value in local.items()}
-    return Block(start, by_site, {site: value.item() for site, value in shared.items()})
+def _block(draws: Draws, start: int) -> Block:
+    return Block(start, draws.local, {site: value.item() for site, value in draws.shared.items()})

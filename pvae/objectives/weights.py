@@ -117,22 +117,30 @@ def terms(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPla
         Terms by site, in nats. A site's scale is left out, since a datum counts once; its mask
         counts.
     """
-    local: dict[str, Tensor] = {}
-    shared: dict[str, Tensor] = {}
-    for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
-        for name, site in sample_sites(trace):
-            if trace is model_trace and not site["is_observed"] and name not in guide_trace.nodes:
-                continue  # summed out by the objective: proposed from its prior, so that it cancels
-            inside, term = _term(site, plate)
-            table = local if inside else shared
-            table[name] = table.get(name, 0.0) + sign * term
-    return Terms(local, shared)
+    of_model, of_guide = log_probs(model_trace, plate), log_probs(guide_trace, plate)
+    for name, site in sample_sites(model_trace):
+        if not site["is_observed"] and name not in guide_trace.nodes:
+            # Summed out by the objective: proposed from its prior, so that it cancels.
+            of_model.local.pop(name, None)
+            of_model.shared.pop(name, None)
+    for table, proposed in zip(of_model, of_guide, strict=True):
+        for name, log_prob in proposed.items():
+            table[name] = table.get(name, 0.0) - log_prob
+    return of_model
 
 
-def log_probs(trace: poutine.Trace, plate: DataPlate) -> dict[str, Tensor]:
-    """log-probabilities of one trace by site inside the data plate, shape (rows,), in nats."""
-    found = {name: _term(site, plate) for name, site in sample_sites(trace)}
-    return {name: term for name, (inside, term) in found.items() if inside}
+def log_probs(trace: poutine.Trace, plate: DataPlate | None) -> Terms:
+    """The log-probabilities of one trace by site, in nats, without `poutine.scale`.
+
+    Args:
+        trace: of a model or a guide.
+        plate: the data plate; all sites are shared without one, or if it is not vectorized.
+    """
+    found = Terms({}, {})
+    for name, site in sample_sites(trace):
+        inside, term = _term(site, plate)
+        (found.local if inside else found.shared)[name] = term
+    return found
 
 
 def _term(site: Site, plate: DataPlate | None) -> tuple[bool, Tensor]:

@@ -1,0 +1,89 @@
+"""The fitted tail against tails that are known."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pvae
+from pvae.evaluation.pareto import Tails, pareto_k, trusted_below
+
+
+def exceedances(k, rows, n):
+    """Draws from generalized Pareto distributions of scale 3."""
+    u = torch.rand(rows, n, dtype=torch.float64)
+    return 3 * torch.expm1(-k * torch.log(u)) / k
+
+
+@pytest.mark.parametrize("k", [0.1, 0.3, 0.5, 0.7, 1.0])
+def test_the_shape_of_pareto_tails_is_found(k):
+    found = pareto_k(exceedances(k, 200, 1000))
+    drawn = (1000 * k + 5) / 1010
+    assert found.mean().item() == pytest.approx(drawn, abs=0.015)
+    # The estimator's spread is that of maximum likelihood, (1 + k) / sqrt(n).
+    assert found.std().item() == pytest.approx((1 + k) / 1000**0.5, rel=0.25)
+
+
+def test_a_bounded_tail_has_a_negative_shape():
+    assert (pareto_k(torch.rand(5, 2000)) < -0.5).all()
+
+
+def test_equal_weights_have_no_tail():
+    assert (pareto_k(torch.zeros(3, 50)) == -torch.inf).all()
+
+
+def test_the_tail_is_gathered_block_by_block():
+    weights = torch.randn(1000, 7, dtype=torch.float64) * 3
+    whole, parts = Tails(7, 1000), Tails(7, 1000)
+    whole.add(0, weights)
+    for block in weights.split(64):
+        parts.add(0, block[:, :3])
+        parts.add(3, block[:, 3:])
+    assert whole.length == 95
+    torch.testing.assert_close(whole.k(), parts.k())
+
+
+def narrow(scale):
+    """Posterior N(0, 1) for every x, and a guide of another width: the weights' tail is known."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(x.new_zeros(len(x)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), scale))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("k", [0.3, 0.6, 0.9])
+def test_a_guide_that_is_too_narrow_has_the_known_tail(k):
+    """Weights exp((1 / s^2 - 1) z^2 / 2) of z ~ N(0, s^2) have the tail k = 1 - s^2."""
+    model, guide = narrow((1 - k) ** 0.5)
+    estimate = pvae.log_likelihood(model, guide, torch.zeros(40), num_particles=50_000)
+    assert estimate.khat.mean().item() == pytest.approx(k, abs=0.08)
+
+
+def test_data_that_are_not_to_be_trusted_are_named_with_the_reason():
+    model, guide = narrow(0.2)
+    estimate = pvae.log_likelihood(model, guide, torch.zeros(6), num_particles=2000)
+    assert estimate.untrusted.tolist() == [0, 1, 2, 3, 4, 5]
+    assert "6 of 6 data" in estimate.warning
+    assert "thinner tails than the posterior" in estimate.warning
+    model, guide = narrow(1.3)
+    estimate = pvae.log_likelihood(model, guide, torch.zeros(6), num_particles=2000)
+    assert estimate.untrusted.tolist() == []
+    assert estimate.warning == ""
+
+
+def test_few_particles_trust_less():
+    assert trusted_below(100) == 0.5
+    assert trusted_below(10**6) == 0.7
+
+
+def test_too_few_particles_cannot_tell():
+    model, guide = narrow(1.0)
+    estimate = pvae.log_likelihood(model, guide, torch.zeros(3), num_particles=5)
+    assert estimate.khat.isnan().all()
