@@ -1,8 +1,11 @@
 """Many draws from the guide per datum: the data plate is tiled, batch by batch."""
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -10,6 +13,7 @@ from tqdm import tqdm
 from pvae.data import Rows, rows
 from pvae.evaluation.draws import Draws, draws_at_once, tiled_draws
 from pvae.evaluation.memory import BUDGET, peak_bytes
+from pvae.evaluation.replayed import Replayed
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
 from pvae.objectives.weights import DataPlate, data_plate
@@ -73,7 +77,8 @@ def blocks(
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
         draw = _way_to_draw(model, guide, source, plate, num_particles)
         limit = _rows_per_call(draw, source, plate, budget)
-        width = max(1, limit // num_particles)  # rows that leave room for all particles, or some
+        plan = _plan(len(source), num_particles, limit)
+        replayed = Replayed(draw, ((rows.stop - rows.start, count) for rows, count in plan))
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -81,12 +86,19 @@ def blocks(
             disable=None if progress else True,
             leave=False,
         )
-        for start in range(0, len(source), width):
-            stop = min(start + width, len(source))
-            batch = source.arguments(slice(start, stop))
-            for count in _counts(num_particles, max(1, limit // (stop - start))):
-                yield _block(draw(batch, count), start)
-            bar.update(stop - start)
+        here, batch = slice(0, 0), head
+        for rows_, count in plan:
+            if rows_ != here:
+                bar.update(here.stop - here.start)
+                here, batch = rows_, source.arguments(rows_)
+                if count > 1:
+                    with preserved():
+                        draw(batch, 1)  # every datum meets Pyro's validation once
+            # It would cost as much as a matrix product in each of the blocks.
+            with nullcontext() if count == 1 else pyro.validation_enabled(False):
+                block = _block(replayed(batch, count), here.start)
+            yield block
+        bar.update(here.stop - here.start)
         bar.close()
 
 
@@ -128,10 +140,17 @@ def _rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: i
     return limit if sized is None else min(limit, sized)
 
 
-def _counts(total: int, most: int) -> Iterator[int]:
-    while total > 0:
-        yield min(total, most)
-        total -= most
+def _plan(size: int, num_particles: int, limit: int) -> list[tuple[slice, int]]:
+    """Which rows with how many particles, in turn: blocks of one size as far as possible."""
+    width = max(1, limit // num_particles)  # rows that leave room for all particles, or some
+    plan = []
+    for start in range(0, size, width):
+        here = slice(start, min(start + width, size))
+        calls = math.ceil(num_particles * (here.stop - here.start) / limit)
+        for call in range(calls):
+            done, until = num_particles * call // calls, num_particles * (call + 1) // calls
+            plan.append((here, until - done))
+    return plan
 
 
 def _block(draws: Draws, start: int) -> Block:
