@@ -14,7 +14,7 @@ from pvae.objectives.weights import DataPlate, data_plate, terms
 from pvae.randomness import seeded
 from pvae.traces import paired_traces
 
-__all__ = ["Block", "blocks"]
+__all__ = ["Block", "blocks", "rows_per_call"]
 
 # Numbers of x that one call of the pair sees at most; networks hold a few copies of as many.
 _BUDGET = 2**21
@@ -70,7 +70,7 @@ def blocks(
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
-        limit = _rows_per_call(source, plate)
+        limit = rows_per_call(source, plate)
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -87,7 +87,13 @@ def blocks(
         bar.close()
 
 
-def _rows_per_call(source: Rows, plate: DataPlate | None) -> int:
+def rows_per_call(source: Rows, plate: DataPlate | None) -> int:
+    """How many rows, tiled for particles, one call of the pair sees at most.
+
+    Args:
+        source: the data.
+        plate: the data plate; a plate that is sized to the data set holds no more rows than that.
+    """
     if plate is None or not plate.vectorized:
         return 1  # rows may depend on each other: one at a time is always right
     per_row = max(1, sum(part[0].numel() for part in source.first(1)))
