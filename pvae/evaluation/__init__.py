@@ -2,6 +2,7 @@
 
 from pvae.evaluation.activity import ActiveUnits, SiteActivity, active_units
 from pvae.evaluation.aggregated import Information, information
+from pvae.evaluation.amortization import AmortizationGap, amortization_gap
 from pvae.evaluation.bound import elbo
 from pvae.evaluation.collapse import LatentUse, latent_use
 from pvae.evaluation.divergence import Divergence, kl_by_site
@@ -12,6 +13,7 @@ from pvae.evaluation.ranks import Calibration, SiteCalibration, calibration
 
 __all__ = [
     "ActiveUnits",
+    "AmortizationGap",
     "Bound",
     "Calibration",
     "Divergence",
@@ -23,6 +25,7 @@ __all__ = [
     "SiteCalibration",
     "UndefinedError",
     "active_units",
+    "amortization_gap",
     "calibration",
     "elbo",
     "information",
