@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from pyro import poutine
@@ -63,9 +64,9 @@ def amortization_gap(
     gap(x) = max_lambda ELBO(x; lambda) - ELBO(x; lambda(x)), lambda(x) the guide's output
 
     lambda are all parameters of the distributions that the guide gives its latent sites (loc and
-    scale of a Normal, ...), started at its output and fitted by Adam, whose learning rate falls to 0
-    along a cosine, on gradients without the score term. Networks and parameters of the pair stay as
-    they are. What the fit misses is missing in the gap: it is a lower bound in expectation.
+    scale of a Normal, ...), started at its output and fitted by Adam, whose learning rate falls to
+    0 along a cosine, on gradients without the score term. Networks and parameters of the pair stay
+    as they are. What the fit misses is missing in the gap: it is a lower bound in expectation.
 
     In a hierarchy each site's parameters are free per datum and no longer functions of the sites
     before it: the fitted family factorizes over layers, which the guide may not do, so that the gap
@@ -163,10 +164,10 @@ class _Free(Messenger):
         self.families = families
         self.count = count
 
-    def _pyro_sample(self, msg: Message) -> None:  # type: ignore[type-arg]
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
         family = self.families.get(msg["name"] or "")
         if family is not None:
-            msg["fn"] = family.distribution(self.count)
+            msg["fn"] = cast(Any, family.distribution(self.count))
 
 
 def _fitted(
@@ -188,14 +189,14 @@ def _fitted(
     tiles = tiled(batch, num_draws)
     free = _Free(families, num_draws)(guide)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = (
-            learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        )
+        falling = 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = learning_rate * falling
         with torch.enable_grad():
             model_trace, guide_trace = paired_traces(model, free, tiles)
             for name, family in families.items():
                 # The path of the draw alone: the score's mean is 0, its variance is not.
-                guide_trace.nodes[name]["fn"] = family.distribution(num_draws, detached=True)
+                constant = family.distribution(num_draws, detached=True)
+                guide_trace.nodes[name]["fn"] = cast(Any, constant)
             local, _ = terms(model_trace, guide_trace, pair.plate)
             bound = torch.stack(tuple(local.values())).sum() / num_draws
             # Not `backward`, which would add to the gradients of the pair's own parameters.

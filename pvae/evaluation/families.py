@@ -111,7 +111,7 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
 
 
 def _parameters(base: Distribution) -> dict[str, tuple[Constraint, Tensor]]:
-    """By name, constraint and value of what a distribution is built from; {} where not all known."""
+    """By name, constraint and value of what a distribution is built from; {} where not known."""
     found = {}
     for name, constraint in base.arg_constraints.items():
         if any(name in others and key in base.arg_constraints for key, others in _ALIASES.items()):
