@@ -155,6 +155,22 @@ def test_layers_of_a_hierarchy_are_free_of_each_other():
     assert abs(gap.mean - exact) < 4 * gap.mc_error + 0.005
 
 
+def test_the_data_plate_may_be_any_dimension():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", 5, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", 5, dim=-1):
+            pyro.sample("z", dist.Normal(x / 2 + 0.5, 0.5**0.5))
+
+    x = torch.randn(7, 5)
+    gap = amortization_gap(model, guide, x, num_particles=500)
+    assert abs(gap.mean - 5 * 0.25) < 4 * gap.mc_error + 0.005
+    assert gap.per_datum.shape == (7,)
+
+
 def test_modules_are_left_as_they_were():
     class Model(torch.nn.Module):
         def __init__(self):
@@ -181,9 +197,10 @@ def test_modules_are_left_as_they_were():
     model, guide = Model(), Guide()
     parameters = [*model.parameters(), *guide.parameters()]
     before = [p.detach().clone() for p in parameters]
-    state = torch.get_rng_state()
     x = torch.randn(12, 4)
+    state = torch.get_rng_state()
     gap = amortization_gap(model, guide.recognize, x, steps=150, num_particles=2000)
+    assert (torch.get_rng_state() == state).all()
     assert gap.mean > 4 * gap.mc_error
     own = pvae.elbo(model, guide.recognize, x, 1000)
     assert gap.guide == pytest.approx(own.mean, abs=0.2)
@@ -191,7 +208,6 @@ def test_modules_are_left_as_they_were():
     assert all(p.grad is None for p in parameters)
     assert all((p == old).all() for p, old in zip(parameters, before, strict=True))
     assert guide.net[1].training
-    assert (torch.get_rng_state() == state).all()
 
 
 def test_families_that_cannot_be_freed_are_refused():

@@ -265,6 +265,34 @@ def test_information_of_a_hierarchy_is_of_all_layers_together(order):
     assert abs(result.kl.mean - split_exact(x)) < 4 * result.kl.mc_error
 
 
+@pytest.mark.parametrize("data_dim", [-1, -2])
+def test_the_data_plate_may_be_any_dimension(data_dim):
+    def plates(rows):
+        return pyro.plate("data", rows, dim=data_dim), pyro.plate("pixels", 5, dim=-3 - data_dim)
+
+    def model(x):
+        data, pixels = plates(len(x))
+        with data, pixels:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T if data_dim == -1 else x)
+
+    def guide(x):
+        data, pixels = plates(len(x))
+        with data, pixels:
+            pyro.sample("z", dist.Normal((x.T if data_dim == -1 else x) / 2, 0.5**0.5))
+
+    x = torch.randn(400, 5) * 2**0.5
+    z = kl_by_site(model, guide, x, num_particles=1)["z"]
+    exact = 0.5 * (0.5 + x.square() / 4 - 1 + torch.tensor(2.0).log())
+    torch.testing.assert_close(z.per_datum, exact.sum(1))
+    torch.testing.assert_close(z.per_coordinate, exact.mean(0))
+    torch.testing.assert_close(
+        active_units(model, guide, x).sites["z"].variance, x.var(0) / 4, atol=1e-5, rtol=1e-4
+    )
+    mutual = information(model, guide, x, num_particles=1).mutual_information
+    assert abs(mutual.mean - 2.5 * torch.tensor(2.0).log().item()) < 4 * mutual.std_error
+
+
 def test_information_needs_the_joint_density_of_the_latents():
     def shared(program):
         def run(x):
