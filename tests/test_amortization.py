@@ -155,15 +155,17 @@ def test_layers_of_a_hierarchy_are_free_of_each_other():
     assert abs(gap.mean - exact) < 4 * gap.mc_error + 0.005
 
 
-def test_the_data_plate_may_be_any_dimension():
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_the_data_plate_may_be_any_dimension(dim):
     def model(x):
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", 5, dim=-1):
+        with pyro.plate("data", len(x), dim=dim), pyro.plate("pixels", 5, dim=-3 - dim):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T if dim == -1 else x)
 
     def guide(x):
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", 5, dim=-1):
-            pyro.sample("z", dist.Normal(x / 2 + 0.5, 0.5**0.5))
+        with pyro.plate("data", len(x), dim=dim), pyro.plate("pixels", 5, dim=-3 - dim):
+            loc = (x.T if dim == -1 else x) / 2 + 0.5
+            pyro.sample("z", dist.Normal(loc, 0.5**0.5))
 
     x = torch.randn(7, 5)
     gap = amortization_gap(model, guide, x, num_particles=500)

@@ -91,6 +91,11 @@ def test_discrete_latents_and_hierarchies_are_ranked_and_conditions_are_kept():
     wrong = calibration(model, lambda x, y: guide(1.5 * x, y), like, num_data=2000)
     assert "'z'" in wrong.sentence
 
+    def wrong_of_ones(x, y):
+        guide(torch.where(y == 1, 2 * x, x), y)
+
+    assert calibration(model, wrong_of_ones, like, num_data=2000).p_value < 0.01
+
 
 def test_flattened_data_reach_the_guide_in_their_own_shape():
     def model(x):

@@ -47,7 +47,7 @@ class Information:
         said = f"z tells {mean:.3g} nats about which of {self.num_data} data it comes from"
         if mean > self.ceiling - 1:
             said += f", close to the most that so many can show, {self.ceiling:.3g}: use more data"
-        return f"{said}; of data yet unseen that is a lower bound"
+        return f"{said}, in expectation a lower bound for more data of their kind"
 
     def as_json(self) -> dict[str, object]:
         """The numbers for JSON."""
@@ -93,8 +93,7 @@ def information(
         seed: seeds the draws, of data too.
 
     Returns:
-        An `Information`, with the estimates `.mutual_information`, `.aggregated` and `.kl`. Errors
-        over data count what each datum adds to the aggregated posterior.
+        An `Information`, with the estimates `.mutual_information`, `.aggregated` and `.kl`.
 
     Raises:
         ValueError: numbers out of range; one datum alone; no vectorized data plate, no latent site
@@ -112,19 +111,11 @@ def information(
         _check_joint(guide, pair)
         for _ in range(num_particles):
             values, log_prior = _draws(model, guide, pair, rows)
-            own, aggregated, weight = _aggregated(guide, pair, rows, values)
-            runs.append((own - aggregated, aggregated - log_prior, weight))
-    mutual, divergence, weight = (
-        torch.stack(part).double().cpu() for part in zip(*runs, strict=True)
-    )
-    # Raising the share of datum n in q(z) changes the mean of log q(z) by its mean share of the
-    # draws, less 1: the influence of the datum as one that q(z) is made of.
-    as_part = weight.mean(0) - 1
+            own, aggregated = _densities(guide, pair, rows, values)
+            runs.append((own - aggregated, aggregated - log_prior))
+    mutual, divergence = (torch.stack(part).double().cpu() for part in zip(*runs, strict=True))
     return Information(
-        _estimate(mutual, -as_part),
-        _estimate(divergence, as_part),
-        _estimate(mutual + divergence, torch.zeros_like(as_part)),
-        size,
+        _estimate(mutual), _estimate(divergence), _estimate(mutual + divergence), size
     )
 
 
@@ -138,15 +129,17 @@ def _check_joint(guide: Callable[..., object], pair: Setting) -> None:
         )
 
 
-def _estimate(values: Tensor, influence: Tensor) -> Estimate:
-    """The mean of values (particles, N), whose errors over data take in a further influence."""
+def _estimate(values: Tensor) -> Estimate:
+    """The mean of values (particles, N), each of one draw."""
     num_particles, size = values.shape
     per_datum = values.mean(0)
-    _, std_error = Estimate.over_data(per_datum + influence)
+    # That each datum is also a part of q(z) adds nothing to first order: its share in q at draws
+    # from q(z) is 1 on average, int q(z | x_n) dz.
+    mean, std_error = Estimate.over_data(per_datum)
     mc_error = math.nan
     if num_particles > 1:
         mc_error = math.sqrt((values.var(0) / num_particles).sum().item()) / size
-    return Estimate(per_datum.mean().item(), std_error, mc_error, num_particles, per_datum.float())
+    return Estimate(mean, std_error, mc_error, num_particles, per_datum.float())
 
 
 def _draws(
@@ -164,21 +157,18 @@ def _draws(
     return {name: torch.cat(found) for name, found in values.items()}, torch.cat(log_prior)
 
 
-def _aggregated(
+def _densities(
     guide: Callable[..., object], pair: Setting, rows: Tensor, values: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """log q(z_n | x_n), log q(z_n), and the shares of each datum in q at all draws, each (N,)."""
+) -> tuple[Tensor, Tensor]:
+    """log q(z_n | x_n) and log q(z_n) of one draw per datum, each (N,)."""
     size = len(rows)
     own, aggregated = [], []
-    weight = torch.zeros(size, dtype=torch.float64, device=rows.device)
     for part in parts(size, _TABLE // size):
         here = {name: value[part] for name, value in values.items()}
         table = _table(guide, pair, rows, here)
         own.append(table[:, part].diagonal())
-        total = table.logsumexp(1)
-        aggregated.append(total - math.log(size))
-        weight += (table - total[:, None]).exp().double().sum(0)
-    return torch.cat(own), torch.cat(aggregated), weight
+        aggregated.append(table.logsumexp(1) - math.log(size))
+    return torch.cat(own), torch.cat(aggregated)
 
 
 def _table(

@@ -77,7 +77,9 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
         if isinstance(base, Independent):
             wrappers.insert(0, base.reinterpreted_batch_ndims)
         else:
-            wrappers.insert(0, torch.as_tensor(base._mask).expand(base.batch_shape))
+            wrappers.insert(
+                0, torch.as_tensor(base._mask, device=site["value"].device).expand(base.batch_shape)
+            )
         base = base.base_dist
     kind = type(base).__name__
     if not fn.has_rsample:
