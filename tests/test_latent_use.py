@@ -242,6 +242,26 @@ def test_errors_over_data_are_the_spread_over_data_sets():
         assert reported == pytest.approx(spread, rel=0.3), part
 
 
+def test_mc_errors_are_the_spread_over_seeds():
+    def flow(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(lg.posterior_loc(x), 1.0).to_event(1)
+            shift = dist.transforms.AffineTransform(1.0, 1.0)
+            pyro.sample("z", dist.TransformedDistribution(base, [shift]))
+
+    x = lg.draw(40)
+    both = [information(lg.model, half, x, num_particles=3, seed=s) for s in range(60)]
+    for part in ("mutual_information", "aggregated", "kl"):
+        estimates = [getattr(run, part) for run in both]
+        spread = torch.tensor([e.mean for e in estimates]).std().item()
+        reported = sum(e.mc_error for e in estimates) / len(estimates)
+        assert reported == pytest.approx(spread, rel=0.3), part
+    runs = [active_units(lg.model, flow, x, seed=s).sites["z"] for s in range(60)]
+    spreads = torch.stack([run.variance for run in runs]).std(0)
+    errors = torch.stack([run.mc_error for run in runs]).mean(0)
+    torch.testing.assert_close(errors, spreads, rtol=0.3, atol=0)
+
+
 def test_running_the_guide_again_gives_the_same_density(monkeypatch):
     x = lg.draw(60)
     fast = information(lg.model, lg.posterior, x)

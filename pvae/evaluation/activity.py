@@ -86,7 +86,8 @@ def active_units(
 
     Means are those of `pvae.infer`: at each site the mean of q, given the means at the sites before
     it. Where a distribution has no mean in closed form (a flow), draws are averaged instead, and
-    the variance that this adds is taken off. Global sites are left out.
+    the variance that this adds is taken off. Means of sites that depend on a discrete one are given
+    its draw. Global sites are left out.
 
     References:
         Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
