@@ -16,7 +16,7 @@ from pvae.modes import evaluating
 from pvae.modules import belongings_of
 from pvae.traces import observed_sites, sample_sites
 
-__all__ = ["decode", "infer", "reconstruct", "sample"]
+__all__ = ["at_means", "decode", "infer", "reconstruct", "sample", "unobserved"]
 
 
 def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
     """
     # One call for all rows, so that they share one draw of the global sites.
     (draws,) = (
-        _values(_unobserved(model), batch)
+        _values(unobserved(model), batch)
         for batch in _batches(like, model, batch_size=len(rows(like)))
     )
     return draws
@@ -57,7 +57,7 @@ def infer(guide: Callable[..., object], x: object) -> dict[str, Tensor]:
     Returns:
         By site, a tensor of shape (rows, ...); a global site has one value for all.
     """
-    parts = [(len(batch[0]), _values(_at_means(guide), batch)) for batch in _batches(x, guide)]
+    parts = [(len(batch[0]), _values(at_means(guide), batch)) for batch in _batches(x, guide)]
     return {
         name: torch.cat([part[name] for _, part in parts])
         if all(part[name].shape[:1] == (size,) for size, part in parts)
@@ -122,8 +122,8 @@ def _expected(
     if site not in observed:
         raise ValueError(f"the model observes {observed}, not {site!r}: name one with site=")
     moved = {name: value.to(batch[0].device) for name, value in codes.items()}
-    at_codes = poutine.condition(_unobserved(model), moved)
-    trace = poutine.trace(_at_means(at_codes, {site})).get_trace(*batch)
+    at_codes = poutine.condition(unobserved(model), moved)
+    trace = poutine.trace(at_means(at_codes, {site})).get_trace(*batch)
     value: Tensor = dict(sample_sites(trace))[site]["value"]
     return value
 
@@ -136,7 +136,13 @@ class _Free(UnconditionMessenger):
             super()._pyro_sample(msg)
 
 
-def _unobserved(model: Callable[..., object]) -> Callable[..., object]:
+def unobserved(model: Callable[..., object]) -> Callable[..., object]:
+    """The program with its observed sites drawn, like all others.
+
+    Args:
+        model: p(x, z), called with one batch.
+    """
+
     def run(*args: object) -> object:
         with _Free():
             return model(*args)
@@ -169,9 +175,17 @@ class _Means(Messenger):
             msg["value"], msg["done"] = mean, True
 
 
-def _at_means(
+def at_means(
     program: Callable[..., object], sites: set[str] | None = None
 ) -> Callable[..., object]:
+    """The program with the mean of a site's distribution in the place of its draw.
+
+    Args:
+        program: a model or a guide.
+        sites: those at which the mean is taken; all that are continuous, where None. A site whose
+            distribution has no mean in its support is drawn.
+    """
+
     def run(*args: object) -> object:
         with _Means(sites):
             return program(*args)

@@ -22,6 +22,7 @@ def load_file(name: str):
 
 load_file("kinds_of_pair")
 load_file("linear_gaussian")
+load_file("linear_hierarchy")
 load_file("pairs_to_record")
 load_file("wrong_pairs")
 load_file("right_pairs")

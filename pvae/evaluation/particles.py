@@ -20,7 +20,7 @@ from pvae.objectives.weights import DataPlate, data_plate
 from pvae.randomness import preserved, seeded
 from pvae.traces import paired_traces
 
-__all__ = ["Block", "blocks"]
+__all__ = ["Block", "blocks", "rows_per_call"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def blocks(
         head = source.first(2)
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
         draw = _way_to_draw(model, guide, source, plate, num_particles)
-        limit = _rows_per_call(draw, source, plate, budget)
+        limit = rows_per_call(draw, source, plate, budget)
         plan = _plan(len(source), num_particles, limit)
         replayed = Replayed(draw, ((rows.stop - rows.start, count) for rows, count in plan))
         bar = tqdm(
@@ -123,7 +123,7 @@ def _way_to_draw(
     return one_by_one if draw is None else draw
 
 
-def _rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: int) -> int:
+def rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: int) -> int:
     """How many rows, counted once for each of their particles, fit into the budget."""
     if plate is None or not plate.vectorized:
         return 1  # rows may depend on each other: one at a time is always right

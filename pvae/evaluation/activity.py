@@ -1,0 +1,184 @@
+"""Active units: latent coordinates whose posterior mean moves with the data."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pvae.evaluation.draws import tiled
+from pvae.evaluation.latents import Setting, parts, setting, to_rows
+from pvae.programs import at_means
+from pvae.traces import sample_sites
+
+__all__ = ["ActiveUnits", "SiteActivity", "active_units"]
+
+
+@dataclass(frozen=True)
+class SiteActivity:
+    """The activity of one latent site's D coordinates.
+
+    Attributes:
+        variance: A_u = Cov_x(E_q[z_u]) by coordinate, shape (D,), in squared units of z.
+        std_error: of the variance, over data, shape (D,).
+        mc_error: of the variance, from drawing the means, shape (D,); 0 where they are known.
+        active: whether A_u is above the threshold, shape (D,), bool.
+    """
+
+    variance: Tensor
+    std_error: Tensor
+    mc_error: Tensor
+    active: Tensor
+
+    @property
+    def count(self) -> int:
+        """How many of the coordinates are active."""
+        return int(self.active.sum())
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """Active units by latent site.
+
+    Attributes:
+        sites: by latent site in the data plate.
+        threshold: variance above which a unit is called active.
+        num_data: number N of data.
+        num_particles: draws per datum at sites whose mean is not known.
+    """
+
+    sites: dict[str, SiteActivity]
+    threshold: float
+    num_data: int
+    num_particles: int
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON."""
+        sites = {
+            name: {
+                "active": site.count,
+                "units": len(site.variance),
+                "variance": site.variance.tolist(),
+                "std_error": site.std_error.tolist(),
+                "mc_error": site.mc_error.tolist(),
+            }
+            for name, site in self.sites.items()
+        }
+        return {
+            "threshold": self.threshold,
+            "num_data": self.num_data,
+            "num_particles": self.num_particles,
+            "sites": sites,
+        }
+
+
+def active_units(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    data: object,
+    *,
+    threshold: float = 0.01,
+    num_particles: int = 64,
+    seed: int = 0,
+) -> ActiveUnits:
+    """Count the latent coordinates u with A_u = Cov_x(E_q(u | x)[u]) above a threshold.
+
+    Means are those of `pvae.infer`: at each site the mean of q, given the means at the sites before
+    it. Where a distribution has no mean in closed form (a flow), draws are averaged instead, and
+    the variance that this adds is taken off. Means of sites that depend on a discrete one are given
+    its draw. Global sites are left out.
+
+    References:
+        Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
+        https://arxiv.org/abs/1509.00519, section 5.
+
+    Args:
+        model: p(x, z), called with one batch.
+        guide: q(z | x), called with the same.
+        data: a tensor of shape (N, ...), N at least 2, a tuple of such, or a split of a data set.
+        threshold: variance above which a unit is active, at least 0.
+        num_particles: draws per datum at sites whose mean is not known, at least 2.
+        seed: seeds the draws.
+
+    Returns:
+        An `ActiveUnits`: by site `.sites["z"].variance` (D,), `.active` (D,) and `.count`.
+
+    Raises:
+        ValueError: numbers out of range; one datum alone; no vectorized data plate, or no latent
+            site in it.
+    """
+    if threshold < 0:
+        raise ValueError(f"threshold is {threshold}: give at least 0")
+    if num_particles < 2:
+        raise ValueError(f"num_particles is {num_particles}: give at least 2")
+    means: dict[str, list[Tensor]] = {}
+    noises: dict[str, list[Tensor]] = {}
+    with setting(model, guide, data, seed=seed, shared=True) as pair:
+        size = len(pair.source)
+        if size < 2:
+            raise ValueError("data have 1 row: the variance over data needs at least 2")
+        for part in parts(size, pair.limit):
+            batch = pair.source.arguments(part)
+            for name, (mean, noise) in _means(guide, pair, batch, num_particles).items():
+                means.setdefault(name, []).append(mean.double().cpu())
+                noises.setdefault(name, []).append(noise.double().cpu())
+    sites = {
+        name: _activity(torch.cat(means[name]), torch.cat(noises[name]), threshold)
+        for name in pair.sites
+    }
+    return ActiveUnits(sites, threshold, size, num_particles)
+
+
+def _means(
+    guide: Callable[..., object], pair: Setting, batch: tuple[Tensor, ...], num_particles: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By site, the mean of q and the variance of its own estimate, each (rows, D)."""
+    rows = len(batch[0])
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    sites = dict(sample_sites(poutine.trace(at_means(guide)).get_trace(*batch)))
+    for name in pair.sites:
+        mean = _known_mean(sites[name]["fn"])
+        if mean is not None:
+            event_dim = len(sites[name]["fn"].event_shape)
+            flat = to_rows(mean, pair.frame(sites[name]), event_dim).reshape(rows, -1)
+            found[name] = flat, torch.zeros_like(flat)
+    drawn = [name for name in pair.sites if name not in found]
+    if not drawn:
+        return found
+    first: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
+    for part in parts(num_particles, pair.limit // rows):
+        count = part.stop - part.start
+        values = pair.values(poutine.trace(guide).get_trace(*tiled(batch, count)))
+        for name in drawn:
+            draws = values[name].double().reshape(count, rows, -1)
+            first[name] = first.get(name, 0.0) + draws.sum(0)
+            second[name] = second.get(name, 0.0) + draws.square().sum(0)
+    for name in drawn:
+        mean = first[name] / num_particles
+        spread = (second[name] / num_particles - mean.square()).clamp(min=0)
+        found[name] = mean, spread / (num_particles - 1)
+    return found
+
+
+def _known_mean(fn: object) -> Tensor | None:
+    """The mean of a distribution, where it is known and finite."""
+    try:
+        mean = fn.mean  # type: ignore[attr-defined]
+    except NotImplementedError:
+        return None
+    return mean if isinstance(mean, Tensor) and bool(torch.isfinite(mean).all()) else None
+
+
+def _activity(means: Tensor, noises: Tensor, threshold: float) -> SiteActivity:
+    size = len(means)
+    centred = means - means.mean(0)
+    variance = centred.square().sum(0) / (size - 1) - noises.mean(0)
+    # The delta method: over data the variance of a square, over draws that of a mean's noise.
+    std_error = centred.square().std(0) / math.sqrt(size)
+    mc_error = 2 * (centred.square() * noises).sum(0).sqrt() / (size - 1)
+    return SiteActivity(
+        variance.float(), std_error.float(), mc_error.float(), (variance > threshold).cpu()
+    )
