@@ -9,7 +9,7 @@ import pytest
 import torch
 from right_pairs import RIGHT
 from torch import nn
-from wrong_pairs import WRONG, batch_norm, frozen_network_in_a_pyro_module
+from wrong_pairs import WRONG, Pair, batch_norm, data, frozen_network_in_a_pyro_module
 
 import pvae
 from pvae.checking import PairError
@@ -135,3 +135,11 @@ def test_every_warning_of_fit_is_among_its_notes():
 def test_what_is_no_batch_is_refused():
     with pytest.raises(TypeError, match=r"as tensors, not \['list'\]"):
         pvae.check(lambda x: None, lambda x: None, [1.0])
+
+
+def test_a_module_may_hold_networks_that_its_guide_does_not_use():
+    pair, other = Pair(), Pair()
+    found = pvae.check(other.model, pair.guide, data()).findings
+    assert [finding.severity for finding in found] == ["warning", "warning"]
+    assert "'guide.decoder.0.weight'" in found[0].message
+    assert "'model.encoder.0.weight'" in found[1].message

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import kinds_of_pair as kinds
@@ -61,7 +62,7 @@ def test_train_mode_while_training_and_eval_mode_after(kind):
     (norm,) = (part for part in parts if isinstance(part, nn.BatchNorm1d))
     norm.register_forward_pre_hook(lambda part, _: modes.append(part.training))
     pvae.fit(model, guide, X, epochs=1, batch_size=48, valid=X, progress=False)
-    assert modes[-4:] == [True, True, False, False]  # two batches, then validation
+    assert [mode for mode, _ in groupby(modes)][-2:] == [True, False]  # batches, then validation
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -407,15 +407,21 @@ def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypat
     for engine in ("eager", "recorded"):
         torch.manual_seed(0)
         net = linear(3, 3)
+        start = net.weight.detach().clone()
 
         def model(x, net=net):
+            loc = net(x) + pyro.param("shift", torch.zeros(3))  # Pyro differentiates for it alone
             with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
-        optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
+        pyro.clear_param_store()
+        optimizer = torch.optim.SGD(
+            [*net.parameters(), pyro.param("shift", torch.zeros(3))], lr=1e-4
+        )
         svi = pvae.SVI(model, lambda x: None, optimizer, Trace_ELBO(), engine)
         for _ in range(4):
             svi.step(X)
         ends[engine] = net.weight.detach().clone()
+    assert not torch.equal(ends["eager"], start)
     assert torch.equal(ends["eager"], ends["recorded"])
     assert "is not what Pyro gives" in svi.notes[0]

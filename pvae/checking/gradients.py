@@ -27,10 +27,13 @@ def parameters_without_gradient(subject: Subject) -> Iterator[Finding]:
         if not names:
             continue
         whole = len(names) == len(params)
+        # A module that is the program may hold networks that another program is for.
+        added = belongings.unregistered.get(role, {})
+        meant = role == "model" or (not whole and all(name in added for name in names))
         whose = f"the {role}{' (all that it has)' if whole else ''}"
         yield Finding.at(
             _place(subject, role, names[0]),
-            "error" if role == "guide" else "warning",
+            "warning" if meant else "error",
             f"no gradient for {_listed(names)} of {whose}: the objective does not depend on it; "
             "look for a layer that is never called, .detach(), torch.no_grad() or a draw that is "
             "not used",
