@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-__all__ = ["Bound", "Estimate", "LogLikelihood"]
+__all__ = ["AnnealedLogLikelihood", "Bound", "Estimate", "LogLikelihood"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,18 @@ class LogLikelihood(Estimate):
     """
 
     ess: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class AnnealedLogLikelihood(LogLikelihood):
+    """An estimate of log p(x) by annealed importance sampling.
+
+    In expectation it is a lower bound where chains run from the start density to the posterior, and
+    an upper bound where they run in reverse from an exact draw of the posterior.
+
+    Attributes:
+        acceptance: mean probability of acceptance per datum, shape (N,), in [0, 1]; NaN where there
+            are no transitions.
+    """
+
+    acceptance: Tensor = field(repr=False)

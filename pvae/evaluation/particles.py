@@ -14,10 +14,10 @@ from pvae.objectives.weights import DataPlate, data_plate, terms
 from pvae.randomness import seeded
 from pvae.traces import paired_traces
 
-__all__ = ["Block", "blocks"]
+__all__ = ["BUDGET", "Block", "blocks", "counts", "rows_per_call", "tiled"]
 
 # Numbers of x that one call of the pair sees at most; networks hold a few copies of as many.
-_BUDGET = 2**21
+BUDGET = 2**21
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def blocks(
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
-        limit = _rows_per_call(source, plate)
+        limit = rows_per_call(source, plate)
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -81,17 +81,24 @@ def blocks(
         for start in range(0, len(source), _width(limit, num_particles)):
             stop = min(start + _width(limit, num_particles), len(source))
             batch = source.arguments(slice(start, stop))
-            for count in _counts(num_particles, max(1, limit // (stop - start))):
+            for count in counts(num_particles, max(1, limit // (stop - start))):
                 yield _block(model, guide, batch, count, start, plate)
             bar.update(stop - start)
         bar.close()
 
 
-def _rows_per_call(source: Rows, plate: DataPlate | None) -> int:
+def rows_per_call(source: Rows, plate: DataPlate | None, budget: int = BUDGET) -> int:
+    """How many rows a batch may have.
+
+    Args:
+        source: the data.
+        plate: the data plate.
+        budget: numbers of x in a batch.
+    """
     if plate is None or not plate.vectorized:
         return 1  # rows may depend on each other: one at a time is always right
     per_row = max(1, sum(part[0].numel() for part in source.first(1)))
-    limit = max(1, _BUDGET // per_row)
+    limit = max(1, budget // per_row)
     sized_to_data = plate.full_size != plate.rows
     return min(limit, plate.full_size) if sized_to_data else limit
 
@@ -101,10 +108,16 @@ def _width(limit: int, num_particles: int) -> int:
     return max(1, limit // num_particles)
 
 
-def _counts(total: int, most: int) -> Iterator[int]:
+def counts(total: int, most: int) -> Iterator[int]:
+    """Parts of a total, each as large as can be."""
     while total > 0:
         yield min(total, most)
         total -= most
+
+
+def tiled(batch: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """A batch repeated as a whole: row r of particle k is row k * rows + r."""
+    return tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in batch)
 
 
 def _block(
@@ -116,8 +129,7 @@ def _block(
     plate: DataPlate | None,
 ) -> Block:
     width = len(batch[0])
-    tiled = tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in batch)
-    local, shared = terms(*paired_traces(model, guide, tiled), plate)
+    local, shared = terms(*paired_traces(model, guide, tiled(batch, count)), plate)
     if plate is None:
         return Block(start, {site: value.reshape(1, 1) for site, value in shared.items()}, {})
     for site, value in local.items():
