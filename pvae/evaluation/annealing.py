@@ -16,7 +16,7 @@ __all__ = ["Chains", "anneal", "temperatures", "tempered", "tune"]
 # https://arxiv.org/abs/1001.4460), and safe where dimensions are few.
 _ACCEPTANCE = 0.65
 # Transitions of a pilot run that find the first step size, and at least as many along the path.
-_WARM_UP, _PILOT = 20, 100
+_WARM_UP, _PILOT = 20, 40
 
 
 class Chains(NamedTuple):

@@ -60,9 +60,9 @@ def bdmc(
     the same options may be off where data are like the model's own.
 
     One (z, x) is drawn from p(x, z) per row, so that z is an exact draw of p(z | x). The lower
-    bound is that of `pvae.ais`. The upper bound is -log mean_k w_k, where the reverse chains all start
-    from z and run from p(x, z) to f_0: each weight has the expectation 1 / p(x), as each chain
-    starts from the posterior, and so has their mean although they share a start; minus its
+    bound is that of `pvae.ais`. The upper bound is -log mean_k w_k, where the reverse chains all
+    start from z and run from p(x, z) to f_0: each weight has the expectation 1 / p(x), as each
+    chain starts from the posterior, and so has their mean although they share a start; minus its
     logarithm is then above log p(x) in expectation. `upper.mc_error` takes the chains for
     independent, and is too small where they remember their start.
 

@@ -52,7 +52,8 @@ class Densities:
             self._coordinates = {
                 name: _coordinates(site, plate) for name, site in latent_sites(trace).items()
             }
-            drawn = {name: source.nodes[name]["value"] for name in self._coordinates}
+            proposed = dict(sample_sites(source))
+            drawn: dict[str, Tensor] = {n: proposed[n]["value"] for n in self._coordinates}
             for name, site in latent_sites(trace).items():
                 if not site["fn"].support.check(drawn[name]).all():
                     raise ValueError(
@@ -67,10 +68,7 @@ class Densities:
     def __call__(self, z: Latents) -> tuple[Tensor, Tensor]:
         """log f_0 and log p(x, z) at unconstrained latents, each (chains,), float64, in nats."""
         values, jacobian = self._constrained(z)
-        at_values = poutine.condition(self._model, values)
-        joint = terms(
-            poutine.trace(at_values).get_trace(*self._batch), poutine.Trace(), self._plate
-        )
+        joint = terms(self._trace_at(self._model, values), poutine.Trace(), self._plate)
         if self._guide is None:
             start = _total([joint.local[name] for name in self._coordinates])
         else:
@@ -97,10 +95,13 @@ class Densities:
         trace = poutine.trace(self._model).get_trace(*self._batch)
         return trace, trace
 
-    def _guide_at(self, values: Mapping[str, Tensor]) -> poutine.Trace:
+    def _trace_at(self, program: Callable[..., object], values: dict[str, Tensor]) -> poutine.Trace:
+        return poutine.trace(poutine.condition(program, values)).get_trace(*self._batch)
+
+    def _guide_at(self, values: dict[str, Tensor]) -> poutine.Trace:
+        assert self._guide is not None
         if self._kept is None:
-            at_values = poutine.condition(self._guide, values)
-            return poutine.trace(at_values).get_trace(*self._batch)
+            return self._trace_at(self._guide, values)
         trace = poutine.Trace()
         for name, site in sample_sites(self._kept):
             trace.add_node(name, **{**site, "name": name, "value": values[name]})
