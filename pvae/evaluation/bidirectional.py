@@ -10,7 +10,7 @@ from pyro.poutine.util import site_is_factor
 from torch import Tensor
 
 from pvae.data import rows
-from pvae.evaluation.ais import both_ways
+from pvae.evaluation.annealed_importance import both_ways
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate
 from pvae.evaluation.particles import BUDGET
 from pvae.modes import evaluating
