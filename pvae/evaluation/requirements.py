@@ -69,7 +69,8 @@ def prepared(
             return paired_traces(model, guide, batch)
         return poutine.trace(model).get_trace(*batch), poutine.Trace()
 
-    with seeded(seed), torch.no_grad(), evaluating(*programs):
+    # Gradients in z are needed even where the caller is in inference mode.
+    with seeded(seed), torch.inference_mode(False), torch.no_grad(), evaluating(*programs):
         head = source.first(2)
         plate = _checked_plate(data_plate(traces, head))
         model_trace, guide_trace = traces(head)
