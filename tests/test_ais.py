@@ -420,6 +420,17 @@ def test_latents_that_chains_cannot_move_are_refused():
         ais(uniform, without_observation(normal), x)
 
 
+def test_a_support_that_depends_on_another_latent_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Uniform(x.new_tensor(0.0), 1.0))
+            z1 = pyro.sample("z1", dist.Uniform(0.0, z2))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"site 'z1' has a support that depends.*log_likelihood"):
+        ais(model, model, torch.zeros(4), start="prior")
+
+
 def test_global_sites_and_terms_are_refused():
     def model(x, factor=False):
         with pyro.plate("data", len(x)):

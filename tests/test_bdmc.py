@@ -86,13 +86,15 @@ def test_conditions_stay_and_what_is_observed_is_simulated():
             pyro.sample("z", dist.Normal((x[:, 0] + y) / 2, 0.8))
 
     y = torch.linspace(-50, 50, 30)
-    sandwich = bdmc(model, guide, (torch.zeros(30, 1), y), 16, 20, leapfrog=3)
+    # Ten data a call: each chain in reverse starts from the draw of its own datum.
+    sandwich = bdmc(model, guide, (torch.zeros(30, 1), y), 16, 20, leapfrog=3, budget=320)
     x, same = sandwich.data
     assert torch.equal(same, y)
     assert x.shape == (30, 1)
     exact = dist.Normal(y, 2**0.5).log_prob(x[:, 0])
     assert exact.mean() > -3
-    assert abs(sandwich.lower.mean - exact.mean().item()) < 4 * sandwich.lower.mc_error
+    assert (sandwich.lower.per_datum - exact).abs().max() < 0.5
+    assert (sandwich.upper.per_datum - exact).abs().max() < 0.5
 
 
 def test_a_seed_decides_everything_and_the_generators_stay():

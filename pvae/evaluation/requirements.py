@@ -75,6 +75,7 @@ def prepared(
         plate = _checked_plate(data_plate(traces, head))
         model_trace, guide_trace = traces(head)
         _check_model(model_trace, plate)
+        _check_supports(latent_sites(model_trace), latent_sites(traces(head)[0]))
         if guide is not None:
             _check_guide(guide_trace, latent_sites(model_trace), plate)
         # A trajectory may leave the numbers, and is then rejected: no reason to stop.
@@ -126,6 +127,18 @@ def _check_model(trace: poutine.Trace, plate: DataPlate) -> None:
             raise ValueError(
                 f"site {name!r} ({site['fn']}) has no density over the reals, and Hamiltonian "
                 f"Monte Carlo moves continuous latents alone: {_INSTEAD}"
+            )
+
+
+def _check_supports(once: dict[str, Site], again: dict[str, Site]) -> None:
+    """Chains keep to the supports that a site had at the first draw of the others."""
+    for name, site in once.items():
+        ends = [biject_to(each["fn"].support) for each in (site, again[name])]
+        zeros = site["value"].new_zeros(ends[0].inverse_shape(site["value"].shape))
+        if not torch.equal(ends[0](zeros), ends[1](zeros)):
+            raise ValueError(
+                f"site {name!r} has a support that depends on other latents, and chains need one "
+                f"that stays: let the parameters scale a site of fixed support, or {_INSTEAD}"
             )
 
 
