@@ -25,18 +25,18 @@ def test_reverse_weights_are_unbiased_for_the_reciprocal(start):
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
-            pyro.sample("x", dist.Normal(z, 0.7), obs=x)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x / 2, 0.9))
 
     sandwich = bdmc(model, guide, torch.zeros(20000), 2, 5, start=start, leapfrog=2)
-    exact = dist.Normal(0.0, (1 + 0.7**2) ** 0.5).log_prob(sandwich.data[0])
+    exact = dist.Normal(0.0, 2**0.5).log_prob(sandwich.data[0])
     forward = (sandwich.lower.per_datum - exact).double().exp()
     reverse = (exact - sandwich.upper.per_datum).double().exp()
     for ratios in (forward, reverse):
-        assert ratios.std() < 2
+        assert ratios.std() < 3
         assert abs(ratios.mean().item() - 1) < 4 * ratios.std().item() / 20000**0.5
     # Few temperatures leave a gap, and the evidence lies inside it.
     assert sandwich.lower.mean < exact.mean().item() < sandwich.upper.mean
@@ -45,12 +45,11 @@ def test_reverse_weights_are_unbiased_for_the_reciprocal(start):
 def test_the_gap_shows_a_guide_that_is_off():
     def bad(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 1, 0.5).to_event(1))
+            pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 1, 1.0).to_event(1))
 
     few, many = (bdmc(lg.model, bad, lg.draw(40), 8, t, leapfrog=3) for t in (2, 60))
-    assert few.gap.mean > 1
-    assert abs(many.gap.mean) < 0.5
-    assert many.gap.std_error < 0.2
+    assert few.gap.mean > 2
+    assert abs(many.gap.mean) < few.gap.mean / 3
 
 
 def test_the_posterior_as_a_guide_closes_the_gap():
