@@ -1,19 +1,28 @@
 """What a trained pair is worth: one quantity a file, each with its errors."""
 
 from pvae.evaluation.activity import ActiveUnits, SiteActivity, active_units
+from pvae.evaluation.aevb import marginal_by_hmc
 from pvae.evaluation.aggregated import Information, information
 from pvae.evaluation.amortization import AmortizationGap, amortization_gap
+from pvae.evaluation.annealed_importance import ais
+from pvae.evaluation.bidirectional import Sandwich, bdmc
 from pvae.evaluation.bound import elbo
 from pvae.evaluation.collapse import LatentUse, latent_use
 from pvae.evaluation.divergence import Divergence, kl_by_site
-from pvae.evaluation.estimate import Bound, Estimate, LogLikelihood
+from pvae.evaluation.estimate import (
+    AnnealedLogLikelihood,
+    Bound,
+    Estimate,
+    LogLikelihood,
+    UndefinedError,
+)
 from pvae.evaluation.importance import log_likelihood
-from pvae.evaluation.latents import UndefinedError
 from pvae.evaluation.ranks import Calibration, SiteCalibration, calibration
 
 __all__ = [
     "ActiveUnits",
     "AmortizationGap",
+    "AnnealedLogLikelihood",
     "Bound",
     "Calibration",
     "Divergence",
@@ -21,15 +30,19 @@ __all__ = [
     "Information",
     "LatentUse",
     "LogLikelihood",
+    "Sandwich",
     "SiteActivity",
     "SiteCalibration",
     "UndefinedError",
     "active_units",
+    "ais",
     "amortization_gap",
+    "bdmc",
     "calibration",
     "elbo",
     "information",
     "kl_by_site",
     "latent_use",
     "log_likelihood",
+    "marginal_by_hmc",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pvae.evaluation.activity import ActiveUnits, active_units
 from pvae.evaluation.aggregated import Information, information
 from pvae.evaluation.divergence import Divergence, kl_by_site
-from pvae.evaluation.latents import UndefinedError
+from pvae.evaluation.estimate import UndefinedError
 
 __all__ = ["LatentUse", "latent_use"]
 

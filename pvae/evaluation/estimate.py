@@ -7,7 +7,11 @@ from torch import Tensor
 
 from pvae.evaluation.pareto import trusted_below
 
-__all__ = ["Bound", "Estimate", "LogLikelihood"]
+__all__ = ["AnnealedLogLikelihood", "Bound", "Estimate", "LogLikelihood", "UndefinedError"]
+
+
+class UndefinedError(ValueError):
+    """A quantity that is not defined for a pair of this structure."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,25 @@ class LogLikelihood(Estimate):
         largest = finite.max().item() if len(finite) else None
         tail = {"largest_khat": largest, "untrusted": len(self.untrusted)}
         return {**super().as_json(), "mean_ess": self.ess.mean().item(), **tail}
+
+
+@dataclass(frozen=True)
+class AnnealedLogLikelihood(Estimate):
+    """An estimate of log p(x) by annealed importance sampling.
+
+    In expectation it is a lower bound where chains run from the start density to the posterior, and
+    an upper bound where they run in reverse from an exact draw of the posterior.
+
+    Attributes:
+        ess: effective sample size of the chains' weights per datum, shape (N,), in [1, K].
+        acceptance: mean probability of acceptance per datum, shape (N,), in [0, 1]; NaN where there
+            are no transitions.
+    """
+
+    ess: Tensor = field(repr=False)
+    acceptance: Tensor = field(repr=False)
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON."""
+        means = {"mean_ess": self.ess.mean().item(), "acceptance": self.acceptance.mean().item()}
+        return {**super().as_json(), "num_data": len(self.per_datum), **means}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from pvae.data import rows
-from pvae.evaluation.estimate import Estimate, LogLikelihood
+from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError
 from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.pareto import Tails
 from pvae.evaluation.particles import blocks
@@ -49,7 +49,7 @@ def log_likelihood(
         `.khat` (N,) and `.warning`, a sentence where some data are not to be trusted.
 
     Raises:
-        ValueError: the model has a global latent site: its evidence does not split by datum.
+        UndefinedError: the model has a global latent site: its evidence does not split by datum.
     """
     size = len(rows(data))
     first = torch.full((size,), -math.inf, dtype=torch.float64)
@@ -60,7 +60,7 @@ def log_likelihood(
         model, guide, data, num_particles, seed=seed, budget=budget, progress=label
     ):
         if block.shared:
-            raise ValueError(
+            raise UndefinedError(
                 f"sites {sorted(block.shared)} are outside the data plate: all data share them, so "
                 "log p(x) is no mean over data; estimate the bound with pvae.elbo instead"
             )

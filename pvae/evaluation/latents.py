@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.data import Rows, rows
 from pvae.evaluation.draws import Draws, tiled_draws
+from pvae.evaluation.estimate import UndefinedError
 from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.particles import rows_per_call
 from pvae.modes import evaluating
@@ -20,11 +21,7 @@ from pvae.objectives.weights import DataPlate, data_plate
 from pvae.randomness import seeded
 from pvae.traces import Site, latent_sites, paired_traces, sample_sites
 
-__all__ = ["Setting", "UndefinedError", "from_rows", "parts", "setting", "to_rows"]
-
-
-class UndefinedError(ValueError):
-    """A measure that is not defined for a pair of this structure."""
+__all__ = ["Setting", "from_rows", "parts", "setting", "to_rows"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,8 @@ def setting(
         shared: whether the guide may have global sites, which are then left out.
 
     Raises:
-        ValueError: there is no data plate, or not a vectorized one, or it subsamples by itself; or
-            it holds no latent site.
-        UndefinedError: the guide has global sites and must not.
+        UndefinedError: there is no data plate, or not a vectorized one, or it subsamples by itself;
+            it holds no latent site; the guide has global sites and must not.
     """
     known = belongings_of(model, guide)
     source = rows(data)
@@ -103,7 +99,7 @@ def setting(
         head = source.first(2)
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
         if plate is None or not plate.vectorized or plate.subsamples:
-            raise ValueError(
+            raise UndefinedError(
                 f"{_plate(plate)}: the posterior of one datum is told from that of another by a "
                 'vectorized plate of size len(batch), `with pyro.plate("data", len(x))`'
             )
@@ -117,7 +113,7 @@ def setting(
             )
         sites = tuple(name for name in proposed if name in prior and name not in outside)
         if not sites:
-            raise ValueError(
+            raise UndefinedError(
                 f"guide and model share no latent site in the data plate {plate.name!r}: the guide "
                 f"samples {sorted(proposed)}, the model {sorted(prior)}"
             )

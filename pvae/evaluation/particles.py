@@ -20,7 +20,7 @@ from pvae.objectives.weights import DataPlate, data_plate
 from pvae.randomness import preserved, seeded
 from pvae.traces import paired_traces
 
-__all__ = ["Block", "blocks", "rows_per_call"]
+__all__ = ["Block", "blocks", "plan", "rows_per_call"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def blocks(
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
         draw = _way_to_draw(model, guide, source, plate, num_particles)
         limit = rows_per_call(draw, source, plate, budget)
-        plan = _plan(len(source), num_particles, limit)
-        replayed = Replayed(draw, ((rows.stop - rows.start, count) for rows, count in plan))
+        blocks_ = plan(len(source), num_particles, limit)
+        replayed = Replayed(draw, ((rows.stop - rows.start, count) for rows, count in blocks_))
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -87,7 +87,7 @@ def blocks(
             leave=False,
         )
         here, batch = slice(0, 0), head
-        for rows_, count in plan:
+        for rows_, count in blocks_:
             if rows_ != here:
                 bar.update(here.stop - here.start)
                 here, batch = rows_, source.arguments(rows_)
@@ -123,8 +123,20 @@ def _way_to_draw(
     return one_by_one if draw is None else draw
 
 
-def rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: int) -> int:
-    """How many rows, counted once for each of their particles, fit into the budget."""
+def rows_per_call(
+    run: Callable[[tuple[Tensor, ...], int], object],
+    source: Rows,
+    plate: DataPlate | None,
+    budget: int,
+) -> int:
+    """How many rows, counted once for each of their particles, fit into memory at once.
+
+    Args:
+        run: what is to be done with a batch and a count of particles; measured on one row.
+        source: the data.
+        plate: the data plate.
+        budget: bytes that the tensors of one run may take.
+    """
     if plate is None or not plate.vectorized:
         return 1  # rows may depend on each other: one at a time is always right
     sized = plate.full_size if plate.full_size != plate.rows else None
@@ -132,7 +144,7 @@ def rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: in
     few, many = (2, 6) if sized is None or sized >= 6 else (1, min(2, sized))
     with preserved():
         before, after = (
-            peak_bytes(lambda count=count: draw(head, count))  # type: ignore[misc]
+            peak_bytes(lambda count=count: run(head, count))  # type: ignore[misc]
             for count in (few, many)
         )
     per_row = max(1, (after - before) // max(1, many - few))
@@ -140,17 +152,17 @@ def rows_per_call(draw: _Draw, source: Rows, plate: DataPlate | None, budget: in
     return limit if sized is None else min(limit, sized)
 
 
-def _plan(size: int, num_particles: int, limit: int) -> list[tuple[slice, int]]:
+def plan(size: int, num_particles: int, limit: int) -> list[tuple[slice, int]]:
     """Which rows with how many particles, in turn: blocks of one size as far as possible."""
     width = max(1, limit // num_particles)  # rows that leave room for all particles, or some
-    plan = []
+    blocks = []
     for start in range(0, size, width):
         here = slice(start, min(start + width, size))
         calls = math.ceil(num_particles * (here.stop - here.start) / limit)
         for call in range(calls):
             done, until = num_particles * call // calls, num_particles * (call + 1) // calls
-            plan.append((here, until - done))
-    return plan
+            blocks.append((here, until - done))
+    return blocks
 
 
 def _block(draws: Draws, start: int) -> Block:
