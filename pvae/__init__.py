@@ -1,8 +1,8 @@
 """Variational autoencoders by probabilistic programming: any Pyro model and guide, end to end."""
 
-from pvae import data, guides, likelihoods, models, nn, objectives, plots
+from pvae import data, evaluation, guides, likelihoods, models, nn, objectives, plots
 from pvae.checking import check
-from pvae.evaluation import elbo, log_likelihood
+from pvae.evaluation import ais, bdmc, elbo, log_likelihood
 from pvae.loading import load
 from pvae.programs import infer, reconstruct, sample
 from pvae.svi import SVI
@@ -10,9 +10,12 @@ from pvae.training import fit
 
 __all__ = [
     "SVI",
+    "ais",
+    "bdmc",
     "check",
     "data",
     "elbo",
+    "evaluation",
     "fit",
     "guides",
     "infer",

@@ -87,3 +87,26 @@ def test_too_few_particles_cannot_tell():
     model, guide = narrow(1.0)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(3), num_particles=5)
     assert estimate.khat.isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["grey", "binary", "real"])
+def test_bits_per_dimension_are_those_of_discretized_images(kind):
+    """Sixteen equally likely levels take four bits."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            if kind == "grey":
+                fn = pvae.likelihoods.grey_levels.GreyCategorical(torch.zeros(2, 3, 16))
+            else:
+                fn = {"binary": dist.Bernoulli(0.5), "real": dist.Normal(0.0, 1.0)}[kind]
+                fn = fn.expand([2, 3])
+            pyro.sample("x", fn.to_event(2), obs=x)
+
+    x = torch.randint(0, 2, (5, 2, 3)).float()
+    estimate = pvae.log_likelihood(model, lambda x: None, x, num_particles=3)
+    if kind == "grey":
+        assert estimate.bits_per_dim == pytest.approx(4.0)
+        assert estimate.as_json()["bits_per_dim"] == pytest.approx(4.0)
+    else:
+        assert estimate.bits_per_dim is None
+        assert "bits_per_dim" not in estimate.as_json()

@@ -23,9 +23,12 @@ MODULES = sorted(
 def test_public_names():
     assert pvae.__all__ == [
         "SVI",
+        "ais",
+        "bdmc",
         "check",
         "data",
         "elbo",
+        "evaluation",
         "fit",
         "guides",
         "infer",

@@ -28,6 +28,7 @@ __all__ = ["evaluate_", "infer_", "sample_"]
 @click.option("--split", type=SPLITS, help="[default: test, or else valid, or else train]")
 @click.option("--data", "data_name", help="Other data than the run's.")
 @click.option("--particles", type=AT_LEAST_1, default=1000, help="Importance samples per datum.")
+@click.option("--full", is_flag=True, help="Also what takes minutes: see below.")
 @click.option("--seed", default=0, help="Seeds the draws.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -37,15 +38,21 @@ def evaluate_(
     split: str | None,
     data_name: str | None,
     particles: int,
+    full: bool,
     seed: int,
     device: str,
     as_json: bool,
     progress: bool,
 ) -> None:
-    """Evaluate the pair of RUN on data: bound, terms by site, log-likelihood."""
+    """Evaluate the pair of RUN on data: bounds, likelihood, and what the latent space is used for.
+
+    With --full, on 100 of the data: annealed importance sampling, a lower and an upper bound on
+    simulated data, calibration of the guide, and its amortization gap.
+    """
     trained = _load_run(run, device)
     name, rows = split_of(run, split, data_name)
-    report = evaluate(trained, rows, name, particles, seed=seed, progress=progress and not as_json)
+    shown = progress and not as_json
+    report = evaluate(trained, rows, name, particles, full=full, seed=seed, progress=shown)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:

@@ -67,10 +67,18 @@ class LogLikelihood(Estimate):
         ess: effective sample size of the importance weights per datum, shape (N,), in [1, K].
         khat: the shape of the weights' tail per datum, shape (N,): below 0.5 their variance is
             finite; NaN where the particles are too few to tell.
+        dims: number of elements of a datum where they take one of several levels each, as in
+            discretized images; None where the data are binary or real.
     """
 
     ess: Tensor = field(repr=False)
     khat: Tensor = field(repr=False)
+    dims: int | None = None
+
+    @property
+    def bits_per_dim(self) -> float | None:
+        """The code length -log2 p(x) per element, in bits: an upper bound in expectation."""
+        return None if self.dims is None else -self.mean / (self.dims * math.log(2))
 
     @property
     def untrusted(self) -> Tensor:
@@ -97,7 +105,8 @@ class LogLikelihood(Estimate):
         finite = self.khat[~self.khat.isnan()]
         largest = finite.max().item() if len(finite) else None
         tail = {"largest_khat": largest, "untrusted": len(self.untrusted)}
-        return {**super().as_json(), "mean_ess": self.ess.mean().item(), **tail}
+        bits = {} if self.dims is None else {"bits_per_dim": self.bits_per_dim}
+        return {**super().as_json(), "mean_ess": self.ess.mean().item(), **tail, **bits}
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,18 @@ import math
 from collections.abc import Callable
 
 import torch
+from pyro import poutine
+from pyro.distributions import constraints
 
 from pvae.data import rows
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError
 from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.pareto import Tails
 from pvae.evaluation.particles import blocks
+from pvae.modes import evaluating
+from pvae.modules import belongings_of
+from pvae.randomness import preserved
+from pvae.traces import observed_sites
 
 __all__ = ["log_likelihood"]
 
@@ -46,7 +52,8 @@ def log_likelihood(
 
     Returns:
         A `LogLikelihood`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.ess` (N,),
-        `.khat` (N,) and `.warning`, a sentence where some data are not to be trusted.
+        `.khat` (N,) and `.warning`, a sentence where some data are not to be trusted;
+        `.bits_per_dim` for discretized images.
 
     Raises:
         UndefinedError: the model has a global latent site: its evidence does not split by datum.
@@ -76,4 +83,20 @@ def log_likelihood(
     mc_error = math.sqrt(variances.sum().item()) / size if num_particles > 1 else math.nan
     mean, std_error = Estimate.over_data(per_datum)
     values = (value.float() for value in (per_datum, ess, tails.k(budget)))
-    return LogLikelihood(mean, std_error, mc_error, num_particles, *values)
+    dims = _levelled_elements(model, data)
+    return LogLikelihood(mean, std_error, mc_error, num_particles, *values, dims)
+
+
+def _levelled_elements(model: Callable[..., object], data: object) -> int | None:
+    """How many elements of a datum take one of several levels, if all that is observed does."""
+    known = belongings_of(model)
+    source = rows(data)
+    source = source.to(known.device) if known is not None else source
+    with preserved(), torch.no_grad(), evaluating(model):
+        trace = poutine.trace(model).get_trace(*source.first(1))
+    sites = observed_sites(trace).values()
+    supports = [site["fn"].support for site in sites]
+    while any(isinstance(support, constraints.independent) for support in supports):
+        supports = [getattr(support, "base_constraint", support) for support in supports]
+    levelled = [s.is_discrete and s is not constraints.boolean for s in supports]
+    return sum(site["value"].numel() for site in sites) if levelled and all(levelled) else None
