@@ -82,9 +82,16 @@ def log_likelihood(
     variances = (1 / ess - 1 / num_particles).clamp(min=0)
     mc_error = math.sqrt(variances.sum().item()) / size if num_particles > 1 else math.nan
     mean, std_error = Estimate.over_data(per_datum)
-    values = (value.float() for value in (per_datum, ess, tails.k(budget)))
-    dims = _levelled_elements(model, data)
-    return LogLikelihood(mean, std_error, mc_error, num_particles, *values, dims)
+    return LogLikelihood(
+        mean,
+        std_error,
+        mc_error,
+        num_particles,
+        per_datum.float(),
+        ess.float(),
+        tails.k(budget).float(),
+        _levelled_elements(model, data),
+    )
 
 
 def _levelled_elements(model: Callable[..., object], data: object) -> int | None:
