@@ -17,6 +17,7 @@ FIGURES = {
         "01_zoo_reconstructions",
     },
     "02_your_own_pair": {"02_latent_means", "02_reconstructions", "02_learning_curve"},
+    "08_evaluation": {"08_particles", "08_calibration"},
     "13_speed_and_scale": {"13_engines", "13_batches"},
 }  # fmt: skip
 
@@ -125,6 +126,23 @@ def test_the_likelihood_of_ones_own_fits_what_a_poisson_does_not(outputs):
 )
 def test_every_mistake_is_refused_in_words(outputs, message):
     assert message in outputs["02_your_own_pair"][0]
+
+
+def test_the_tutorial_on_evaluation_shows_what_its_prose_says(outputs):
+    text = outputs["08_evaluation"][0]
+    (bound,) = numbers(r"ELBO (-[\d.]+), data", text)
+    estimates = re.findall(r"K = +(\d+): (-[\d.]+) nats", text)
+    assert [int(count) for count, _ in estimates] == [1, 10, 100]
+    values = [float(value) for _, value in estimates]
+    assert bound - 0.2 < values[0] < values[1] < values[2]
+    low, high, gap = numbers(r"between (-[\d.]+) and (-[\d.]+), gap (-?[\d.]+)", text)
+    assert high - low == pytest.approx(gap, abs=0.02)
+    before, after = numbers(r"amortization gap [\d.]+ nats: from (-[\d.]+) to (-[\d.]+)", text)
+    assert after > before
+    exact, sampled, error = numbers(
+        r"exact (-[\d.]+), importance sampling (-[\d.]+) \+- ([\d.]+)", text
+    )
+    assert abs(exact - sampled) < 4 * error + 0.001
 
 
 @pytest.mark.parametrize("name", NAMES)
