@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pvae.checking import OF_PROGRAMS, PairError, examine, program_failed
+from pvae.checking import OF_PROGRAMS, PairError, Supports, examine, program_failed
 from pvae.checkpoint import save_checkpoint
 from pvae.data import Batches, Rows
 from pvae.evaluation import elbo
@@ -49,6 +49,7 @@ class Loop:
         except OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error
         belongings.train()
+        self.supports = Supports(traces[0], self.example)
         size = source.rows if source.rows is not None else options.data_size
         self.weighting = Weighting(
             self.plate, traces[0], size, device=belongings.device, warmup=options.warmup
@@ -139,6 +140,8 @@ class Loop:
         sizes: list[int] = []
         with pyro.validation_enabled(validate):
             for batch in self.source.epoch(number):
+                if validate:
+                    self.supports.see(batch)
                 try:
                     loss, norm = self._step(batch)
                 except (RuntimeError, ValueError) as error:
@@ -149,6 +152,11 @@ class Loop:
                 losses.append(loss)
                 norms.append(norm)
                 sizes.append(len(batch[0]))
+        try:
+            self.supports.refuse()
+        except PairError:
+            self.progress.restore(good)
+            raise
         if not (losses and _finite(losses) and self.belongings.finite()):
             self._diverge(number, losses, good)
         seconds = time.perf_counter() - began

@@ -1,3 +1,4 @@
+import kinds_of_pair as kinds
 import linear_gaussian as lg
 import pyro
 import pyro.distributions as dist
@@ -251,3 +252,17 @@ def test_a_global_site_counts_once_whatever_the_data_plate_is_made_of(make):
     assert pvae.elbo(model, guide, x).mean == pytest.approx(exact.item(), abs=1e-5)
     with pytest.raises(ValueError, match=r"\['w'\] are outside the data plate"):
         pvae.log_likelihood(model, guide, x, num_particles=2)
+
+
+@pytest.mark.parametrize("estimate", [pvae.elbo, pvae.log_likelihood, pvae.ais, pvae.bdmc])
+def test_data_that_depend_on_their_neighbours_are_refused(estimate):
+    def centred(x):
+        lg.posterior(x - x.mean(0))
+
+    with pytest.raises(pvae.evaluation.UndefinedError, match="'z' in the guide change when"):
+        estimate(lg.model, centred, lg.draw(20), 2)
+
+
+def test_batch_norm_is_refused_in_no_evaluation_since_it_does_not_mix_rows_there():
+    model, guide = kinds.make("functions", 0)
+    assert pvae.elbo(model, guide, kinds.toy_data()[:20]).mean < 0

@@ -5,6 +5,7 @@ import re
 
 import kinds_of_pair as kinds
 import linear_gaussian as lg
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -81,6 +82,25 @@ def test_one_grey_datum_in_a_later_batch_is_refused_too():
     x[63] = 0.5
     with pytest.raises(ValueError, match="support"):
         fit(bernoulli, lambda x: None, x, batch_size=4)
+
+
+@pytest.mark.parametrize("engine", ["auto", "recorded", "captured"])
+def test_one_grey_datum_among_replayed_steps_is_refused_too(engine):
+    x = torch.zeros(1200, 2)
+    x[np.random.default_rng(0).integers(1200)] = 0.5
+    logits = torch.nn.Parameter(torch.ones(2))
+
+    def model(x):
+        known = pyro.param("logits", logits)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=known).to_event(1), obs=x)
+
+    refused = (
+        r"'x' observes values outside the support of Bernoulli \(Boolean\(\)\) in batch \d+ of"
+    )
+    with pytest.raises(PairError, match=refused):
+        fit(model, lambda x: None, x, batch_size=4, engine=engine)
+    assert torch.equal(logits.detach(), torch.ones(2))
 
 
 def test_observed_data_of_another_shape():

@@ -26,6 +26,7 @@ from pvae.checking.sites import unmatched_sites
 from pvae.checking.structure import sites_at_random
 from pvae.checking.subject import Subject
 from pvae.checking.support import data_outside_support
+from pvae.checking.supports import Supports
 from pvae.modules import Belongings
 from pvae.steps import undone
 
@@ -35,6 +36,7 @@ __all__ = [
     "PairError",
     "Report",
     "SiteRow",
+    "Supports",
     "check",
     "examine",
     "program_failed",

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-import pyro
-import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
 from pvae.checking.places import Place, Places
 from pvae.modules import Belongings
-from pvae.objectives.weights import DataPlate, data_plate, log_probs
-from pvae.randomness import preserved, seeded
+from pvae.neighbours import moved_by_neighbours
+from pvae.objectives.weights import DataPlate, data_plate
+from pvae.randomness import preserved
 from pvae.traces import Site, paired_traces, sample_sites
 
 __all__ = ["Subject"]
@@ -65,19 +64,10 @@ class Subject:
         with preserved():
             return paired_traces(self.belongings.model, self.belongings.guide, batch)
 
-    def at_same_values(self, batch: tuple[Tensor, ...]) -> dict[tuple[str, str], Tensor]:
-        """Log-probabilities by program, site and datum on a batch, at the values of the traces."""
-        programs = {"guide": self.belongings.guide, "model": self.belongings.model}
-        with seeded(0), pyro.validation_enabled(False), torch.no_grad():  # seeded for dropout
-            traces = {
-                role: poutine.trace(poutine.replay(program, trace=self.guide)).get_trace(*batch)
-                for role, program in programs.items()
-            }
-        return {
-            (role, name): value
-            for role, trace in traces.items()
-            for name, value in log_probs(trace, self.plate).local.items()
-        }
+    def moved_by_neighbours(self) -> list[tuple[str, str]]:
+        """Programs and sites whose terms at a datum change when another datum does."""
+        belongings = self.belongings
+        return moved_by_neighbours(belongings.model, belongings.guide, self.plate, self.batch)
 
     def _traced(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
         def noted(role: str) -> Callable[..., object]:

@@ -1,6 +1,7 @@
 """Do the observed data lie in the support of their distribution, and in its shape?"""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from pyro.distributions import Distribution, constraints
@@ -11,7 +12,7 @@ from pvae.checking.places import Place
 from pvae.checking.subject import Subject
 from pvae.traces import Site, observed_sites
 
-__all__ = ["data_outside_support", "distribution_name"]
+__all__ = ["data_outside_support", "distribution_name", "elementwise_support"]
 
 _FOR_GREY = (
     'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood that fits '
@@ -53,15 +54,9 @@ def _wrong_shape(place: Place | None, name: str, site: Site, value: Tensor) -> F
 
 
 def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
-    try:
-        support = site["fn"].support
-    except NotImplementedError:
-        return None
+    support = elementwise_support(site["fn"])
     if support is None:
         return None
-    # Element by element, to name a value; `to_event` only collects them.
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
     inside = support.check(value)
     if inside.all():
         return None
@@ -78,6 +73,17 @@ def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Findi
         f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
         f"{low:.4g} to {high:.4g}): {advice}",
     )
+
+
+def elementwise_support(fn: Distribution) -> constraints.Constraint | None:
+    """The support of a single element, or of what cannot be taken apart; None if unknown."""
+    try:
+        support: constraints.Constraint | None = cast(Any, fn).support
+    except NotImplementedError:
+        return None
+    while isinstance(support, constraints.independent):  # `to_event` only collects elements
+        support = support.base_constraint
+    return support
 
 
 def distribution_name(fn: Distribution) -> str:

@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 
+from pvae.checking.support import elementwise_support
 from pvae.data import rows
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError
 from pvae.evaluation.memory import BUDGET
@@ -102,8 +103,6 @@ def _levelled_elements(model: Callable[..., object], data: object) -> int | None
     with preserved(), torch.no_grad(), evaluating(model):
         trace = poutine.trace(model).get_trace(*source.first(1))
     sites = observed_sites(trace).values()
-    supports = [site["fn"].support for site in sites]
-    while any(isinstance(support, constraints.independent) for support in supports):
-        supports = [getattr(support, "base_constraint", support) for support in supports]
-    levelled = [s.is_discrete and s is not constraints.boolean for s in supports]
+    supports = [elementwise_support(site["fn"]) for site in sites]
+    levelled = [s is not None and s.is_discrete and s is not constraints.boolean for s in supports]
     return sum(site["value"].numel() for site in sites) if levelled and all(levelled) else None

@@ -14,7 +14,7 @@ from pvae.data import Rows, rows
 from pvae.evaluation.draws import Draws, tiled_draws
 from pvae.evaluation.estimate import UndefinedError
 from pvae.evaluation.memory import BUDGET
-from pvae.evaluation.particles import rows_per_call
+from pvae.evaluation.particles import refuse_neighbours, rows_per_call
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
 from pvae.objectives.weights import DataPlate, data_plate
@@ -103,6 +103,7 @@ def setting(
                 f"{_plate(plate)}: the posterior of one datum is told from that of another by a "
                 'vectorized plate of size len(batch), `with pyro.plate("data", len(x))`'
             )
+        refuse_neighbours(model, guide, plate, source)
         model_trace, guide_trace = paired_traces(model, guide, head)
         proposed, prior = latent_sites(guide_trace), latent_sites(model_trace)
         outside = sorted(name for name, site in proposed.items() if plate.frame(site) is None)

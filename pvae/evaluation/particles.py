@@ -12,15 +12,17 @@ from tqdm import tqdm
 
 from pvae.data import Rows, rows
 from pvae.evaluation.draws import Draws, draws_at_once, tiled_draws
+from pvae.evaluation.estimate import UndefinedError
 from pvae.evaluation.memory import BUDGET, peak_bytes
 from pvae.evaluation.replayed import Replayed
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
+from pvae.neighbours import moved_by_neighbours
 from pvae.objectives.weights import DataPlate, data_plate
 from pvae.randomness import preserved, seeded
 from pvae.traces import paired_traces
 
-__all__ = ["Block", "blocks", "plan", "rows_per_call"]
+__all__ = ["Block", "blocks", "plan", "refuse_neighbours", "rows_per_call"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def blocks(
 
     Raises:
         ValueError: fewer than one particle, or a data plate that subsamples by itself.
+        UndefinedError: data of one batch depend on each other.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles is {num_particles}: give at least 1")
@@ -75,6 +78,7 @@ def blocks(
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
         plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
+        refuse_neighbours(model, guide, plate, source)
         draw = _way_to_draw(model, guide, source, plate, num_particles)
         limit = rows_per_call(draw, source, plate, budget)
         blocks_ = plan(len(source), num_particles, limit)
@@ -121,6 +125,27 @@ def _way_to_draw(
         return one_by_one
     draw = draws_at_once(model, guide, plate, source.first(2))
     return one_by_one if draw is None else draw
+
+
+def refuse_neighbours(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    plate: DataPlate | None,
+    source: Rows,
+) -> None:
+    """Refuse a pair whose data meet in a batch: particles of one datum would meet too.
+
+    Raises:
+        UndefinedError: the log-probability of a datum changes with the other data of its batch.
+    """
+    few = torch.linspace(0, len(source) - 1, min(4, len(source))).long()
+    moved = moved_by_neighbours(model, guide, plate, source.arguments(few))
+    if moved:
+        sites = ", ".join(f"{name!r} in the {role}" for role, name in moved)
+        raise UndefinedError(
+            f"the terms of a datum at {sites} change when another datum of its batch does, also in "
+            "eval mode: weights of its particles mean nothing; pvae.check says where to look"
+        )
 
 
 def rows_per_call(

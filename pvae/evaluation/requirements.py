@@ -12,6 +12,7 @@ from torch.distributions import biject_to
 
 from pvae.data import Rows, rows
 from pvae.evaluation.estimate import UndefinedError
+from pvae.evaluation.particles import refuse_neighbours
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
 from pvae.objectives.weights import DataPlate, data_plate
@@ -79,6 +80,7 @@ def prepared(
         _check_supports(latent_sites(model_trace), latent_sites(traces(head)[0]))
         if guide is not None:
             _check_guide(guide_trace, latent_sites(model_trace), plate)
+        refuse_neighbours(model, guide if guide is not None else model, plate, source)
         # A trajectory may leave the numbers, and is then rejected: no reason to stop.
         with pyro.validation_enabled(False):
             yield source, plate
