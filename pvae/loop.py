@@ -11,7 +11,7 @@ from torch import Tensor
 from pvae.checking import OF_PROGRAMS, PairError, Supports, examine, program_failed
 from pvae.checkpoint import save_checkpoint
 from pvae.data import Batches, Rows
-from pvae.evaluation import elbo
+from pvae.evaluation import UndefinedError, elbo
 from pvae.failure import diverged, first_broken_site
 from pvae.fits import Fit
 from pvae.modules import Belongings
@@ -191,12 +191,22 @@ class Loop:
         model, guide = self.belongings.model, self.belongings.guide
         if self.plate is not None and self.plate.subsamples:
             return {}
-        bound = elbo(model, guide, self.last_batch if self.valid is None else self.valid)
+        try:
+            bound = elbo(model, guide, self.last_batch if self.valid is None else self.valid)
+        except UndefinedError as error:
+            if self.valid is not None:
+                raise
+            self._note(f"there are no terms by site: {error}")
+            return {}
         if self.valid is None:
             return {"sites": bound.sites}
         if self.options.patience is not None:
             self.progress.judge(bound.mean)
         return {"valid_elbo": bound.mean, "sites": bound.sites}
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.fit.notes:
+            self.fit.notes.append(sentence)
 
     def _waited_enough(self) -> bool:
         patience = self.options.patience

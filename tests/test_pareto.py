@@ -63,7 +63,7 @@ def test_a_guide_that_is_too_narrow_has_the_known_tail(k):
     """Weights exp((1 / s^2 - 1) z^2 / 2) of z ~ N(0, s^2) have the tail k = 1 - s^2."""
     model, guide = narrow((1 - k) ** 0.5)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(40), num_particles=50_000)
-    assert estimate.khat.mean().item() == pytest.approx(k, abs=0.08)
+    assert estimate.khat.mean().item() == pytest.approx(k, abs=0.1)
 
 
 def test_data_that_are_not_to_be_trusted_are_named_with_the_reason():

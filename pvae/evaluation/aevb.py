@@ -12,7 +12,6 @@ from pvae.evaluation.annealing import gradients, temperatures, tempered, tune
 from pvae.evaluation.densities import Densities
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.hmc import Latents, evaluate, transition
-from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.particles import rows_per_call
 from pvae.evaluation.requirements import at_least_one, prepared, proposal
 
@@ -34,7 +33,7 @@ def marginal_by_hmc(
     start: str = "guide",
     leapfrog: int = 10,
     seed: int = 0,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: bool = False,
 ) -> Estimate:
     """Estimate log p(x) as -log mean_l q(z_l) / p(x, z_l) over posterior draws, in nats per datum.
@@ -72,7 +71,7 @@ def marginal_by_hmc(
             first halves of all chains too few for the fit.
     """
     at_least_one(num_particles=num_particles, num_samples=num_samples, leapfrog=leapfrog)
-    at_least_one(budget=budget)
+    at_least_one(budget=1 if budget is None else budget)
     used = proposal(guide, start)
     means, variances = [], []
     with prepared(model, used, data, seed) as (source, plate):

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from pvae.evaluation.annealing import Chains, anneal, gradients, temperatures, tune
 from pvae.evaluation.densities import Densities
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate
-from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.particles import plan, rows_per_call
 from pvae.evaluation.requirements import at_least_one, prepared, proposal
 
@@ -32,7 +31,7 @@ def ais(
     start: str = "guide",
     leapfrog: int = 10,
     seed: int = 0,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: bool = False,
 ) -> AnnealedLogLikelihood:
     """Estimate log p(x) as log mean_k w_k over annealed chains, in nats per datum.
@@ -111,7 +110,7 @@ def both_ways(
     start: str,
     leapfrog: int,
     seed: int,
-    budget: int,
+    budget: int | None,
     progress: bool,
     exact: Mapping[str, Tensor] | None = None,
 ) -> tuple[AnnealedLogLikelihood, AnnealedLogLikelihood | None]:
@@ -125,7 +124,7 @@ def both_ways(
         num_particles=num_particles,
         num_temperatures=num_temperatures,
         leapfrog=leapfrog,
-        budget=budget,
+        budget=1 if budget is None else budget,
     )
     used = proposal(guide, start)
     betas = temperatures(num_temperatures)

@@ -12,7 +12,6 @@ from torch import Tensor
 from pvae.data import rows
 from pvae.evaluation.annealed_importance import both_ways
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, UndefinedError
-from pvae.evaluation.memory import BUDGET
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
 from pvae.programs import sample
@@ -56,7 +55,7 @@ def bdmc(
     start: str = "guide",
     leapfrog: int = 10,
     seed: int = 0,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: bool = False,
 ) -> Sandwich:
     """Bound log p(x) from both sides on data that the model itself draws, in nats per datum.

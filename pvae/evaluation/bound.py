@@ -8,7 +8,6 @@ import torch
 
 from pvae.data import rows
 from pvae.evaluation.estimate import Bound, Estimate
-from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.particles import blocks
 
 __all__ = ["elbo"]
@@ -21,7 +20,7 @@ def elbo(
     num_particles: int = 1,
     *,
     seed: int = 0,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: bool = False,
 ) -> Bound:
     """Estimate the evidence lower bound E_q[log p(x, z) - log q(z | x)], in nats per datum.

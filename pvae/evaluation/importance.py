@@ -10,7 +10,6 @@ from pyro.distributions import constraints
 from pvae.checking.support import elementwise_support
 from pvae.data import rows
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError
-from pvae.evaluation.memory import BUDGET
 from pvae.evaluation.pareto import Tails
 from pvae.evaluation.particles import blocks
 from pvae.modes import evaluating
@@ -28,7 +27,7 @@ def log_likelihood(
     num_particles: int = 5000,
     *,
     seed: int = 0,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: bool = False,
 ) -> LogLikelihood:
     """Estimate log p(x) as log mean_k p(x, z_k) / q(z_k | x), in nats per datum.

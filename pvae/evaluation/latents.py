@@ -13,11 +13,10 @@ from torch import Tensor
 from pvae.data import Rows, rows
 from pvae.evaluation.draws import Draws, tiled_draws
 from pvae.evaluation.estimate import UndefinedError
-from pvae.evaluation.memory import BUDGET
-from pvae.evaluation.particles import refuse_neighbours, rows_per_call
+from pvae.evaluation.particles import plate_of_rows, refuse_neighbours, rows_per_call
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
-from pvae.objectives.weights import DataPlate, data_plate
+from pvae.objectives.weights import DataPlate
 from pvae.randomness import seeded
 from pvae.traces import Site, latent_sites, paired_traces, sample_sites
 
@@ -97,7 +96,7 @@ def setting(
     source = source.to(known.device) if known is not None else source
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
-        plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
+        plate = plate_of_rows(model, guide, head)
         if plate is None or not plate.vectorized or plate.subsamples:
             raise UndefinedError(
                 f"{_plate(plate)}: the posterior of one datum is told from that of another by a "
@@ -122,7 +121,7 @@ def setting(
         def draw(batch: tuple[Tensor, ...], count: int) -> Draws:
             return tiled_draws(model, guide, batch, count, plate)
 
-        limit = rows_per_call(draw, source, plate, BUDGET)
+        limit = rows_per_call(draw, source, plate, None)
         yield Setting(source, plate, limit, sites, bool(outside))
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pvae.evaluation.memory import BUDGET
+from pvae.evaluation.memory import allowed
 
 __all__ = ["Tails", "pareto_k", "trusted_below"]
 
@@ -31,7 +31,7 @@ class Tails:
         together = torch.cat([self.largest[:, here], log_weights])
         self.largest[:, here] = together.topk(self.kept, dim=0).values
 
-    def k(self, budget: int = BUDGET) -> Tensor:
+    def k(self, budget: int | None = None) -> Tensor:
         """The shape of a generalized Pareto distribution fitted to each tail, (rows,)."""
         if self.length < 5:
             return torch.full((self.largest.shape[1],), math.nan)
@@ -40,7 +40,7 @@ class Tails:
         return pareto_k((weights[:-1] - weights[-1:]).T, budget)
 
 
-def pareto_k(exceedances: Tensor, budget: int = BUDGET) -> Tensor:
+def pareto_k(exceedances: Tensor, budget: int | None = None) -> Tensor:
     """The shape parameter k of generalized Pareto distributions fitted to samples.
 
     A profile likelihood, averaged over a grid under a weak prior, and drawn toward 0.5 as ten
@@ -61,7 +61,8 @@ def pareto_k(exceedances: Tensor, budget: int = BUDGET) -> Tensor:
     """
     rows, n = exceedances.shape
     points = 30 + int(math.sqrt(n))
-    step = max(1, budget // (n * points * _BYTES))
+    held = allowed(budget, exceedances.device)
+    step = max(1, held // (n * points * _BYTES))
     parts = [_fitted(part, points) for part in exceedances.double().split(step)]
     return torch.cat(parts) if rows else exceedances.new_zeros(0)
 

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pvae.checking.running import OF_PROGRAMS
 from pvae.data import Rows, rows
 from pvae.evaluation.draws import Draws, draws_at_once, tiled_draws
 from pvae.evaluation.estimate import UndefinedError
-from pvae.evaluation.memory import BUDGET, peak_bytes
+from pvae.evaluation.memory import allowed, peak_bytes
 from pvae.evaluation.replayed import Replayed
 from pvae.modes import evaluating
 from pvae.modules import belongings_of
 from pvae.neighbours import moved_by_neighbours
-from pvae.objectives.weights import DataPlate, data_plate
+from pvae.objectives.weights import DataPlate, data_plate, terms
 from pvae.randomness import preserved, seeded
 from pvae.traces import paired_traces
 
-__all__ = ["Block", "blocks", "plan", "refuse_neighbours", "rows_per_call"]
+__all__ = ["Block", "blocks", "plan", "plate_of_rows", "refuse_neighbours", "rows_per_call"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def blocks(
     num_particles: int,
     *,
     seed: int,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: str = "",
 ) -> Iterator[Block]:
     """Go through data and particles in blocks that fit into memory, without gradients.
@@ -68,7 +69,7 @@ def blocks(
 
     Raises:
         ValueError: fewer than one particle, or a data plate that subsamples by itself.
-        UndefinedError: data of one batch depend on each other.
+        UndefinedError: data of one batch depend on each other, or cannot be taken apart.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles is {num_particles}: give at least 1")
@@ -77,7 +78,7 @@ def blocks(
     source = source.to(known.device) if known is not None else source
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
-        plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
+        plate = plate_of_rows(model, guide, head)
         refuse_neighbours(model, guide, plate, source)
         draw = _way_to_draw(model, guide, source, plate, num_particles)
         limit = rows_per_call(draw, source, plate, budget)
@@ -127,6 +128,28 @@ def _way_to_draw(
     return one_by_one if draw is None else draw
 
 
+def plate_of_rows(
+    model: Callable[..., object], guide: Callable[..., object], head: tuple[Tensor, ...]
+) -> DataPlate | None:
+    """The data plate, found on the first rows of the data.
+
+    Raises:
+        UndefinedError: the pair does not run on a few rows.
+    """
+    try:
+        plate = data_plate(lambda batch: paired_traces(model, guide, batch), head)
+        with preserved():
+            terms(*paired_traces(model, guide, head), plate)
+        return plate
+    except OF_PROGRAMS as error:
+        raise UndefinedError(
+            f"the pair does not run on {len(head[0])} rows of the data ({error}), so that a datum "
+            "cannot be evaluated by itself; a guide with a row of parameters for each datum, such "
+            "as an autoguide over local sites, is trained on all data at once and bounded by its "
+            "objective alone"
+        ) from error
+
+
 def refuse_neighbours(
     model: Callable[..., object],
     guide: Callable[..., object],
@@ -152,7 +175,7 @@ def rows_per_call(
     run: Callable[[tuple[Tensor, ...], int], object],
     source: Rows,
     plate: DataPlate | None,
-    budget: int,
+    budget: int | None,
 ) -> int:
     """How many rows, counted once for each of their particles, fit into memory at once.
 
@@ -173,7 +196,7 @@ def rows_per_call(
             for count in (few, many)
         )
     per_row = max(1, (after - before) // max(1, many - few))
-    limit = max(1, budget // per_row)
+    limit = max(1, allowed(budget, head[0].device) // per_row)
     return limit if sized is None else min(limit, sized)
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--turns", type=int, default=5, help="parts that the rows are cut into")
-    parser.add_argument("--budget", type=int, default=pvae.evaluation.memory.BUDGET)
+    parser.add_argument("--budget", type=int, help="bytes held at once")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
