@@ -25,6 +25,8 @@ load_file("linear_gaussian")
 load_file("linear_hierarchy")
 load_file("pairs_to_record")
 load_file("wrong_pairs")
+load_file("wrong_structure")
+load_file("wrong_training")
 load_file("right_pairs")
 
 

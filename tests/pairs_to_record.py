@@ -165,6 +165,35 @@ PAIRS = {
 }
 
 
+class Changing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = linear(3, 3)
+        self.factor = 1.0
+        self.deep = False
+        self.extra = []
+        self.options = {"factor": 1.0}
+        self.dropout = nn.Dropout(0.5)
+
+    def model(self, x):
+        pyro.module("net", self.net)
+        loc = self.net(self.dropout(x)) * self.factor * self.options["factor"]
+        if self.deep:
+            loc = loc.tanh()
+        for shift in self.extra:
+            loc = loc + shift
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+def make_changing():
+    pair = Changing()
+    return pair.model, pair.guide
+
+
 X = kinds.toy_data(96)
 BATCHES = [X[:32], X[32:64], X[64:88], X[8:40]]  # two sizes in turn
 
