@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvae.modules import Program
+from pvae.scoped import Program
 
 __all__ = ["Fit"]
 

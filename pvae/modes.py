@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pvae.modules import Program
 from pvae.reach import reach
+from pvae.scoped import Program
 
 __all__ = ["evaluating"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pvae.data import rows
 from pvae.modes import evaluating
-from pvae.modules import belongings_of
+from pvae.sources import source_for
 from pvae.traces import observed_sites, sample_sites
 
 __all__ = ["at_means", "decode", "infer", "reconstruct", "sample", "unobserved"]
@@ -196,9 +196,7 @@ def at_means(
 def _batches(
     data: object, *programs: Callable[..., object], batch_size: int = 1024
 ) -> Iterator[tuple[Tensor, ...]]:
-    known = belongings_of(*programs)
-    source = rows(data)
-    source = source.to(known.device) if known is not None else source
+    source = source_for(data, *programs)
     with torch.no_grad(), evaluating(*programs):
         yield from source.batches(batch_size)
 

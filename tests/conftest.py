@@ -27,6 +27,7 @@ load_file("pairs_to_record")
 load_file("wrong_pairs")
 load_file("wrong_structure")
 load_file("wrong_training")
+load_file("wrong_distributions")
 load_file("right_pairs")
 
 

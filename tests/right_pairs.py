@@ -16,6 +16,7 @@ from pairs_to_record import (
     subsampled,
 )
 from pyro import poutine
+from pyro.distributions.transforms import conditional_affine_autoregressive
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.nn import PyroModule, PyroSample
@@ -212,6 +213,21 @@ def labels_as_an_argument():
     return model, lambda x, y: pair.guide(x), (data(), torch.arange(12) % 10)
 
 
+def conditional_flow():
+    """Noise that is the same for all data, and a transform that follows each of them."""
+    pair, flow = Pair(), conditional_affine_autoregressive(2, 6, hidden_dims=[8])
+
+    def guide(x):
+        pyro.module("flow", flow)
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [flow.condition(x)]))
+
+    model = pair.model
+    pair.encoder = None
+    return model, guide, data()
+
+
 RIGHT = {
     "several plates": lambda: (*several_plates(), BATCH),
     "subsampled": lambda: (*subsampled(), BATCH),
@@ -234,6 +250,7 @@ RIGHT = {
             one_datum_after_another,
             rows_of_parameters_looked_up,
             labels_as_an_argument,
+            conditional_flow,
         )
     },
 }

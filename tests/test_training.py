@@ -7,7 +7,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
-from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pvae
@@ -301,21 +300,3 @@ def test_a_network_that_only_the_optimizer_knows_is_trained_without_adding_up_gr
     trained = fit(model, lambda x: None, torch.ones(8, 1), **options)
     assert net.weight.item() == pytest.approx(0.3)
     assert not any("not trained" in note for note in trained.notes)
-
-
-def test_a_guide_with_parameters_for_each_datum_is_trained_on_all_of_them():
-    def model(x):
-        loc = pyro.param("loc", torch.zeros(2))
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-    x = 3 + torch.randn(30, 2)
-    options = {"batch_size": 30, "learning_rate": 0.05, "epochs": 300}
-    trained = fit(model, AutoNormal(model), x, **options)
-    loc = trained.model.belongings.parameters()["loc"]
-    torch.testing.assert_close(loc.detach(), x.mean(0), atol=0.15, rtol=0)
-    assert any(
-        "there are no terms by site: the pair does not run on 2 rows" in note
-        for note in trained.notes
-    )

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pvae
@@ -54,3 +55,21 @@ def test_a_tuple_of_tensors_is_several_arguments():
     )
     (weight,) = trained.model.belongings.parameters().values()
     assert weight.item() == pytest.approx(3.0, abs=0.05)
+
+
+def test_a_guide_with_parameters_for_each_datum_is_trained_on_all_of_them():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    x = 3 + torch.randn(30, 2)
+    options = {"batch_size": 30, "learning_rate": 0.05, "epochs": 300}
+    trained = pvae.fit(model, AutoNormal(model), x, progress=False, **options)
+    loc = trained.model.belongings.parameters()["loc"]
+    torch.testing.assert_close(loc.detach(), x.mean(0), atol=0.15, rtol=0)
+    assert any(
+        "there are no terms by site: the pair does not run on 2 rows" in note
+        for note in trained.notes
+    )

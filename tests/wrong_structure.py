@@ -126,7 +126,6 @@ def to_event_missing_at_the_latent():
 
 @wrong("error", r"runs on 12 rows, but not on 11.*by chance.*to_event\(1\)")
 def to_event_missing_and_unseen():
-    """As many rows as dimensions: everything fits, and means something else."""
     loc = nn.Linear(ROWS, ROWS)
 
     def model(x):

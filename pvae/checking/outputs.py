@@ -1,5 +1,6 @@
 """Do the likelihood's parameters make sense before any training?"""
 
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -27,7 +28,9 @@ def saturated_outputs(subject: Subject) -> Iterator[Finding]:
         if hasattr(fn, "logits") and hasattr(fn, "probs"):
             share = (fn.log_prob(value) < _IMPOSSIBLE).double().mean().item()
             if share > _SHARE:
-                said = f"gives {share:.0%} of the data a probability below {2.718**_IMPOSSIBLE:.0e}"
+                said = (
+                    f"gives {share:.0%} of the data a probability below {math.exp(_IMPOSSIBLE):.0e}"
+                )
         elif hasattr(fn, "loc") and isinstance(scale := getattr(fn, "scale", None), Tensor):
             share = (((value - fn.loc) / scale).abs() > _FAR).double().mean().item()
             if share > _SHARE:

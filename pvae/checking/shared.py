@@ -30,7 +30,9 @@ def global_sites_in_the_data_plate(subject: Subject) -> Iterator[Finding]:
         if subject.plate.frame(site) is None or site["infer"].get("is_auxiliary"):
             continue
         tensors = _tensors(site["fn"])
-        differs = any(t.requires_grad and _depends(t, follows) for t in tensors)
+        # The draw follows what a flow does to a distribution that is the same for all.
+        follow = [site["value"], *tensors]
+        differs = any(t.requires_grad and _depends(t, follows) for t in follow)
         if not differs and tensors and not _rows_differ(tensors, subject.rows):
             yield Finding.at(
                 subject.place("guide", name),

@@ -1,6 +1,5 @@
 """The log-likelihood by annealed importance sampling."""
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import groupby
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from pvae.evaluation.annealing import Chains, anneal, gradients, temperatures, tune
 from pvae.evaluation.densities import Densities
-from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate
+from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, of_weights
 from pvae.evaluation.particles import plan, rows_per_call
 from pvae.evaluation.requirements import at_least_one, prepared, proposal
 
@@ -170,13 +169,10 @@ def both_ways(
 def _estimate(chains: Chains, sign: float) -> AnnealedLogLikelihood:
     """The logarithm of mean weights, shape (particles, N): of p(x), or of 1 / p(x) with sign -1."""
     weights = chains.log_weights
-    num_particles, size = weights.shape
+    num_particles = len(weights)
     first, second = weights.logsumexp(0), (2 * weights).logsumexp(0)
-    ess = (2 * first - second).exp()
-    # The delta method: var(log w-bar) = var(w) / (K mean(w)^2) = 1 / ess - 1 / K.
-    variances = (1 / ess - 1 / num_particles).clamp(min=0)
-    mc_error = math.sqrt(variances.sum().item()) / size if num_particles > 1 else math.nan
-    per_datum = sign * (first - math.log(num_particles))
+    log_mean, ess, mc_error = of_weights(first, second, num_particles)
+    per_datum = sign * log_mean
     mean, std_error = Estimate.over_data(per_datum)
     return AnnealedLogLikelihood(
         mean,

@@ -9,13 +9,12 @@ from pyro import poutine
 from pyro.poutine.util import site_is_factor
 from torch import Tensor
 
-from pvae.data import rows
 from pvae.evaluation.annealed_importance import both_ways
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, UndefinedError
 from pvae.modes import evaluating
-from pvae.modules import belongings_of
 from pvae.programs import sample
 from pvae.randomness import seeded
+from pvae.sources import source_for
 from pvae.traces import observed_sites, sample_sites
 
 __all__ = ["Sandwich", "bdmc"]
@@ -122,9 +121,7 @@ def _simulated(
     model: Callable[..., object], like: object, seed: int
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """The arguments with draws in the place of what is observed, and the draws of every site."""
-    known = belongings_of(model)
-    source = rows(like)
-    source = source.to(known.device) if known is not None else source
+    source = source_for(like, model)
     batch = source.arguments(slice(0, len(source)))
     with seeded(seed), torch.no_grad(), evaluating(model):
         draws = sample(model, batch)

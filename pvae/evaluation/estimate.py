@@ -7,11 +7,33 @@ from torch import Tensor
 
 from pvae.evaluation.pareto import trusted_below
 
-__all__ = ["AnnealedLogLikelihood", "Bound", "Estimate", "LogLikelihood", "UndefinedError"]
+__all__ = [
+    "AnnealedLogLikelihood",
+    "Bound",
+    "Estimate",
+    "LogLikelihood",
+    "UndefinedError",
+    "of_weights",
+]
 
 
 class UndefinedError(ValueError):
     """A quantity that is not defined for a pair of this structure."""
+
+
+def of_weights(first: Tensor, second: Tensor, num_particles: int) -> tuple[Tensor, Tensor, float]:
+    """log mean_k w_k and the effective sample size of each datum, (N,); and the Monte Carlo error.
+
+    Args:
+        first: log sum_k w_k, shape (N,).
+        second: log sum_k w_k^2, shape (N,).
+        num_particles: number K of weights.
+    """
+    ess = (2 * first - second).exp()
+    # The delta method: var(log w-bar) = var(w) / (K mean(w)^2) = 1 / ess - 1 / K.
+    variances = (1 / ess - 1 / num_particles).clamp(min=0)
+    mc_error = math.sqrt(variances.sum().item()) / len(first) if num_particles > 1 else math.nan
+    return first - math.log(num_particles), ess, mc_error
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pyro.distributions import constraints
 
 from pvae.checking.support import elementwise_support
 from pvae.data import rows
-from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError
+from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError, of_weights
 from pvae.evaluation.pareto import Tails
 from pvae.evaluation.particles import blocks
 from pvae.modes import evaluating
-from pvae.modules import belongings_of
 from pvae.randomness import preserved
+from pvae.sources import source_for
 from pvae.traces import observed_sites
 
 __all__ = ["log_likelihood"]
@@ -76,11 +76,7 @@ def log_likelihood(
         tails.add(block.start, weights)
         first[here] = torch.logaddexp(first[here], weights.logsumexp(0))
         second[here] = torch.logaddexp(second[here], (2 * weights).logsumexp(0))
-    per_datum = first - math.log(num_particles)
-    ess = (2 * first - second).exp()
-    # The delta method: var(log w-bar) = var(w) / (K mean(w)^2) = 1 / ess - 1 / K.
-    variances = (1 / ess - 1 / num_particles).clamp(min=0)
-    mc_error = math.sqrt(variances.sum().item()) / size if num_particles > 1 else math.nan
+    per_datum, ess, mc_error = of_weights(first, second, num_particles)
     mean, std_error = Estimate.over_data(per_datum)
     return LogLikelihood(
         mean,
@@ -96,9 +92,7 @@ def log_likelihood(
 
 def _levelled_elements(model: Callable[..., object], data: object) -> int | None:
     """How many elements of a datum take one of several levels, if all that is observed does."""
-    known = belongings_of(model)
-    source = rows(data)
-    source = source.to(known.device) if known is not None else source
+    source = source_for(data, model)
     with preserved(), torch.no_grad(), evaluating(model):
         trace = poutine.trace(model).get_trace(*source.first(1))
     sites = observed_sites(trace).values()

@@ -10,14 +10,14 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pvae.data import Rows, rows
+from pvae.data import Rows
 from pvae.evaluation.draws import Draws, tiled_draws
 from pvae.evaluation.estimate import UndefinedError
 from pvae.evaluation.particles import plate_of_rows, refuse_neighbours, rows_per_call
 from pvae.modes import evaluating
-from pvae.modules import belongings_of
 from pvae.objectives.weights import DataPlate
 from pvae.randomness import seeded
+from pvae.sources import source_for
 from pvae.traces import Site, latent_sites, paired_traces, sample_sites
 
 __all__ = ["Setting", "from_rows", "parts", "setting", "to_rows"]
@@ -91,9 +91,7 @@ def setting(
         UndefinedError: there is no data plate, or not a vectorized one, or it subsamples by itself;
             it holds no latent site; the guide has global sites and must not.
     """
-    known = belongings_of(model, guide)
-    source = rows(data)
-    source = source.to(known.device) if known is not None else source
+    source = source_for(data, model, guide)
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
         plate = plate_of_rows(model, guide, head)

@@ -11,16 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pvae.checking.running import OF_PROGRAMS
-from pvae.data import Rows, rows
+from pvae.data import Rows
 from pvae.evaluation.draws import Draws, draws_at_once, tiled_draws
 from pvae.evaluation.estimate import UndefinedError
 from pvae.evaluation.memory import allowed, peak_bytes
 from pvae.evaluation.replayed import Replayed
 from pvae.modes import evaluating
-from pvae.modules import belongings_of
 from pvae.neighbours import moved_by_neighbours
 from pvae.objectives.weights import DataPlate, data_plate, terms
 from pvae.randomness import preserved, seeded
+from pvae.sources import source_for
 from pvae.traces import paired_traces
 
 __all__ = ["Block", "blocks", "plan", "plate_of_rows", "refuse_neighbours", "rows_per_call"]
@@ -73,17 +73,16 @@ def blocks(
     """
     if num_particles < 1:
         raise ValueError(f"num_particles is {num_particles}: give at least 1")
-    known = belongings_of(model, guide)
-    source = rows(data)
-    source = source.to(known.device) if known is not None else source
+    source = source_for(data, model, guide)
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         head = source.first(2)
         plate = plate_of_rows(model, guide, head)
         refuse_neighbours(model, guide, plate, source)
         draw = _way_to_draw(model, guide, source, plate, num_particles)
         limit = rows_per_call(draw, source, plate, budget)
-        blocks_ = plan(len(source), num_particles, limit)
-        replayed = Replayed(draw, ((rows.stop - rows.start, count) for rows, count in blocks_))
+        planned = plan(len(source), num_particles, limit)
+        shapes = ((where.stop - where.start, count) for where, count in planned)
+        replayed = Replayed(draw, shapes)
         bar = tqdm(
             total=len(source),
             desc=progress,
@@ -92,10 +91,10 @@ def blocks(
             leave=False,
         )
         here, batch = slice(0, 0), head
-        for rows_, count in blocks_:
-            if rows_ != here:
+        for where, count in planned:
+            if where != here:
                 bar.update(here.stop - here.start)
-                here, batch = rows_, source.arguments(rows_)
+                here, batch = where, source.arguments(where)
                 if count > 1:
                     with preserved():
                         draw(batch, 1)  # every datum meets Pyro's validation once
@@ -203,14 +202,14 @@ def rows_per_call(
 def plan(size: int, num_particles: int, limit: int) -> list[tuple[slice, int]]:
     """Which rows with how many particles, in turn: blocks of one size as far as possible."""
     width = max(1, limit // num_particles)  # rows that leave room for all particles, or some
-    blocks = []
+    planned = []
     for start in range(0, size, width):
         here = slice(start, min(start + width, size))
         calls = math.ceil(num_particles * (here.stop - here.start) / limit)
         for call in range(calls):
             done, until = num_particles * call // calls, num_particles * (call + 1) // calls
-            blocks.append((here, until - done))
-    return blocks
+            planned.append((here, until - done))
+    return planned
 
 
 def _block(draws: Draws, start: int) -> Block:

@@ -10,13 +10,13 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pvae.data import Rows, rows
+from pvae.data import Rows
 from pvae.evaluation.estimate import UndefinedError
 from pvae.evaluation.particles import refuse_neighbours
 from pvae.modes import evaluating
-from pvae.modules import belongings_of
 from pvae.objectives.weights import DataPlate, data_plate
 from pvae.randomness import seeded
+from pvae.sources import source_for
 from pvae.traces import Site, latent_sites, paired_traces, sample_sites
 
 __all__ = ["at_least_one", "prepared", "proposal"]
@@ -62,9 +62,7 @@ def prepared(
         UndefinedError: a pair that chains cannot be run on.
     """
     programs = (model,) if guide is None else (model, guide)
-    known = belongings_of(*programs)
-    source = rows(data)
-    source = source.to(known.device) if known is not None else source
+    source = source_for(data, *programs)
 
     def traces(batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
         if guide is not None:
