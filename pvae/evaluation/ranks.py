@@ -72,13 +72,17 @@ class Calibration:
     sites: dict[str, SiteCalibration]
 
     @property
+    def _p(self) -> str:
+        return f"p = {self.p_value:.2g}" if self.p_value >= 1e-6 else "p < 1e-6"
+
+    @property
     def sentence(self) -> str:
         """What the test says, in words."""
         if self.p_value >= _LEVEL:
             told = f"as far as {self.num_data} simulated data tell"
-            return f"calibrated, {told} (p = {self.p_value:.2g})"
+            return f"calibrated, {told} ({self._p})"
         found = [part for name, site in self.sites.items() for part in self._faults(name, site)]
-        return f"not calibrated (p = {self.p_value:.2g}): {'; '.join(found)}"
+        return f"not calibrated ({self._p}): {'; '.join(found)}"
 
     def _faults(self, name: str, site: SiteCalibration) -> list[str]:
         faults: dict[str, list[int]] = {}
@@ -164,7 +168,7 @@ def calibration(
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5 / 2))
         >>> print(calibration(model, narrow, torch.zeros(1)).sentence)
-        not calibrated (p = ...): q(z | x) is too narrow (under-dispersed) at site 'z', coordinate 0
+        not calibrated (p < 1e-6): q(z | x) is too narrow (under-dispersed) at site 'z', ...
     """
     for name, number, least in (
         ("num_draws", num_draws, 1),

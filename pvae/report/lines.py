@@ -96,7 +96,8 @@ def _sandwich(found: Sandwich, split: str) -> Iterator[Line]:
 
 
 def _calibration(found: Calibration, split: str) -> Iterator[Line]:
-    yield "calibration of q(z | x)", f"{found.sentence}; {found.num_draws} draws each"
+    how = f"{found.num_data:,} data drawn from the model, {found.num_draws} draws each"
+    yield "calibration of q(z | x)", f"{found.sentence}; {how}"
 
 
 def _amortization(found: AmortizationGap, split: str) -> Iterator[Line]:
