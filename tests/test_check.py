@@ -70,7 +70,10 @@ def test_checking_leaves_everything_as_it_was():
     pyro.param("scale", torch.tensor(3.0))
     store = dict(pyro.get_param_store().items())
     state = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    networks[1].eval()  # trained all the same, in train mode
     modes = [part.training for network in networks for part in network.modules()]
+    assert True in modes
+    assert False in modes
     weight = next(networks[0].parameters())
     weight.grad = torch.ones_like(weight)
     generator = torch.get_rng_state()
@@ -142,3 +145,14 @@ def test_a_module_may_hold_networks_that_its_guide_does_not_use():
     assert [finding.severity for finding in found] == ["warning", "warning"]
     assert "'guide.decoder.0.weight'" in found[0].message
     assert "'model.encoder.0.weight'" in found[1].message
+
+
+def test_a_program_that_counts_its_calls_leaks_nothing():
+    """Its terms change from run to run, whatever the data."""
+    pair, calls = Pair(), []
+
+    def guide(x):
+        calls.append(1)
+        pair.guide(x + len(calls))
+
+    assert findings(pair.model, guide, data()) == findings(pair.model, pair.guide, data())
