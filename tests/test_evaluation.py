@@ -261,6 +261,8 @@ def test_data_that_depend_on_their_neighbours_are_refused(estimate):
 
     with pytest.raises(pvae.evaluation.UndefinedError, match="'z' in the guide change when"):
         estimate(lg.model, centred, lg.draw(20), 2)
+    with pytest.raises(pvae.evaluation.UndefinedError, match="'z' in the guide change when"):
+        pvae.evaluation.active_units(lg.model, centred, lg.draw(20))
 
 
 def test_batch_norm_is_refused_in_no_evaluation_since_it_does_not_mix_rows_there():
