@@ -121,7 +121,10 @@ def test_memory_stays_under_the_budget_at_any_number_of_particles(monkeypatch, a
 
 
 def test_memory_is_that_of_the_tensors_alive_at_once():
+    outside = torch.zeros(100_000)
+
     def compute():
+        outside.add_(1)
         first = torch.zeros(1000)
         second = first + 1
         del first

@@ -24,6 +24,12 @@ def test_the_shape_of_pareto_tails_is_found(k):
     assert found.std().item() == pytest.approx((1 + k) / 1000**0.5, rel=0.25)
 
 
+@pytest.mark.parametrize("k", [0.1, 1.0])
+def test_few_observations_are_drawn_toward_a_half(k):
+    found = pareto_k(exceedances(k, 3000, 100))
+    assert found.mean().item() == pytest.approx((100 * k + 5) / 110, abs=0.02)
+
+
 def test_a_bounded_tail_has_a_negative_shape():
     assert (pareto_k(torch.rand(5, 2000)) < -0.5).all()
 
@@ -40,6 +46,8 @@ def test_the_tail_is_gathered_block_by_block():
         parts.add(0, block[:, :3])
         parts.add(3, block[:, 3:])
     assert whole.length == 95
+    ordered = weights.sort(0, descending=True).values.exp()
+    torch.testing.assert_close(whole.k(), pareto_k((ordered[:95] - ordered[95]).T))
     torch.testing.assert_close(whole.k(), parts.k())
 
 
