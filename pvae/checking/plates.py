@@ -6,6 +6,7 @@ from pvae.checking.finding import Finding
 from pvae.checking.places import place_of_error
 from pvae.checking.running import OF_PROGRAMS, failed
 from pvae.checking.subject import Subject
+from pvae.objectives.weights import log_probs
 from pvae.traces import observed_sites
 
 __all__ = ["no_data_plate", "one_batch_size_only"]
@@ -31,7 +32,8 @@ def one_batch_size_only(subject: Subject) -> Iterator[Finding]:
         return
     fewer = tuple(part[:-1] for part in subject.batch)
     try:
-        subject.traces(fewer)
+        for trace in subject.traces(fewer):
+            log_probs(trace, None)
     except OF_PROGRAMS as error:
         # A guide with a row of parameters for each datum is meant for all data at once.
         sized = any(
