@@ -44,7 +44,8 @@ class Loop:
         with preserved():
             self.example = next(source.epoch(0))
         try:
-            traces = belongings.discover(self.example)
+            with pyro.validation_enabled(True):  # distributions remember how they were made
+                traces = belongings.discover(self.example)
             self.plate = data_plate(belongings.discover, self.example)
         except OF_PROGRAMS as error:
             raise program_failed(error, self.example, belongings.elsewhere()) from error

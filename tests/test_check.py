@@ -5,11 +5,12 @@ import re
 
 import kinds_of_pair as kinds
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from right_pairs import RIGHT
 from torch import nn
-from wrong_pairs import WRONG, Pair, data
+from wrong_pairs import WRONG, Pair, data, normal
 from wrong_training import batch_norm, frozen_network_in_a_pyro_module
 
 import pvae
@@ -156,3 +157,22 @@ def test_a_program_that_counts_its_calls_leaks_nothing():
         pair.guide(x + len(calls))
 
     assert findings(pair.model, guide, data()) == findings(pair.model, pair.guide, data())
+
+
+def test_grey_levels_under_a_bernoulli_may_be_meant():
+    """As in Pyro's own example of a VAE, which switches the distribution's validation off."""
+    pair = Pair()
+
+    def model(x):
+        pyro.module("decoder", pair.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(2))
+            probs = pair.decoder(z).sigmoid()
+            pyro.sample("x", dist.Bernoulli(probs, validate_args=False).to_event(1), obs=x)
+
+    (found,) = pvae.check(model, pair.guide, data().sigmoid()).findings
+    assert found.severity == "warning"
+    assert "made with validate_args=False, so this may be meant" in found.message
+    trained = pvae.fit(model, pair.guide, data().sigmoid(), epochs=2, progress=False)
+    assert len(trained.history) == 2
+    assert any("values outside the support of Bernoulli" in note for note in trained.notes)

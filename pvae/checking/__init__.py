@@ -48,7 +48,8 @@ _Check = Callable[[Subject], Iterator[Finding]]
 _CHECKS: tuple[tuple[_Check, ...], ...] = (
     (unmatched_sites,),
     (data_outside_support, shapes_of_latents),
-    (undeclared_dimensions, guide_outside_prior),
+    (guide_outside_prior,),
+    (undeclared_dimensions,),
     (no_data_plate, one_batch_size_only, wrong_scales, names_used_twice, thawed_parameters),
     (
         unregistered_networks,
@@ -132,10 +133,11 @@ def examine(belongings: Belongings, batch: tuple[Tensor, ...], objective: ELBO) 
     findings: list[Finding] = []
     with belongings.scope(), undone(networks), _untouched(belongings):
         try:
-            # Pyro's own validation would end the first trace where a check has more to say.
-            with pyro.validation_enabled(False):
+            with pyro.validation_enabled(True):  # distributions remember how they were made
                 subject = Subject(belongings, batch, objective)
-                rows = described(subject)
+            rows = described(subject)
+            # Pyro's own validation would end a check where it has more to say.
+            with pyro.validation_enabled(False):
                 for stage in _CHECKS:
                     findings += [found for run in stage for found in run(subject)]
                     if any(finding.severity == "error" for finding in findings):

@@ -12,7 +12,7 @@ from pvae.checking.places import Place
 from pvae.checking.subject import Subject
 from pvae.traces import Site, observed_sites
 
-__all__ = ["data_outside_support", "distribution_name", "elementwise_support"]
+__all__ = ["data_outside_support", "distribution_name", "elementwise_support", "not_validated"]
 
 _FOR_GREY = (
     'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood that fits '
@@ -67,12 +67,21 @@ def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Findi
     advice = "transform the data, or use a distribution that fits them"
     if kind.endswith("Bernoulli"):
         advice = _FOR_GREY if low >= 0 and high <= 1 else _FOR_OTHER
+    meant = not_validated(site["fn"])
+    said = "; it was made with validate_args=False, so this may be meant" if meant else ""
     return Finding.at(
         place,
-        "error",
+        "warning" if meant else "error",
         f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
-        f"{low:.4g} to {high:.4g}): {advice}",
+        f"{low:.4g} to {high:.4g}): {advice}{said}",
     )
+
+
+def not_validated(fn: Distribution) -> bool:
+    """Whether the user made a distribution with validate_args=False, in a validated run."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return vars(fn).get("_validate_args") is False
 
 
 def elementwise_support(fn: Distribution) -> constraints.Constraint | None:

@@ -7,7 +7,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae.checking.finding import Finding, PairError
-from pvae.checking.support import distribution_name, elementwise_support
+from pvae.checking.support import distribution_name, elementwise_support, not_validated
 from pvae.traces import observed_sites
 
 __all__ = ["Supports"]
@@ -29,7 +29,7 @@ class Supports:
         self._outside: list[Tensor] = []
         for name, site in observed_sites(trace).items():
             support = elementwise_support(site["fn"])
-            if support is None or not _same_for_all(support):
+            if support is None or not _same_for_all(support) or not_validated(site["fn"]):
                 continue
             value = site["value"]
             for index, part in enumerate(batch):
