@@ -13,8 +13,9 @@ from pvae.randomness import preserved
 
 __all__ = ["Replayed"]
 
-# Blocks of one shape from which on a graph is compiled, which takes some seconds.
-_ENOUGH = 200
+# Blocks of one shape from which on a graph is compiled, which takes some seconds; more of single
+# rows, for pairs whose data cannot be told apart.
+_ENOUGH, _ENOUGH_SINGLE = 200, 5000
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-2  # rounding of a sum over the elements of x, in nats
 
 _Draw = Callable[[tuple[Tensor, ...], int], Draws]
@@ -33,7 +34,11 @@ class Replayed:
 
     def __init__(self, draw: _Draw, shapes: Iterable[tuple[int, int]]) -> None:
         self.draw = draw
-        self.often = {shape for shape, times in Counter(shapes).items() if times >= _ENOUGH}
+        self.often = {
+            shape
+            for shape, times in Counter(shapes).items()
+            if times >= (_ENOUGH_SINGLE if shape == (1, 1) else _ENOUGH)
+        }
         self.graphs: dict[tuple[int, int], tuple[Recording, list[str]] | None] = {}
 
     def __call__(self, batch: tuple[Tensor, ...], count: int) -> Draws:
