@@ -42,7 +42,7 @@ def moved_by_neighbours(
     if plate is None or not plate.vectorized or plate.subsamples or other is None:
         return []
     programs = {"guide": guide, "model": model}
-    with preserved(), torch.no_grad(), pyro.validation_enabled(False):
+    with preserved(), pyro.validation_enabled(False):
         values = poutine.trace(guide).get_trace(*batch)
         before, again, after = (
             _at_values(programs, values, plate, data) for data in (batch, batch, other)

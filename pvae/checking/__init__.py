@@ -89,6 +89,7 @@ def check(
         PairError: training would be wrong; its message has every error with file and line, and
             `.findings` the warnings as well.
         TypeError: a batch that is not made of tensors.
+        ValueError: an empty batch.
 
     Example:
         >>> import pvae, pyro, torch
@@ -110,6 +111,9 @@ def check(
     if not batch or not all(isinstance(part, Tensor) for part in batch):
         kinds = [type(part).__name__ for part in batch]
         raise TypeError(f"check takes the programs' arguments as tensors, not {kinds}")
+    if any(len(part) == 0 for part in batch if part.dim()):
+        raise ValueError("check needs a batch of at least one row, better of three")
+    batch = tuple(part.clone() for part in batch)  # a program may change them in place
     # A scope of its own: what the check registers is gone with it.
     belongings = Belongings(model, guide)
     with belongings.scope(), _untouched(belongings):

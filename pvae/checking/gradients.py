@@ -27,9 +27,8 @@ def parameters_without_gradient(subject: Subject) -> Iterator[Finding]:
         if not names:
             continue
         whole = len(names) == len(params)
-        # A module that is the program may hold networks that another program is for.
-        added = belongings.unregistered.get(role, {})
-        meant = role == "model" or (not whole and all(name in added for name in names))
+        # Another batch may take another branch, and a module may hold networks for other programs.
+        meant = role == "model" or not whole
         whose = f"the {role}{' (all that it has)' if whole else ''}"
         yield Finding.at(
             _place(subject, role, names[0]),

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pyro.infer.autoguide import AutoGuide
+
 from pvae.checking.finding import Finding
 from pvae.checking.places import place_of_error
 from pvae.checking.running import OF_PROGRAMS, failed
@@ -28,7 +30,7 @@ def no_data_plate(subject: Subject) -> Iterator[Finding]:
 
 def one_batch_size_only(subject: Subject) -> Iterator[Finding]:
     """Programs that fail on a batch of one row less."""
-    if subject.rows < 3:
+    if subject.rows < 3 or (subject.plate is not None and subject.plate.subsamples):
         return
     fewer = tuple(part[:-1] for part in subject.batch)
     try:
@@ -36,8 +38,8 @@ def one_batch_size_only(subject: Subject) -> Iterator[Finding]:
             log_probs(trace, None)
     except OF_PROGRAMS as error:
         # A guide with a row of parameters for each datum is meant for all data at once.
-        sized = any(
-            param.dim() and param.shape[0] == subject.rows
+        sized = isinstance(subject.belongings.guide.fn, AutoGuide) or any(
+            subject.rows in param.shape
             for params in subject.params.values()
             for name, param in params.items()
             if "$$$" not in name

@@ -1,6 +1,7 @@
 """Does the guide stay within the prior's support?"""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 
@@ -30,7 +31,12 @@ def guide_outside_prior(subject: Subject) -> Iterator[Finding]:
                 inside = support.check(draws)
         except (NotImplementedError, RuntimeError, ValueError):
             continue
+        if distribution_name(fn) == "Delta" and inside.all():
+            continue  # a point has the probability 1
+        severity: Literal["error", "warning"] = "error"
         if own.is_discrete != support.is_discrete:
+            # Straight-through draws are discrete, their density is not.
+            severity = "warning" if support.is_discrete and inside.all() else "error"
             discrete = "guide" if own.is_discrete else "model"
             message = (
                 f"latent site {name!r} is discrete in the {discrete} alone ({kinds}): a "
@@ -46,4 +52,4 @@ def guide_outside_prior(subject: Subject) -> Iterator[Finding]:
             )
         else:
             continue
-        yield Finding.at(subject.place("guide", name), "error", message)
+        yield Finding.at(subject.place("guide", name), severity, message)

@@ -12,7 +12,16 @@ from pvae.checking.places import place_of_error
 __all__ = ["OF_PROGRAMS", "failed", "program_failed"]
 
 # What a program that does not fit its data, or its partner, raises.
-OF_PROGRAMS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError)
+OF_PROGRAMS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 
 
 def program_failed(

@@ -30,7 +30,8 @@ def wrong_scales(subject: Subject) -> Iterator[Finding]:
                     f"{total:g} in the guide: log p and log q would be weighed differently; use "
                     "the same poutine.scale and the same plate in both",
                 )
-    if twice:
+    # Latents alone under a handler are a weight of the divergence, whatever its size.
+    if any(subject.sites("model")[name]["is_observed"] for name in twice):
         factor = _by_plates(subject.sites("model")[twice[0]])
         yield Finding.at(
             subject.place("model", twice[0]),

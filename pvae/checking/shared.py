@@ -8,6 +8,7 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from pvae.checking.finding import Finding
+from pvae.checking.running import OF_PROGRAMS
 from pvae.checking.subject import Subject
 from pvae.randomness import preserved
 from pvae.traces import latent_sites
@@ -23,7 +24,10 @@ def global_sites_in_the_data_plate(subject: Subject) -> Iterator[Finding]:
         return  # rows of parameters may be looked up by number
     with preserved(), torch.enable_grad():
         follows = tuple(part.detach().clone().requires_grad_() for part in subject.batch)
-        trace = poutine.trace(subject.belongings.guide).get_trace(*follows)
+        try:
+            trace = poutine.trace(subject.belongings.guide).get_trace(*follows)
+        except OF_PROGRAMS:
+            return  # it is not made for data that require gradients
     for name, site in latent_sites(trace).items():
         if not site["fn"].has_rsample:
             return  # what comes after it may depend on the data through it

@@ -12,6 +12,10 @@ __all__ = ["unmatched_sites"]
 def unmatched_sites(subject: Subject) -> Iterator[Finding]:
     """Latent sites that one of the programs lacks, and data that the guide observes."""
     latent, proposed = latent_sites(subject.model), latent_sites(subject.guide)
+    if not any(site["is_observed"] for site in subject.sites("model").values()):
+        yield Finding(
+            "warning", "the model observes nothing, so that data do not count: give a site obs=x"
+        )
     for name in observed_sites(subject.guide):
         yield Finding.at(
             subject.place("guide", name),

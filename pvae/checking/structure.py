@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
-
 from pvae.checking.finding import Finding
 from pvae.checking.subject import Subject
 from pvae.randomness import seeded
@@ -20,7 +18,7 @@ def sites_at_random(subject: Subject) -> Iterator[Finding]:
     always, ever = {r: set(s) for r, s in first.items()}, first
     belongings = subject.belongings
     for seed in range(_RUNS):
-        with seeded(seed), torch.no_grad():
+        with seeded(seed):
             model, guide = paired_traces(belongings.model, belongings.guide, subject.batch)
         for role, trace in (("model", model), ("guide", guide)):
             found = {name for name, _ in sample_sites(trace)}

@@ -92,10 +92,12 @@ def draws_at_once(
         return None  # a global site has one value for all particles
     depth = max((-frame.dim for frame in frames), default=1)
 
-    def proposed(batch: tuple[Tensor, ...], count: int) -> dict[str, _Proposed]:
+    def proposed(
+        batch: tuple[Tensor, ...], count: int, *, masked: bool = True
+    ) -> dict[str, _Proposed]:
         with pyro.plate("particles of the data", count, dim=-depth - 1):
             trace = poutine.trace(guide).get_trace(*batch)
-        return {name: _flat(site, count, plate) for name, site in sample_sites(trace)}
+        return {name: _flat(site, count, plate, masked) for name, site in sample_sites(trace)}
 
     def draw(batch: tuple[Tensor, ...], count: int) -> Draws:
         found = proposed(batch, count)
@@ -112,9 +114,11 @@ def draws_at_once(
 
     try:
         with preserved():
-            found = proposed(head, _TRIED)
+            found = proposed(head, _TRIED, masked=False)
             at_values = poutine.replay(guide, trace=_as_trace(found))
             again = poutine.trace(at_values).get_trace(*tiled(head, _TRIED))
+            for _, site in sample_sites(again):
+                site["mask"] = None  # what is masked here may count elsewhere
             wanted = log_probs(again, plate).local
             same = all(
                 torch.allclose(wanted[name].reshape(log_prob.shape), log_prob, 1e-3, 1e-3)
@@ -130,7 +134,7 @@ def draws_at_once(
 _Proposed = tuple[Tensor, Tensor]
 
 
-def _flat(site: Site, count: int, plate: DataPlate) -> _Proposed:
+def _flat(site: Site, count: int, plate: DataPlate, masked: bool) -> _Proposed:
     """What a site in a plate of particles is for a tiled batch."""
     frame = plate.frame(site)
     assert frame is not None
@@ -141,7 +145,8 @@ def _flat(site: Site, count: int, plate: DataPlate) -> _Proposed:
     value = site["value"].movedim(0, before).flatten(before, before + 1)
     while value.dim() > events - frame.dim and value.shape[0] == 1:
         value = value[0]
-    log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
+    mask = site["mask"] if masked else None
+    log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, mask)
     outer = (1,) * (log_prob.dim() - 1 + frame.dim)
     shape = (count, *outer, frame.size, *(1,) * (-frame.dim - 1))
     log_prob = log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))

@@ -123,7 +123,7 @@ def _way_to_draw(
 
     if plate is None or num_particles == 1:
         return one_by_one
-    draw = draws_at_once(model, guide, plate, source.first(2))
+    draw = draws_at_once(model, guide, plate, _spread(source))
     return one_by_one if draw is None else draw
 
 
@@ -160,14 +160,18 @@ def refuse_neighbours(
     Raises:
         UndefinedError: the log-probability of a datum changes with the other data of its batch.
     """
-    few = torch.linspace(0, len(source) - 1, min(4, len(source))).long()
-    moved = moved_by_neighbours(model, guide, plate, source.arguments(few))
+    moved = moved_by_neighbours(model, guide, plate, _spread(source))
     if moved:
         sites = ", ".join(f"{name!r} in the {role}" for role, name in moved)
         raise UndefinedError(
             f"the terms of a datum at {sites} change when another datum of its batch does, also in "
             "eval mode: weights of its particles mean nothing; pvae.check says where to look"
         )
+
+
+def _spread(source: Rows) -> tuple[Tensor, ...]:
+    """A few rows, from all over the data."""
+    return source.arguments(torch.linspace(0, len(source) - 1, min(5, len(source))).long())
 
 
 def rows_per_call(
