@@ -228,6 +228,66 @@ def conditional_flow():
     return model, guide, data()
 
 
+def rows_that_the_program_picks():
+    pair = Pair()
+
+    def model(x):
+        pyro.module("decoder", pair.decoder)
+        with pyro.plate("data", 12, subsample_size=4) as index:
+            z = pyro.sample("z", normal(2))
+            pyro.sample("x", dist.Normal(pair.decoder(z), 1.0).to_event(1), obs=x[index])
+
+    def guide(x):
+        pyro.module("encoder", pair.encoder)
+        with pyro.plate("data", 12, subsample_size=4) as index:
+            pyro.sample("z", pair.posterior(x[index]))
+
+    return model, guide, data()
+
+
+def guide_that_changes_its_data():
+    pair = Pair()
+
+    def guide(x):
+        x[torch.isnan(x)] = 0
+        pair.guide(x)
+
+    return pair.model, guide, data()
+
+
+def guide_that_takes_a_gradient():
+    pair = Pair()
+
+    def guide(x):
+        pyro.module("encoder", pair.encoder)
+        loc, raw = pair.encoder(x).chunk(2, -1)
+        error = (pair.decoder(loc) - x).square().sum()
+        loc = loc - 0.01 * torch.autograd.grad(error, loc, create_graph=True)[0]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, softplus(raw) + 0.1).to_event(1))
+
+    return pair.model, guide, data()
+
+
+def divergence_weighed_like_a_subsample():
+    """Its weight is 50, as is the ratio of data set and batch."""
+    pair = Pair()
+
+    def model(x):
+        pyro.module("decoder", pair.decoder)
+        with pyro.plate("data", 600, subsample_size=len(x)):
+            with poutine.scale(scale=50.0):
+                z = pyro.sample("z", normal(2))
+            pyro.sample("x", dist.Normal(pair.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", pair.encoder)
+        with poutine.scale(scale=50.0), pyro.plate("data", 600, subsample_size=len(x)):
+            pyro.sample("z", pair.posterior(x))
+
+    return model, guide, data()
+
+
 RIGHT = {
     "several plates": lambda: (*several_plates(), BATCH),
     "subsampled": lambda: (*subsampled(), BATCH),
@@ -251,6 +311,10 @@ RIGHT = {
             rows_of_parameters_looked_up,
             labels_as_an_argument,
             conditional_flow,
+            rows_that_the_program_picks,
+            guide_that_changes_its_data,
+            guide_that_takes_a_gradient,
+            divergence_weighed_like_a_subsample,
         )
     },
 }

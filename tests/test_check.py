@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from right_pairs import RIGHT
 from torch import nn
 from wrong_pairs import WRONG, Pair, data, normal
@@ -176,3 +177,64 @@ def test_grey_levels_under_a_bernoulli_may_be_meant():
     trained = pvae.fit(model, pair.guide, data().sigmoid(), epochs=2, progress=False)
     assert len(trained.history) == 2
     assert any("values outside the support of Bernoulli" in note for note in trained.notes)
+
+
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoMultivariateNormal, AutoDelta])
+def test_an_autoguide_over_local_sites_may_be_meant(autoguide):
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(6))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    guide = autoguide(model)
+    guide(data())
+    assert {f.severity for f in findings(model, guide, data())} <= {"warning"}
+    assert pvae.fit(model, guide, data(), epochs=1, progress=False).history
+
+
+def test_straight_through_draws_may_be_meant_and_points_are():
+    pair = Pair()
+
+    def model(x):
+        pyro.module("decoder", pair.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(2)).to_event(1))
+            pyro.sample("x", dist.Normal(pair.decoder(z), 1.0).to_event(1), obs=x)
+
+    def straight_through(x):
+        pyro.module("encoder", pair.encoder)
+        logits = pair.encoder(x)[:, :2]
+        with pyro.plate("data", len(x)):
+            fn = dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=logits)
+            pyro.sample("z", fn.to_event(1))
+
+    def point(x):
+        pyro.module("encoder", pair.encoder)
+        soft = pair.encoder(x)[:, :2].sigmoid()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(soft + (soft.round() - soft).detach()).to_event(1))
+
+    (found,) = findings(model, straight_through, data())
+    assert found.severity == "warning"
+    assert "discrete in the model alone" in found.message
+    assert findings(model, point, data()) == []
+
+
+def test_a_model_that_observes_nothing_is_named():
+    pair = Pair()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(2))
+
+    found = findings(model, pair.guide, data())
+    assert any("the model observes nothing" in finding.message for finding in found)
+
+
+def test_an_empty_batch_and_a_missing_attribute_are_told():
+    pair = Pair()
+    with pytest.raises(ValueError, match="at least one row"):
+        pvae.check(pair.model, pair.guide, data()[:0])
+    with pytest.raises(PairError, match=r"test_check.py:\d+: the pair fails .* 'nothing'"):
+        pvae.check(pair.model, lambda x: x.nothing, data())

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs_to_record import PAIRS, X
+from pyro import poutine
 
 import pvae
 from pvae.evaluation import particles
@@ -140,3 +141,26 @@ def test_blocks_do_not_change_the_estimate():
     whole = pvae.log_likelihood(lg.model, lg.posterior, x, 300)
     parts = pvae.log_likelihood(lg.model, lg.posterior, x, 300, budget=20_000)
     torch.testing.assert_close(whole.per_datum, parts.per_datum, atol=1e-4, rtol=0)
+
+
+def test_a_guide_is_tried_on_what_is_masked_too():
+    """Its draws meet, where it is not masked."""
+
+    def model(x, seen):
+        with pyro.plate("data", len(x)), poutine.mask(mask=seen > 0):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + w[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x, seen):
+        with pyro.plate("data", len(x)), poutine.mask(mask=seen > 0):
+            z = pyro.sample("z", dist.Normal(0.3 * x, 0.8).to_event(1))
+            loc = z[:, 0]
+            if z.dim() > 2:
+                loc = loc.mean(-1, keepdim=True).expand(z.shape[:-1])
+            pyro.sample("w", dist.Normal(loc, 0.8))
+
+    x, seen = torch.randn(5, 3) + 2, torch.tensor([0, 0, 1, 1, 1])
+    for few in ((x, seen), (x[:2], seen[:2])):
+        plate = data_plate(lambda b: paired_traces(model, guide, b), few)
+        assert draws_at_once(model, guide, plate, few) is None

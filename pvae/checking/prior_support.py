@@ -27,7 +27,8 @@ def guide_outside_prior(subject: Subject) -> Iterator[Finding]:
         try:
             own, support = fn.support, prior.support
             with seeded(0), torch.no_grad():
-                draws = fn.sample((_DRAWS,))
+                draw = fn.rsample if fn.has_rsample else fn.sample
+                draws = draw((_DRAWS,))
                 inside = support.check(draws)
         except (NotImplementedError, RuntimeError, ValueError):
             continue
