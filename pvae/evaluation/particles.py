@@ -171,7 +171,7 @@ def refuse_neighbours(
 
 def _spread(source: Rows) -> tuple[Tensor, ...]:
     """A few rows, from all over the data."""
-    return source.arguments(torch.linspace(0, len(source) - 1, min(5, len(source))).long())
+    return source.arguments(torch.linspace(0, len(source) - 1, min(4, len(source))).long())
 
 
 def rows_per_call(
