@@ -1,6 +1,7 @@
 """What a command line asks for: data, objective, schedule; and how a run remembers it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,12 @@ def known_from(of_data: DataSet) -> dict[str, object]:
     }
 
 
-def make_objective(text: str) -> ELBO:
-    """The objective of a text such as `elbo:num_particles=5`."""
+def make_objective(text: str, x_shape: Sequence[int]) -> ELBO:
+    """The objective of a text such as `elbo:num_particles=5,sites=['z1','z2']`."""
     name, _, options = text.partition(":")
-    return objectives.get(name, **targets.parse_options(options.split(",") if options else []))
+    # At commas that are not within brackets.
+    parts = re.split(r",(?![^\[(]*[\])])", options) if options else []
+    return objectives.get(name, x_shape=x_shape, **targets.parse_options(parts))
 
 
 def make_schedule(name: str, epochs: int) -> MakeScheduler | None:

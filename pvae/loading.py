@@ -64,7 +64,10 @@ def load(
     state = load_checkpoint(folder.checkpoint, belongings.device)
     with belongings.scope():
         belongings.discover(folder.example(belongings.device))
-        belongings.load_state_dict((state["best"] or state)["pair"])
+        pair = (state["best"] or state)["pair"]
+        # A baseline belongs to the objective, which is not needed any more.
+        own = {n: v for n, v in pair["networks"].items() if not n.startswith("objective.")}
+        belongings.load_state_dict({**pair, "networks": own})
     belongings.eval()
     fit = Fit(belongings.model, belongings.guide, folder.history(), run=folder.path, notes=notes)
     if (folder.path / "summary.json").exists():  # not yet, while the run goes on

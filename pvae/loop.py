@@ -15,6 +15,7 @@ from pvae.evaluation import UndefinedError, elbo
 from pvae.failure import diverged, first_broken_site
 from pvae.fits import Fit
 from pvae.modules import Belongings
+from pvae.objectives import Objective
 from pvae.objectives.weights import data_plate
 from pvae.optimizers import TorchOptim, end_epoch, learning_rate_of
 from pvae.options import Options
@@ -40,6 +41,10 @@ class Loop:
     ) -> None:
         self.belongings, self.source, self.valid = belongings, source, valid
         self.options, self.tracker = options, tracker
+        objective = options.make_objective()
+        self.objective = objective if isinstance(objective, Objective) else None
+        if self.objective is not None:
+            belongings.include(self.objective.networks())
         belongings.train()
         with preserved():
             self.example = next(source.epoch(0))
@@ -59,7 +64,6 @@ class Loop:
         optim = options.make_optimizer(parameters)
         optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
         belongings.adopt(optimized)
-        objective = options.make_objective()
         report = examine(belongings, self.example, objective)
         if report.errors:
             raise PairError(list(report.findings))
@@ -135,6 +139,8 @@ class Loop:
         began = time.perf_counter()
         self.belongings.train()
         self.weighting.set_epoch(number)
+        if self.objective is not None:
+            self.objective.set_epoch(number)
         self.svi.compare_next()
         losses: list[Tensor] = []
         norms: list[Tensor] = []
@@ -172,6 +178,8 @@ class Loop:
         }
         if self.weighting.beta is not None:
             row["beta"] = self.weighting.beta.item()
+        if self.objective is not None:
+            row |= self.objective.scheduled()
         if self.options.clip_norm is not None:
             norm_values = torch.stack(norms).cpu()
             row["gradient_norm"] = norm_values.mean().item()

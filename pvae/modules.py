@@ -110,6 +110,14 @@ class Belongings:
         for parameter in self.parameters().values():
             parameter.data = parameter.data.to(device)
 
+    def include(self, networks: Mapping[str, nn.Module]) -> None:
+        """Take in networks that are not the programs' own, and register their parameters."""
+        for name, network in networks.items():
+            network.to(self.device)
+            self.networks[name] = network
+            with self.scope():
+                pyro.module(name, network)
+
     def elsewhere(self) -> list[str]:
         """Names of plain tensors that the programs use and that lie on another device."""
         programs = {"model": self.model.fn, "guide": self.guide.fn}

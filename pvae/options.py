@@ -9,13 +9,14 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pvae.objectives import RWS, WakeSleep
 from pvae.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
 from pvae.svi import ENGINES
 
 __all__ = ["Options"]
 
-# Their bounds are not sums over sites: a scaled site would change which bound they are.
-_NOT_SUMS = (RenyiELBO, ReweightedWakeSleep)
+# Their losses are not sums over sites: a scaled site would change which loss they are.
+_NOT_SUMS = (RenyiELBO, ReweightedWakeSleep, RWS, WakeSleep)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pvae.objectives import Objective
 from pvae.optimizers import MakeOptimizer, TorchOptim, put
 from pvae.precision import PRECISIONS, Networks, matmul_precision, refuse_missing
 from pvae.reach import reach
@@ -88,6 +89,8 @@ class SVI(pyro.infer.SVI):
         if self._lowered is not None:
             self._pair = (self._lowered.wrap(model), self._lowered.wrap(guide))
         networks = [network for _, network in reach(self._programs, nn.Module)]
+        if isinstance(loss, Objective):
+            networks += loss.networks().values()
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
         if engine != "eager":

@@ -25,9 +25,11 @@ from pvae.checking.shared import global_sites_in_the_data_plate
 from pvae.checking.sites import unmatched_sites
 from pvae.checking.structure import sites_at_random
 from pvae.checking.subject import Subject
+from pvae.checking.suited import unsuited_objective
 from pvae.checking.support import data_outside_support
 from pvae.checking.supports import Supports
 from pvae.modules import Belongings
+from pvae.objectives import Objective
 from pvae.steps import undone
 
 __all__ = [
@@ -51,6 +53,7 @@ _CHECKS: tuple[tuple[_Check, ...], ...] = (
     (guide_outside_prior,),
     (undeclared_dimensions,),
     (no_data_plate, one_batch_size_only, wrong_scales, names_used_twice, thawed_parameters),
+    (unsuited_objective,),
     (
         unregistered_networks,
         sites_at_random,
@@ -117,6 +120,8 @@ def check(
     # A scope of its own: what the check registers is gone with it.
     belongings = Belongings(model, guide)
     with belongings.scope(), _untouched(belongings):
+        if isinstance(objective, Objective):
+            belongings.include(objective.networks())
         try:
             with pyro.validation_enabled(True):
                 belongings.discover(batch)

@@ -24,7 +24,7 @@ def of_a_pair(command: Callable[..., None]) -> Callable[..., None]:
             "--set", "settings", multiple=True, metavar="KEY=VALUE", help="For constructors."
         ),
         click.option(
-            "--objective", default="elbo", metavar="NAME[:KEY=VALUE,...]", help="The bound."
+            "--objective", default="Trace_ELBO", metavar="NAME[:KEY=VALUE,...]", help="The bound."
         ),
     ]
     for decorator in reversed(decorators):

@@ -35,9 +35,8 @@ def check_(**given: Any) -> None:
     built, batch = _pair_and_batch(given, torch.device("cpu"))
     try:
         with seeded(given["seed"]):
-            report = check(
-                built.model, built.guide, *batch, objective=make_objective(given["objective"])
-            )
+            objective = make_objective(given["objective"], batch[0].shape[1:])
+            report = check(built.model, built.guide, *batch, objective=objective)
     except PairError as error:
         for finding in error.findings:
             click.echo(f"{finding.severity}: {finding}")
@@ -57,7 +56,8 @@ def bench_(**given: Any) -> None:
     device = find_device(given["device"])
     built, batch = _pair_and_batch(given, device)
     with seeded(given["seed"]):
-        ways, own = contenders(built.model, built.guide, batch, make_objective(given["objective"]))
+        objective = make_objective(given["objective"], batch[0].shape[1:])
+        ways, own = contenders(built.model, built.guide, batch, objective)
         timings = Timings.measure(ways, given["rounds"])
     notes = [f"{name}: {note}" for name, svi in own.items() for note in svi.notes]
     if given["as_json"]:

@@ -68,7 +68,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
         built.model,
         built.guide,
         of_data,
-        objective=make_objective(given["objective"]),
+        objective=make_objective(given["objective"], of_data.x_shape),
         learning_rate=given["learning_rate"],
         scheduler=make_schedule(given["schedule"], given["epochs"]),
         epochs=given["epochs"],

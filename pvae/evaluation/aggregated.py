@@ -9,9 +9,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from pvae.evaluation.draws import tiled
 from pvae.evaluation.estimate import Estimate, UndefinedError
 from pvae.evaluation.latents import Setting, from_rows, parts, setting
+from pvae.objectives.particles import tiled
 from pvae.traces import Site, latent_sites, paired_traces
 
 __all__ = ["Information", "information"]

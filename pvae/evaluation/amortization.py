@@ -11,10 +11,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
-from pvae.evaluation.draws import tiled
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.families import Family, family_of
 from pvae.evaluation.latents import Setting, parts, setting
+from pvae.objectives.particles import tiled
 from pvae.objectives.weights import terms
 from pvae.programs import at_means
 from pvae.randomness import seeded

@@ -15,9 +15,9 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from pvae.evaluation.draws import tiled
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.latents import Setting, parts, setting, to_rows
+from pvae.objectives.particles import tiled
 from pvae.traces import Site, latent_sites, paired_traces
 
 __all__ = ["Divergence", "kl_by_site"]

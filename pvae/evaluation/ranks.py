@@ -8,9 +8,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.evaluation.draws import tiled
 from pvae.evaluation.latents import Setting, parts, setting
-from pvae.evaluation.simulation import arguments_observed, simulate
+from pvae.objectives.particles import tiled
+from pvae.simulation import arguments_observed, simulate
 
 __all__ = ["Calibration", "SiteCalibration", "calibration"]
 

@@ -2,34 +2,79 @@
 
 import difflib
 import inspect
+from collections.abc import Sequence
 
 import pyro.infer
-from pyro.infer import ELBO
 
-__all__ = ["get", "names"]
+from pvae.objectives.baselines import MovingAverage, NetworkBaseline
+from pvae.objectives.concrete import Concrete
+from pvae.objectives.dreg import DReG
+from pvae.objectives.elbo import ELBO
+from pvae.objectives.iwae import IWAE
+from pvae.objectives.objective import Objective, Pair, PerDatum, UnsuitableError
+from pvae.objectives.reinforce import REINFORCE
+from pvae.objectives.reweighted_wake_sleep import RWS
+from pvae.objectives.sticking_the_landing import STL
+from pvae.objectives.vimco import VIMCO
+from pvae.objectives.wake_sleep import WakeSleep
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "REINFORCE",
+    "RWS",
+    "STL",
+    "VIMCO",
+    "Concrete",
+    "DReG",
+    "MovingAverage",
+    "NetworkBaseline",
+    "Objective",
+    "Pair",
+    "PerDatum",
+    "UnsuitableError",
+    "WakeSleep",
+    "get",
+    "names",
+]
+
+_OWN: dict[str, type[Objective]] = {
+    "elbo": ELBO,
+    "iwae": IWAE,
+    "stl": STL,
+    "dreg": DReG,
+    "reinforce": REINFORCE,
+    "vimco": VIMCO,
+    "wake_sleep": WakeSleep,
+    "rws": RWS,
+    "concrete": Concrete,
+}
 
 
-def _named() -> dict[str, type[ELBO]]:
-    """Pyro's objectives under their own names, and the usual one under its short one."""
+def _named() -> dict[str, type[pyro.infer.ELBO]]:
+    """These objectives under their short names, and Pyro's under their own."""
     # The Jit variants rest on TorchScript, which torch has deprecated.
-    own = {
+    pyros = {
         name: value
         for name, value in vars(pyro.infer).items()
-        if inspect.isclass(value) and issubclass(value, ELBO) and value is not ELBO
+        if inspect.isclass(value)
+        and issubclass(value, pyro.infer.ELBO)
+        and value is not pyro.infer.ELBO
         if not name.startswith("Jit")
     }
-    return {"elbo": pyro.infer.Trace_ELBO, **own}
+    return {**_OWN, **pyros}
 
 
 names: tuple[str, ...] = tuple(_named())
 """The names that `get` knows."""
 
 
-def get(name: str, **options: object) -> ELBO:
+def get(name: str, *, x_shape: Sequence[int] | None = None, **options: object) -> pyro.infer.ELBO:
     """Build an objective by name.
 
     Args:
-        name: one of `names`: "elbo" is `pyro.infer.Trace_ELBO`.
+        name: one of `names`.
+        x_shape: shape of one datum; given to those that are built for the data.
         **options: of its constructor, such as `num_particles`.
 
     Returns:
@@ -39,7 +84,7 @@ def get(name: str, **options: object) -> ELBO:
         ValueError: at an unknown name or option.
 
     Example:
-        >>> get("elbo", num_particles=5).num_particles
+        >>> get("iwae", num_particles=5).num_particles
         5
     """
     if name not in names:
@@ -47,8 +92,12 @@ def get(name: str, **options: object) -> ELBO:
         nearest = f"nearest: {', '.join(map(repr, near))}; " if near else ""
         raise ValueError(f"unknown objective {name!r}; {nearest}there are {', '.join(names)}")
     cls = _named()[name]
+    known = {*inspect.signature(cls).parameters}
+    if x_shape is not None and "x_shape" in known:
+        options = {"x_shape": x_shape, **options}
+    if not issubclass(cls, Objective):
+        known |= {*inspect.signature(pyro.infer.ELBO).parameters}
     try:
         return cls(**options)
     except TypeError as error:
-        known = sorted({*inspect.signature(ELBO).parameters, *inspect.signature(cls).parameters})
-        raise ValueError(f"objective {name!r}: {error}; its options are {known}") from error
+        raise ValueError(f"objective {name!r}: {error}; its options are {sorted(known)}") from error

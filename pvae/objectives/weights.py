@@ -12,7 +12,16 @@ from torch import Tensor
 
 from pvae.traces import Site, sample_sites
 
-__all__ = ["DataPlate", "Terms", "data_plate", "log_probs", "terms"]
+__all__ = [
+    "DataPlate",
+    "Terms",
+    "by_row",
+    "data_plate",
+    "log_probs",
+    "own_scale",
+    "site_log_prob",
+    "terms",
+]
 
 
 @dataclass(frozen=True)
@@ -129,30 +138,60 @@ def terms(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: DataPla
     return of_model
 
 
-def log_probs(trace: poutine.Trace, plate: DataPlate | None) -> Terms:
-    """The log-probabilities of one trace by site, in nats, without `poutine.scale`.
+def log_probs(trace: poutine.Trace, plate: DataPlate | None, *, scaled: bool = False) -> Terms:
+    """The log-probabilities of one trace by site, in nats.
 
     Args:
         trace: of a model or a guide.
         plate: the data plate; all sites are shared without one, or if it is not vectorized.
+        scaled: multiply by `poutine.scale`, as `site_log_prob` does.
     """
     found = Terms({}, {})
     for name, site in sample_sites(trace):
-        inside, term = _term(site, plate)
+        inside, term = _term(site, plate, scaled)
         (found.local if inside else found.shared)[name] = term
     return found
 
 
-def _term(site: Site, plate: DataPlate | None) -> tuple[bool, Tensor]:
-    """Whether a site is in the data plate; its log-probability, by datum there or else summed."""
+def site_log_prob(site: Site, plate: DataPlate | None, *, scaled: bool = False) -> Tensor:
+    """The log-probability of a site at its value, in nats, with its mask.
+
+    Args:
+        site: of a trace.
+        plate: the data plate.
+        scaled: multiply by the site's scale, but for what stands for data outside of the batch
+            (the scale of a data plate that is larger than it), since a datum counts once.
+    """
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
+    scale = own_scale(site, plate) if scaled else 1.0
+    counted: Tensor = scale_and_mask(log_prob, scale, site["mask"])
+    return counted
+
+
+def own_scale(site: Site, plate: DataPlate | None) -> float | Tensor:
+    """A site's scale, but for that of a data plate which is larger than the batch."""
     frame = plate.frame(site) if plate is not None else None
-    if frame is None:
-        return False, log_prob.sum()
+    scale: float | Tensor = site["scale"]
+    if frame is None or not frame.full_size or frame.full_size == frame.size:
+        return scale
+    return scale * (frame.size / frame.full_size)
+
+
+def by_row(log_prob: Tensor, site: Site, plate: DataPlate) -> Tensor:
+    """What a local site has in its batch dimensions, summed but for the rows; shape (rows,)."""
+    frame = plate.frame(site)
+    assert frame is not None
     if frame.dim is None:
-        return True, log_prob.sum().reshape(1)
+        return log_prob.sum().reshape(1)
     # A plate that subsamples by itself holds fewer rows than the batch.
     shape = torch.broadcast_shapes(log_prob.shape, (frame.size,) + (1,) * (-frame.dim - 1))
-    by_datum = log_prob.expand(shape).movedim(frame.dim, 0)
-    return True, by_datum.reshape(frame.size, -1).sum(1)
+    by_datum: Tensor = log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1)
+    return by_datum.sum(1)
+
+
+def _term(site: Site, plate: DataPlate | None, scaled: bool) -> tuple[bool, Tensor]:
+    """Whether a site is in the data plate; its log-probability, by datum there or else summed."""
+    log_prob = site_log_prob(site, plate, scaled=scaled)
+    if plate is None or plate.frame(site) is None:
+        return False, log_prob.sum()
+    return True, by_row(log_prob, site, plate)

@@ -1,0 +1,90 @@
+"""Baselines: what a learning signal is compared with, to make a score function less noisy."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvae.nn import MLP
+
+__all__ = ["MovingAverage", "NetworkBaseline", "leave_one_out"]
+
+
+def leave_one_out(signal: Tensor) -> Tensor:
+    """The mean over the other particles of a datum.
+
+    Args:
+        signal: shape (particles, rows); at least 2 particles.
+
+    Returns:
+        Shape (particles, rows).
+
+    References:
+        Buy 4 REINFORCE Samples, Get a Baseline for Free! (W. Kool, H. van Hoof, M. Welling, 2019),
+        https://openreview.net/forum?id=r1lgTGL5DE
+    """
+    return (signal.sum(0) - signal) / (len(signal) - 1)
+
+
+class MovingAverage(nn.Module):
+    """The average learning signal of the last batches.
+
+    Args:
+        decay: of the weight of a batch with each one that follows, between 0 and 1.
+    """
+
+    average: Tensor
+    weight: Tensor
+
+    def __init__(self, decay: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}: give a number from 0 up to 1")
+        self.decay = decay
+        self.register_buffer("average", torch.zeros(()))
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The average so far, shape (); 0 before the first batch."""
+        return self.average / self.weight.clamp(min=1 - self.decay)
+
+    def see(self, signal: Tensor) -> None:
+        """Take in the learning signals of a batch."""
+        with torch.no_grad():
+            self.average.mul_(self.decay).add_(signal.mean(), alpha=1 - self.decay)
+            self.weight.mul_(self.decay).add_(1 - self.decay)
+
+
+class NetworkBaseline(nn.Module):
+    """A moving average, and a network for how much a datum's learning signal differs from it.
+
+    The network is trained on its squared error. It is given the first argument of the programs.
+
+    References:
+        Neural Variational Inference and Learning in Belief Networks (A. Mnih, K. Gregor, 2014),
+        https://arxiv.org/abs/1402.0030
+
+    Args:
+        x_shape: shape of one datum.
+        hidden: width of the one hidden layer, or widths of each.
+        decay: as of `MovingAverage`.
+    """
+
+    def __init__(
+        self, x_shape: Sequence[int], *, hidden: int | Sequence[int] = 100, decay: float = 0.9
+    ) -> None:
+        super().__init__()
+        self.average = MovingAverage(decay)
+        self.network = MLP(math.prod(x_shape), hidden, 1, activation="tanh")
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The learning signal to be expected of each datum, shape (rows,)."""
+        y: Tensor = self.network(batch[0].flatten(1))[..., 0]
+        total: Tensor = self.average() + y
+        return total
+
+    def see(self, signal: Tensor) -> None:
+        """Take in the learning signals of a batch."""
+        self.average.see(signal)

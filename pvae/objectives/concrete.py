@@ -1,0 +1,102 @@
+"""Discrete layers relaxed to continuous ones, while they are trained."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from torch import Tensor
+
+from pvae.objectives.iwae import importance_weighted
+from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.requirements import refuse_discrete
+
+__all__ = ["Concrete"]
+
+Program = Callable[..., object]
+
+
+class Concrete(Objective):
+    """The bound of `IWAE` on a relaxed pair: Bernoulli sites are run as relaxed Bernoulli ones.
+
+    The user's own programs are run with each latent Bernoulli or one-hot categorical site replaced
+    by Pyro's relaxed distribution, whose draws lie between 0 and 1 and have a gradient; both
+    densities are the relaxed ones. What is trained is a bound on the relaxed model's evidence: it
+    is biased for the discrete pair, by less the lower the temperatures. Evaluation runs the pair as
+    it is.
+
+    References:
+        The Concrete Distribution (C. J. Maddison, A. Mnih, Y. W. Teh, 2017),
+        https://arxiv.org/abs/1611.00712.
+        Categorical Reparameterization with Gumbel-Softmax (E. Jang, S. Gu, B. Poole, 2017),
+        https://arxiv.org/abs/1611.01144
+
+    Args:
+        num_particles: K, at least 1.
+        temperature: of the guide's sites, above 0; in Maddison et al. 2/3 for binary sites.
+        prior_temperature: of the model's sites, above 0; there 1/2.
+
+    Raises:
+        ValueError: a temperature out of its range.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        temperature: float = 2 / 3,
+        prior_temperature: float = 1 / 2,
+    ) -> None:
+        for number in (temperature, prior_temperature):
+            if not number > 0:
+                raise ValueError(f"a temperature is {number}: give a number above 0")
+        super().__init__(num_particles)
+        self.temperature, self.prior_temperature = temperature, prior_temperature
+
+    def programs(self, model: Program, guide: Program) -> tuple[Program, Program]:
+        """The pair with its discrete latent sites relaxed."""
+        return _relaxed(model, self.prior_temperature), _relaxed(guide, self.temperature)
+
+    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+        """Refuse draws that have no gradient although they were to be relaxed."""
+        refuse_discrete(self, pair, "OneHotCategorical instead of Categorical, or VIMCO")
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The bound of each datum, differentiated as it is."""
+        draw = pair.particles.draw(batch, self.num_particles)
+        bound = importance_weighted(draw.log_weights)
+        return PerDatum(bound, bound, draw.shared)
+
+
+class _Relax(Messenger):
+    """Puts relaxed distributions in the place of discrete ones at latent sites."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        if not msg["is_observed"]:
+            msg["fn"] = self._relaxed(msg["fn"])
+
+    def _relaxed(self, fn: Any) -> Any:
+        if isinstance(fn, dist.Independent):
+            return self._relaxed(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+        logits = getattr(fn, "logits", None)
+        if not isinstance(logits, Tensor):
+            return fn
+        temperature = logits.new_tensor(self.temperature)
+        if isinstance(fn, dist.Bernoulli):
+            return dist.RelaxedBernoulli(temperature, logits=logits)
+        if isinstance(fn, dist.OneHotCategorical):
+            return dist.RelaxedOneHotCategorical(temperature, logits=logits)
+        return fn
+
+
+def _relaxed(program: Program, temperature: float) -> Program:
+    def run(*args: object) -> object:
+        with _Relax(temperature):
+            return program(*args)
+
+    return run

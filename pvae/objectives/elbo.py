@@ -1,0 +1,124 @@
+"""The evidence lower bound, site by site: analytic divergences, their weights, free bits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.objectives.divergences import analytic, at_draws
+from pvae.objectives.objective import Objective, Pair, PerDatum, UnsuitableError
+from pvae.objectives.particles import total
+from pvae.objectives.requirements import refuse_discrete
+from pvae.traces import latent_sites
+
+__all__ = ["ELBO"]
+
+_KL = ("monte_carlo", "analytic")
+_OVER = ("datum", "batch")
+
+
+class ELBO(Objective):
+    """The evidence lower bound, with a weight for the divergence of each latent site.
+
+    log p(x | z) - sum_s beta_s max(free_bits, KL_s), KL_s = log q(z_s | .) - log p(z_s | .)
+
+    With all options as they are it is `Trace_ELBO`: the same draws give the same loss and gradient.
+
+    References:
+        Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
+        https://arxiv.org/abs/1312.6114, for both estimators of the divergence.
+        beta-VAE (I. Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl.
+        Ladder Variational Autoencoders (C. K. Sonderby et al., 2016; section 2.3), for warm-up,
+        https://arxiv.org/abs/1602.02282.
+        Improved Variational Inference with Inverse Autoregressive Flow (D. P. Kingma et al., 2016;
+        appendix C.8), for free bits over the batch, https://arxiv.org/abs/1606.04934.
+
+    Args:
+        num_particles: draws per datum over which the estimate is averaged, at least 1.
+        kl: "monte_carlo", or "analytic": site by site the closed form, where there is one and where
+            no site on which p(z_s | .) depends comes after z_s in the guide; Monte Carlo elsewhere.
+        beta: weight of the divergences; at least 0, and 1 for a bound on log p(x).
+        warmup: epochs in which the weight rises to `beta`; see `set_epoch`.
+        sites: latent sites that `beta`, `warmup` and `free_bits` are for; all, where None. The
+            others count fully.
+        free_bits: divergence per site, in nats per datum, below which nothing is gained.
+        free_bits_over: "datum" clamps each datum's divergence, "batch" the mean over the batch, as
+            in Kingma et al. (then data meet in the loss of a batch).
+
+    Raises:
+        ValueError: an unknown option, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        kl: str = "monte_carlo",
+        beta: float = 1.0,
+        warmup: int = 0,
+        sites: Sequence[str] | None = None,
+        free_bits: float = 0.0,
+        free_bits_over: str = "datum",
+    ) -> None:
+        super().__init__(num_particles)
+        for name, value, known in (("kl", kl, _KL), ("free_bits_over", free_bits_over, _OVER)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}: there are {', '.join(known)}")
+        for name, number in (("beta", beta), ("warmup", warmup), ("free_bits", free_bits)):
+            if not number >= 0:
+                raise ValueError(f"{name} is {number}: give at least 0")
+        self.kl, self.beta, self.warmup = kl, beta, warmup
+        self.sites = (sites,) if isinstance(sites, str) else sites
+        self.free_bits, self.free_bits_over = free_bits, free_bits_over
+        # Steps that were recorded read it from here.
+        self.weight = torch.tensor(float(beta))
+        self.set_epoch(0)
+
+    def set_epoch(self, number: int) -> None:
+        """Set the weight of divergences for an epoch, counted from 0: a straight line to `beta`."""
+        self.weight.fill_(self.beta * min(1.0, (number + 1) / (self.warmup + 1)))
+
+    def scheduled(self) -> dict[str, float]:
+        """The weight of divergences, where it changes."""
+        return {"objective_beta": self.weight.item()} if self.warmup else {}
+
+    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+        """Refuse a guide whose draws have no gradient, and sites that are not there."""
+        refuse_discrete(self, pair, "REINFORCE, or VIMCO")
+        known = list(latent_sites(pair.model_trace))
+        wrong = [name for name in self.sites or () if name not in known]
+        if wrong:
+            raise UnsuitableError(f"ELBO got sites {wrong}: the model's latent sites are {known}")
+        self.weight = self.weight.to(batch[0].device)
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The bound of each datum, differentiated as it is."""
+        # Closed forms want model and guide in one layout.
+        draw = pair.particles.draw(batch, self.num_particles, tiled=self.kl == "analytic")
+        log_p, log_q = draw.log_p, draw.log_q
+        local = at_draws(log_p.local, log_q.local, draw)
+        if self.kl == "analytic":
+            local |= analytic(pair.particles, draw)
+        rest = total({name: value for name, value in log_p.local.items() if name not in local})
+        counted = {name: self._counted(name, value.mean(0)) for name, value in local.items()}
+        bound = rest.mean(0) - total(counted)
+        shared = at_draws(log_p.shared, log_q.shared, draw)
+        rest = total({name: value for name, value in log_p.shared.items() if name not in shared})
+        weighed = {name: self._weighed(name, value) for name, value in shared.items()}
+        return PerDatum(bound, bound, rest - total(weighed))
+
+    def _counted(self, name: str, divergence: Tensor) -> Tensor:
+        """What a site's divergence of each datum, shape (rows,), counts."""
+        if self.free_bits and self._chosen(name):
+            if self.free_bits_over == "batch":
+                divergence = divergence.mean().expand_as(divergence)
+            divergence = divergence.clamp(min=self.free_bits)
+        return self._weighed(name, divergence)
+
+    def _weighed(self, name: str, divergence: Tensor) -> Tensor:
+        constant = self.beta == 1 and not self.warmup
+        return divergence if constant or not self._chosen(name) else divergence * self.weight
+
+    def _chosen(self, name: str) -> bool:
+        return self.sites is None or name in self.sites

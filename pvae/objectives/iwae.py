@@ -1,0 +1,43 @@
+"""The importance-weighted bound."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.requirements import refuse_discrete
+
+__all__ = ["IWAE", "importance_weighted"]
+
+
+class IWAE(Objective):
+    """The importance-weighted bound, which rises with the number K of particles to log p(x).
+
+    L_K = E log 1/K sum_k w_k, w_k = p(x, z_k) / q(z_k | x), z_k ~ q(z | x) reparameterized
+
+    References:
+        Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
+        https://arxiv.org/abs/1509.00519
+
+    Args:
+        num_particles: K, at least 1; the ELBO for K = 1.
+    """
+
+    def __init__(self, num_particles: int = 5) -> None:
+        super().__init__(num_particles)
+
+    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+        """Refuse a guide whose draws have no gradient."""
+        refuse_discrete(self, pair, "VIMCO, or RWS")
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The bound of each datum, differentiated as it is."""
+        draw = pair.particles.draw(batch, self.num_particles)
+        bound = importance_weighted(draw.log_weights)
+        return PerDatum(bound, bound, draw.shared)
+
+
+def importance_weighted(log_weights: Tensor) -> Tensor:
+    """log 1/K sum_k w_k, shape (rows,), of log-weights of shape (particles, rows)."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))

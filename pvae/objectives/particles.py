@@ -1,0 +1,304 @@
+"""Particles: several draws from the guide for each datum of a batch, and the model at them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from torch import Tensor
+
+from pvae.objectives.weights import DataPlate, Terms, by_row, log_probs, site_log_prob
+from pvae.randomness import preserved
+from pvae.traces import Site, sample_sites
+
+__all__ = ["Draw", "Particles", "Proposal", "takes_particles", "tiled", "total"]
+
+_TRIED = 3  # particles by which a way to draw is tried
+# What a program raises that was not written for a further dimension.
+_CANNOT = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, AssertionError)
+
+_Batch = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the guide proposes: a trace of it, and in which layout its values are.
+
+    Attributes:
+        trace: of the guide.
+        count: particles of each datum.
+        depth: the plate of particles is at dimension -depth - 1; 0 where particles are further rows
+            of a tiled batch.
+        values: by site, the values at which the model is weighed; those of the trace as a rule.
+    """
+
+    trace: poutine.Trace
+    count: int
+    depth: int
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            self.values.update({n: site["value"] for n, site in sample_sites(self.trace)})
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The sample sites of the guide."""
+        return dict(sample_sites(self.trace))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Particles with their log-probabilities.
+
+    Attributes:
+        proposal: of the guide.
+        model: the trace of the model at the proposed values, on the tiled batch.
+        log_p: of the model by site; local ones have shape (particles, rows), shared ones ().
+        log_q: of the guide, likewise.
+    """
+
+    proposal: Proposal
+    model: poutine.Trace
+    log_p: Terms
+    log_q: Terms
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z) - log q(z | x) of the local sites, shape (particles, rows), in nats."""
+        return total(self.log_p.local) - total(self.log_q.local)
+
+    @property
+    def score(self) -> Tensor:
+        """log q of the local sites whose draws have no gradient, shape (particles, rows)."""
+        sites = self.proposal.sites
+        log_q = self.log_q.local
+        return total({name: log_q[name] for name in log_q if not sites[name]["fn"].has_rsample})
+
+    @property
+    def shared(self) -> Tensor:
+        """log p - log q of the global sites, one draw for all particles; shape ()."""
+        return total(self.log_p.shared) - total(self.log_q.shared)
+
+
+class Particles:
+    """Draws particles from a pair.
+
+    The model meets them as further rows of its batch, so that any program with a data plate will
+    do. A guide that takes a further dimension is run once for all of them.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        plate: the data plate, which is vectorized.
+        depth: of the plate of particles in the guide, as in `Proposal`; see `takes_particles`.
+        scaled: whether log-probabilities are multiplied by scales, as `site_log_prob` does.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        plate: DataPlate,
+        *,
+        depth: int = 0,
+        scaled: bool = False,
+    ) -> None:
+        self.model, self.guide, self.plate = model, guide, plate
+        self.depth, self.scaled = depth, scaled
+
+    def draw(
+        self, batch: _Batch, count: int, *, detached: bool = False, tiled: bool = False
+    ) -> Draw:
+        """Draw from the guide, and run the model at the draws.
+
+        Args:
+            batch: the arguments of the programs.
+            count: particles of each datum.
+            detached: cut the gradient through each draw, where it is made.
+            tiled: run the guide on the tiled batch in any case.
+        """
+        return self.weigh(batch, self.propose(batch, count, detached=detached, tiled=tiled))
+
+    def propose(
+        self,
+        batch: _Batch,
+        count: int,
+        *,
+        at: Proposal | None = None,
+        detached: bool = False,
+        tiled: bool = False,
+    ) -> Proposal:
+        """Draw from the guide.
+
+        Args:
+            batch: the arguments of the programs.
+            count: particles of each datum.
+            at: take the values of this proposal, instead of drawing.
+            detached: cut the gradient through each draw, where it is made.
+            tiled: run the guide on the tiled batch in any case.
+        """
+        guide = self.guide if at is None else poutine.replay(self.guide, trace=_as_trace(at.values))
+        depth = self.depth if at is None else at.depth
+        if detached:
+            guide = _detached(guide)
+        if tiled or not depth:
+            return Proposal(poutine.trace(guide).get_trace(*_tiled(batch, count)), count, 0)
+        with pyro.plate("particles of the data", count, dim=-depth - 1):
+            return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
+
+    def weigh(self, batch: _Batch, proposal: Proposal) -> Draw:
+        """Run the model at the values of a proposal."""
+        values = {n: self._as_rows(proposal, n, value) for n, value in proposal.values.items()}
+        at_values = poutine.replay(self.model, trace=_as_trace(values))
+        trace = poutine.trace(at_values).get_trace(*_tiled(batch, proposal.count))
+        found = log_probs(trace, self.plate, scaled=self.scaled)
+        log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
+                      found.shared)  # fmt: skip
+        return Draw(proposal, trace, log_p, self.log_q(proposal))
+
+    def log_q(self, proposal: Proposal) -> Terms:
+        """The log-probabilities of a proposal by site."""
+        found = Terms({}, {})
+        for name, site in proposal.sites.items():
+            log_prob = site_log_prob(site, self.plate, scaled=self.scaled)
+            if self.plate.frame(site) is None:
+                found.shared[name] = log_prob.sum()
+            else:
+                found.local[name] = self._by_particle(site, log_prob, proposal)
+        return found
+
+    def spread(self, proposal: Proposal, name: str, weights: Tensor) -> Tensor:
+        """Weights of shape (particles, rows) in a shape that multiplies the values of a site."""
+        site = proposal.sites[name]
+        frame = self.plate.frame(site)
+        assert frame is not None
+        assert frame.dim is not None
+        after = (1,) * (-frame.dim - 1 + len(site["fn"].event_shape))
+        if not proposal.depth:
+            return weights.reshape(-1, *after)
+        between = (1,) * (proposal.depth + frame.dim)
+        return weights.reshape(proposal.count, *between, weights.shape[1], *after)
+
+    def _by_particle(self, site: Site, log_prob: Tensor, proposal: Proposal) -> Tensor:
+        """Log-probabilities of a local site, summed but for particles and rows."""
+        frame = self.plate.frame(site)
+        assert frame is not None
+        assert frame.dim is not None
+        if not proposal.depth:
+            return by_row(log_prob, site, self.plate).reshape(proposal.count, -1)
+        inner = (1,) * (-frame.dim - 1)
+        outer = (1,) * (log_prob.dim() - 1 + frame.dim)
+        shape = (proposal.count, *outer, frame.size, *inner)
+        log_prob = log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+        by_both = log_prob.movedim(frame.dim, 1)
+        return by_both.reshape(proposal.count, frame.size, -1).sum(-1)
+
+    def _as_rows(self, proposal: Proposal, name: str, value: Tensor) -> Tensor:
+        """A site's value as it is for a tiled batch."""
+        site = proposal.sites[name]
+        frame = self.plate.frame(site)
+        if not proposal.depth or frame is None:
+            return value
+        assert frame.dim is not None
+        events = len(site["fn"].event_shape)
+        # Particles come first; put before the data they become one dimension with them.
+        before = frame.dim - events - 1
+        value = value.movedim(0, before).flatten(before, before + 1)
+        while value.dim() > events - frame.dim and value.shape[0] == 1:
+            value = value[0]
+        return value
+
+
+def takes_particles(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    plate: DataPlate,
+    head: _Batch,
+    *,
+    scaled: bool = False,
+) -> Particles | None:
+    """Particles of a pair whose guide is run once for all of them, or None if it cannot be.
+
+    It is tried on a few rows: the log-probabilities must be those of the tiled guide at the same
+    values. Generators are left as they were.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        plate: the data plate.
+        head: a few rows of the data.
+        scaled: as in `Particles`.
+    """
+    with preserved():
+        sites = [site for _, site in sample_sites(poutine.trace(guide).get_trace(*head))]
+    frames = [frame for site in sites for frame in site["cond_indep_stack"]]
+    if any(plate.frame(site) is None for site in sites) or not all(f.vectorized for f in frames):
+        return None  # a global site has one value for all particles
+    depth = max((-frame.dim for frame in frames), default=1)
+    particles = Particles(model, guide, plate, depth=depth, scaled=scaled)
+    try:
+        with preserved():
+            found = particles.propose(head, _TRIED)
+            as_rows = {n: particles._as_rows(found, n, v) for n, v in found.values.items()}
+            at_values = poutine.replay(guide, trace=_as_trace(as_rows))
+            again = Proposal(poutine.trace(at_values).get_trace(*_tiled(head, _TRIED)), _TRIED, 0)
+            for site in (*found.sites.values(), *again.sites.values()):
+                site["mask"] = None  # what is masked here may count elsewhere
+            wanted, got = particles.log_q(again).local, particles.log_q(found).local
+            same = all(torch.allclose(wanted[n], got[n], 1e-3, 1e-3) for n in got)
+            return particles if same and not particles.draw(head, _TRIED).log_p.shared else None
+    except _CANNOT:
+        return None
+
+
+def tiled(batch: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """The batch with each row so many times: all rows, then all rows again."""
+    return tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in batch)
+
+
+def _tiled(batch: _Batch, count: int) -> _Batch:
+    """The same of arguments among which are numbers and texts."""
+    if count == 1:
+        return batch
+    rows = len(batch[0])
+    return tuple(
+        tiled((part,), count)[0]
+        if isinstance(part, Tensor) and part.dim() and len(part) == rows
+        else part
+        for part in batch
+    )
+
+
+def total(by_site: Mapping[str, Tensor]) -> Tensor:
+    """The sum over sites; 0 of none."""
+    # Python's sum starts from an int, which a tensor takes.
+    return sum(by_site.values(), start=torch.zeros(()))
+
+
+def _as_trace(values: Mapping[str, Tensor]) -> poutine.Trace:
+    """A trace in which sites have these values."""
+    trace = poutine.Trace()
+    for name, value in values.items():
+        trace.add_node(name, type="sample", name=name, value=value, is_observed=False, infer={})
+    return trace
+
+
+class _Cut(Messenger):
+    """Cuts the gradient through each draw, so that later sites do not see it either."""
+
+    def _pyro_post_sample(self, msg: Message[Any, Any]) -> None:
+        if isinstance(msg["value"], Tensor) and not msg["is_observed"]:
+            msg["value"] = msg["value"].detach()
+
+
+def _detached(program: Callable[..., object]) -> Callable[..., object]:
+    def run(*args: object) -> object:
+        with _Cut():
+            return program(*args)
+
+    return run

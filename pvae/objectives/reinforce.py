@@ -1,0 +1,98 @@
+"""The ELBO for draws that have no gradient: the score function, with baselines."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pvae.objectives.baselines import MovingAverage, NetworkBaseline, leave_one_out
+from pvae.objectives.objective import Objective, Pair, PerDatum
+
+__all__ = ["REINFORCE"]
+
+_BASELINES = ("none", "leave_one_out", "moving_average", "network")
+
+
+class REINFORCE(Objective):
+    """The ELBO, its gradient for the guide by the score function.
+
+    The score of each datum's draws is weighed by its own log-weight, less a baseline that does not
+    depend on the draw. Sites of the guide that are reparameterized are differentiated through.
+
+    References:
+        Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning
+        (R. J. Williams, 1992), https://doi.org/10.1007/BF00992696.
+        Neural Variational Inference and Learning in Belief Networks (A. Mnih, K. Gregor, 2014),
+        https://arxiv.org/abs/1402.0030
+
+    Args:
+        num_particles: draws per datum over which the estimate is averaged, at least 1.
+        baseline: "none"; "leave_one_out", the mean of the other particles of a datum;
+            "moving_average", of the last batches; "network", that and a network of x; or a module
+            of your own, from the programs' arguments to shape (rows,), trained on its squared
+            error. Where nothing is said, "leave_one_out" for two particles and more, or else
+            "moving_average".
+        x_shape: shape of one datum, for "network".
+
+    Raises:
+        ValueError: an unknown baseline, or one that lacks what it needs.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        baseline: str | nn.Module | None = None,
+        x_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(num_particles)
+        if baseline is None:
+            baseline = "leave_one_out" if num_particles > 1 else "moving_average"
+        self.baseline = baseline if isinstance(baseline, str) else type(baseline).__name__
+        self._module: nn.Module | None = None
+        if isinstance(baseline, nn.Module):
+            self._module = baseline
+        elif baseline not in _BASELINES:
+            raise ValueError(
+                f"unknown baseline {baseline!r}: there are {', '.join(_BASELINES)}, or a module of "
+                "your own"
+            )
+        elif baseline == "moving_average":
+            self._module = MovingAverage()
+        elif baseline == "network":
+            if x_shape is None:
+                raise ValueError('baseline "network" is built for the data: give x_shape=')
+            self._module = NetworkBaseline(x_shape)
+        elif baseline == "leave_one_out" and num_particles < 2:
+            raise ValueError(
+                'baseline "leave_one_out" is the mean of the other particles: give '
+                'num_particles=2 or more, or baseline="moving_average"'
+            )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The baseline, where it is a module."""
+        return {} if self._module is None else {"objective.baseline": self._module}
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The mean log-weight of each datum, and its score weighed by the learning signal."""
+        draw = pair.particles.draw(batch, self.num_particles)
+        signal = draw.log_weights.detach()
+        expected, error = self._expected(signal, batch)
+        surrogate = draw.log_weights + (signal - expected) * draw.score - error
+        return PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.shared)
+
+    def _expected(self, signal: Tensor, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        """The baseline of each learning signal, and what it is trained on."""
+        if self.baseline == "leave_one_out":
+            return leave_one_out(signal), signal.new_zeros(())
+        if self._module is None:
+            return signal.new_zeros(()), signal.new_zeros(())
+        if any(True for _ in self._module.parameters()):
+            pyro.module("objective.baseline", self._module)
+        expected = self._module(*batch)
+        error = (signal - expected) ** 2
+        if isinstance(self._module, MovingAverage | NetworkBaseline) and torch.is_grad_enabled():
+            self._module.see(signal)
+        return expected.detach(), error

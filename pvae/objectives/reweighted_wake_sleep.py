@@ -1,0 +1,64 @@
+"""Reweighted wake-sleep: wake-sleep with several weighed draws for each datum."""
+
+from typing import Any
+
+from pvae.objectives.dreams import dreamt, find_observed
+from pvae.objectives.iwae import importance_weighted
+from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.particles import total
+from pvae.objectives.requirements import refuse_shared, refuse_shared_parameters
+
+__all__ = ["RWS"]
+
+
+class RWS(Objective):
+    """The model learns by the importance-weighted bound, the guide by weighed draws and dreams.
+
+    model: sum_k w_k dlog p(x, z_k), guide: insomnia sum_k w_k dlog q(z_k | x) + (1 - insomnia)
+    dlog q(z | x), (z, x) ~ p(x, z); w_k is normalized over the particles of each datum by itself
+
+    The loss that is reported is minus the bound of `IWAE`. Draws need no gradient. Pyro's
+    `ReweightedWakeSleep` weighs the particles of a whole batch jointly; the two are the same on
+    batches of one datum.
+
+    References:
+        Reweighted Wake-Sleep (J. Bornschein, Y. Bengio, 2015), https://arxiv.org/abs/1406.2751.
+        Revisiting Reweighted Wake-Sleep for Models with Stochastic Control Flow (T. A. Le et al.,
+        2019), https://arxiv.org/abs/1805.10469
+
+    Args:
+        num_particles: K, at least 2.
+        insomnia: weight of the guide's wake phase, from 0 (it learns from dreams alone) to 1 (from
+            data alone).
+
+    Raises:
+        ValueError: insomnia out of its range.
+    """
+
+    least_particles = 2
+
+    def __init__(self, num_particles: int = 5, *, insomnia: float = 1.0) -> None:
+        if not 0 <= insomnia <= 1:
+            raise ValueError(f"insomnia is {insomnia}: give a number from 0 to 1")
+        super().__init__(num_particles)
+        self.insomnia = insomnia
+        self._observed: dict[str, int] = {}
+
+    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+        """Refuse a guide that shares parameters with the model, and models that cannot dream."""
+        refuse_shared(self, pair, "VIMCO, or IWAE where draws have a gradient")
+        refuse_shared_parameters(self, pair, "VIMCO, or IWAE where draws have a gradient")
+        if self.insomnia < 1:
+            self._observed = find_observed(type(self).__name__, pair, batch)
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The bound of each datum, and the phases of model and guide."""
+        draw = pair.particles.draw(batch, self.num_particles, detached=True)
+        log_p, log_q = total(draw.log_p.local), total(draw.log_q.local)
+        log_weights = (log_p - log_q).detach()
+        weights = log_weights.softmax(0)
+        surrogate = (weights * (log_p + self.insomnia * log_q)).sum(0)
+        if self.insomnia < 1:
+            surrogate = surrogate + (1 - self.insomnia) * dreamt(pair, batch, self._observed)
+        bound = importance_weighted(log_weights)
+        return PerDatum(bound, surrogate, total(draw.log_p.shared))

@@ -1,0 +1,37 @@
+"""The ELBO's gradient without its score term."""
+
+from typing import Any
+
+from pvae.objectives.constant import held_constant
+from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.particles import total
+from pvae.objectives.requirements import refuse_discrete, refuse_noisy_guide
+
+__all__ = ["STL"]
+
+
+class STL(Objective):
+    """The ELBO, with log q(z | x) differentiated through z alone: sticking the landing.
+
+    The term that is left out, the score of q, is zero on average; without it the gradient has no
+    variance where q is the posterior. The guide is run twice.
+
+    References:
+        Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference
+        (G. Roeder, Y. Wu, D. Duvenaud, 2017), https://arxiv.org/abs/1703.09194
+
+    Args:
+        num_particles: draws per datum over which the estimate is averaged, at least 1.
+    """
+
+    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+        """Refuse a guide whose draws have no gradient, or that cannot be run twice."""
+        refuse_discrete(self, pair, "REINFORCE, or VIMCO")
+        refuse_noisy_guide(self, pair, batch)
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The mean log-weight of each datum; its gradient is the path's alone."""
+        draw = pair.particles.draw(batch, self.num_particles)
+        log_q = pair.particles.log_q(held_constant(pair.particles, batch, draw.proposal))
+        path = (total(draw.log_p.local) - total(log_q.local)).mean(0)
+        return PerDatum(path, path, total(draw.log_p.shared) - total(log_q.shared))

@@ -1,0 +1,55 @@
+"""The importance-weighted bound for draws that have no gradient."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.objectives.iwae import importance_weighted
+from pvae.objectives.objective import Objective, Pair, PerDatum
+
+__all__ = ["VIMCO"]
+
+
+class VIMCO(Objective):
+    """The bound of `IWAE`, its gradient by the score function with a baseline for each particle.
+
+    The learning signal of particle k is L - L_k: L_k is the bound with the k-th weight replaced by
+    the geometric mean of the others, so that it does not depend on z_k. Sites of the guide that are
+    reparameterized are differentiated through, as in `IWAE`.
+
+    References:
+        Variational inference for Monte Carlo objectives (A. Mnih, D. J. Rezende, 2016),
+        https://arxiv.org/abs/1602.06725
+
+    Args:
+        num_particles: K, at least 2.
+    """
+
+    least_particles = 2
+
+    def __init__(self, num_particles: int = 5) -> None:
+        super().__init__(num_particles)
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The bound of each datum, and the score weighed by the learning signals."""
+        draw = pair.particles.draw(batch, self.num_particles)
+        bound = importance_weighted(draw.log_weights)
+        signal = bound.detach() - without_each(draw.log_weights.detach())
+        return PerDatum(bound, bound + (signal * draw.score).sum(0), draw.shared)
+
+
+def without_each(log_weights: Tensor) -> Tensor:
+    """The bound with each weight in turn replaced by the geometric mean of the others.
+
+    Args:
+        log_weights: shape (particles, rows), in nats; at least 2 particles.
+
+    Returns:
+        Shape (particles, rows).
+    """
+    count = len(log_weights)
+    others = (log_weights.sum(0) - log_weights) / (count - 1)
+    same = torch.eye(count, dtype=torch.bool, device=log_weights.device)[..., None]
+    return torch.where(same, others, log_weights).logsumexp(1) - math.log(count)

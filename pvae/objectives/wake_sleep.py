@@ -1,0 +1,45 @@
+"""Wake-sleep: the model learns from data, the guide from the model's dreams."""
+
+from typing import Any
+
+from pvae.objectives.dreams import dreamt, find_observed
+from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.particles import total
+from pvae.objectives.requirements import refuse_shared, refuse_shared_parameters
+
+__all__ = ["WakeSleep"]
+
+
+class WakeSleep(Objective):
+    """Two losses: in the wake phase the model's, in the sleep phase the guide's.
+
+    wake: -log p(x, z), x from the data, z ~ q(z | x)
+    sleep: -log q(z | x), (z, x) ~ p(x, z)
+
+    The loss that is reported is minus the ELBO; the sleep phase follows the gradient of another
+    quantity, KL(p(z | x) || q(z | x)) on data from the model. Draws need no gradient.
+
+    References:
+        The "wake-sleep" algorithm for unsupervised neural networks (G. E. Hinton, P. Dayan,
+        B. J. Frey, R. M. Neal, 1995), https://doi.org/10.1126/science.7761831
+
+    Args:
+        num_particles: draws per datum in the wake phase, at least 1. There is one dream per row.
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles)
+        self._observed: dict[str, int] = {}
+
+    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+        """Refuse a guide that shares parameters with the model, and models that cannot dream."""
+        refuse_shared(self, pair, "ELBO, or Trace_ELBO")
+        refuse_shared_parameters(self, pair, "ELBO, or REINFORCE where draws have no gradient")
+        self._observed = find_observed(type(self).__name__, pair, batch)
+
+    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+        """The mean log-weight of each datum, and both phases."""
+        draw = pair.particles.draw(batch, self.num_particles, detached=True)
+        wake = total(draw.log_p.local).mean(0)
+        sleep = dreamt(pair, batch, self._observed)
+        return PerDatum(draw.log_weights.mean(0), wake + sleep, total(draw.log_p.shared))
