@@ -30,6 +30,9 @@ load_file("wrong_plates")
 load_file("wrong_training")
 load_file("wrong_distributions")
 load_file("right_pairs")
+load_file("small_pairs")
+load_file("exact_objectives")
+load_file("gradient_draws")
 
 
 @pytest.fixture(autouse=True)

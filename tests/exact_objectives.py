@@ -44,11 +44,12 @@ class Target:
         return found
 
 
-def elbo(pair: Pair, x: Tensor, beta: float = 1.0) -> Target:
-    """E_q[log p(x | z)] - beta KL(q(z | x) || p(z))."""
+def elbo(pair: Pair, x: Tensor, **beta: float) -> Target:
+    """E_q[log p(x | z)] - sum_s beta_s KL_s; beta by site, 1 where nothing is said."""
     at = pair.points(x)
-    kl = at.log_guide - sum(at.prior.values())
-    loss = -(at.mass * (at.likelihood - beta * kl)).sum()
+    loss = -(at.mass * at.likelihood).sum()
+    for site, guide in at.guide.items():
+        loss = loss + beta.get(site, 1.0) * (at.mass * (guide - at.prior[site])).sum()
     return Target(loss, loss, loss)
 
 

@@ -105,11 +105,15 @@ def states(size: int) -> Tensor:
 
 
 class Gaussian(Pair):
-    """p(x, z) = N(z; m, r^2) N(x; W z + b, s^2 I), one latent; the guide is affine in x."""
+    """p(x, z) = N(z; m, r^2) N(x; W z + b, s^2 I), one latent; the guide is affine in x.
+
+    Draws of a `scored` guide have no gradient.
+    """
 
     nodes = 80
 
-    def __init__(self) -> None:
+    def __init__(self, *, scored: bool = False) -> None:
+        self.scored = scored
         super().__init__(
             {
                 "z_loc": 1.0,
@@ -132,7 +136,8 @@ class Gaussian(Pair):
     def guide(self, x: Tensor) -> None:
         q = pyro.module("recognition", self.recognition)
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(x @ q.slope + q.bias, q.log_scale.exp()))
+            fn = dist.Normal(x @ q.slope + q.bias, q.log_scale.exp())
+            pyro.sample("z", fn.has_rsample_(not self.scored))
 
     def points(self, x: Tensor, *, moving: bool = True) -> Points:
         noise, mass = gauss_hermite(self.nodes, 1)
@@ -188,15 +193,37 @@ class Gaussian(Pair):
             q.log_scale.copy_(-0.5 * precision.log())
 
 
+_GUIDES: dict[str, dict[str, object]] = {
+    "up": {
+        "slope": [0.7, 0.1],
+        "bias": -0.5,
+        "log_scale": -0.7,
+        "then_slope": 0.4,
+        "then_bias": 0.7,
+        "then_log_scale": -0.6,
+    },
+    "down": {
+        "slope": [0.5, -0.1],
+        "bias": 0.3,
+        "log_scale": -0.4,
+        "then_slope": 0.5,
+        "then_data": [0.3, 0.0],
+        "then_bias": -0.2,
+        "then_log_scale": -0.9,
+    },
+}
+
+
 class Hierarchy(Pair):
     """p(x, z1, z2) = N(z2; 0, 1) N(z1; a z2 + c, r^2) N(x; W z1 + b, s^2 I).
 
     The guide is q(z1 | x) q(z2 | z1) if `order` is "up", and q(z2 | x) q(z1 | z2, x) if it is "down".
+    Draws of `scored` sites have no gradient.
     """
 
     nodes = 16
 
-    def __init__(self, order: str) -> None:
+    def __init__(self, order: str, *, scored: tuple[str, ...] = ()) -> None:
         super().__init__(
             {
                 "top_slope": 0.6,
@@ -206,18 +233,10 @@ class Hierarchy(Pair):
                 "bias": [0.5, 0.2],
                 "log_scale": -0.2,
             },
-            {
-                "slope": [0.6, -0.1],
-                "bias": -0.3,
-                "log_scale": -0.5,
-                "then_slope": 0.8,
-                "then_bias": 0.3,
-                "then_log_scale": -0.3,
-                **({"then_data": [0.2, -0.1]} if order == "down" else {}),
-            },
+            _GUIDES[order],
             _continuous(),
         )
-        self.order = order
+        self.order, self.scored = order, scored
 
     def model(self, x: Tensor) -> None:
         p = pyro.module("generative", self.generative)
@@ -232,8 +251,10 @@ class Hierarchy(Pair):
         q = pyro.module("recognition", self.recognition)
         first, second = ("z1", "z2") if self.order == "up" else ("z2", "z1")
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample(first, dist.Normal(x @ q.slope + q.bias, q.log_scale.exp()))
-            pyro.sample(second, dist.Normal(self._then(x, z), q.then_log_scale.exp()))
+            fn = dist.Normal(x @ q.slope + q.bias, q.log_scale.exp())
+            z = pyro.sample(first, fn.has_rsample_(first not in self.scored))
+            fn = dist.Normal(self._then(x, z), q.then_log_scale.exp())
+            pyro.sample(second, fn.has_rsample_(second not in self.scored))
 
     def _then(self, x: Tensor, z: Tensor) -> Tensor:
         """The mean of the guide's second latent, given its first."""

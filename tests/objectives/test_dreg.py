@@ -1,0 +1,48 @@
+"""Doubly reparameterized gradients: IWAE's, with a signal that does not drown as K grows."""
+
+import exact_objectives as exact
+import pytest
+from gradient_draws import assert_unbiased, draw
+from small_pairs import Gaussian, Hierarchy
+
+from pvae import objectives
+
+PAIRS = {
+    "gaussian": Gaussian,
+    "up": lambda: Hierarchy("up"),
+    "down": lambda: Hierarchy("down"),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("name", PAIRS)
+def test_it_is_unbiased(name, rows):
+    pair = PAIRS[name]()
+    x = pair.x[:rows]
+    assert_unbiased(
+        objectives.DReG(num_particles=2), pair, x, exact.importance_weighted(pair, x, 2)
+    )
+
+
+def test_one_particle_is_sticking_the_landing():
+    pair = Hierarchy("up")
+    one, landing = (
+        draw(objective, pair, pair.x, 20_000)
+        for objective in (objectives.DReG(1), objectives.STL())
+    )
+    assert_unbiased(objectives.DReG(1), pair, pair.x, exact.elbo(pair, pair.x))
+    assert one.variance() == pytest.approx(landing.variance(), rel=1e-6)
+
+
+def test_the_signal_to_noise_of_the_guide_grows_with_particles_and_iwaes_falls():
+    pair = Gaussian()
+    x = pair.x[:1]
+    particles = (4, 16, 64)
+    usual, doubly = (
+        [draw(cls(k), pair, x, 10_000).signal_to_noise("recognition") for k in particles]
+        for cls in (objectives.IWAE, objectives.DReG)
+    )
+    # In theory 1 / sqrt(K) and sqrt(K): by a half and by 2 each time.
+    assert usual[0] > 1.5 * usual[1] > 1.5**2 * usual[2]
+    assert doubly[2] > 1.5 * doubly[1] > 1.5**2 * doubly[0]
+    assert doubly[0] > usual[0]

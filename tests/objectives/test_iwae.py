@@ -1,0 +1,43 @@
+"""The importance-weighted bound: unbiased gradients, and a value that rises to the evidence."""
+
+import exact_objectives as exact
+import pytest
+from gradient_draws import assert_unbiased, draw
+from small_pairs import Gaussian, Hierarchy
+
+from pvae import objectives
+
+PAIRS = {
+    "gaussian": Gaussian,
+    "up": lambda: Hierarchy("up"),
+    "down": lambda: Hierarchy("down"),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("name", PAIRS)
+def test_it_is_unbiased(name, rows):
+    pair = PAIRS[name]()
+    x = pair.x[:rows]
+    assert_unbiased(
+        objectives.IWAE(num_particles=2), pair, x, exact.importance_weighted(pair, x, 2)
+    )
+
+
+def test_one_particle_is_the_elbo():
+    pair = Gaussian()
+    assert_unbiased(objectives.IWAE(num_particles=1), pair, pair.x, exact.elbo(pair, pair.x))
+
+
+def test_it_rises_to_the_evidence_and_not_above():
+    pair = Gaussian()
+    evidence = pair.evidence(pair.x).sum().item()
+    bounds, errors = [], []
+    for k in (1, 2, 8, 64):
+        draws = draw(objectives.IWAE(num_particles=k), pair, pair.x, 4000)
+        bounds.append(-draws.mean["loss"].item())
+        errors.append(draws.std_error("loss").item())
+    for k, (lower, higher) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        assert higher - lower > 4 * (errors[k] ** 2 + errors[k + 1] ** 2) ** 0.5
+    assert all(b < evidence + 4 * e for b, e in zip(bounds, errors, strict=True))
+    assert bounds[-1] == pytest.approx(evidence, abs=0.2)

@@ -1,0 +1,76 @@
+"""The score function: the ELBO's gradient whatever the baseline, and what a baseline is good for."""
+
+import exact_objectives as exact
+import pytest
+import torch
+from gradient_draws import assert_unbiased, draw
+from small_pairs import Belief, Gaussian, Hierarchy
+
+from pvae import objectives
+from pvae.objectives import MovingAverage, NetworkBaseline
+
+ROWS = pytest.mark.parametrize("rows", [1, 7])
+
+
+def average():
+    """A moving average that has seen something."""
+    baseline = MovingAverage().double()
+    baseline.see(torch.tensor([-2.5]).double())
+    return objectives.REINFORCE(baseline=baseline)
+
+
+def network():
+    baseline = NetworkBaseline((3,), hidden=4).double()
+    baseline.average.see(torch.tensor([-2.5]).double())
+    return objectives.REINFORCE(baseline=baseline)
+
+
+BASELINES = {
+    "none": lambda: objectives.REINFORCE(baseline="none"),
+    "leave_one_out": lambda: objectives.REINFORCE(num_particles=2, baseline="leave_one_out"),
+    "three": lambda: objectives.REINFORCE(num_particles=3, baseline="leave_one_out"),
+    "moving_average": average,
+    "network": network,
+}
+
+
+@ROWS
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_it_is_unbiased_for_a_belief_network(baseline, rows):
+    pair = Belief()
+    x = pair.x[:rows]
+    assert_unbiased(BASELINES[baseline](), pair, x, exact.elbo(pair, x))
+
+
+@ROWS
+def test_it_is_unbiased_for_a_gaussian(rows):
+    pair = Gaussian(scored=True)
+    x = pair.x[:rows]
+    assert_unbiased(BASELINES["leave_one_out"](), pair, x, exact.elbo(pair, x))
+
+
+@ROWS
+@pytest.mark.parametrize("order", ["up", "down"])
+@pytest.mark.parametrize("scored", [(), ("z1",), ("z2",), ("z1", "z2")])
+def test_it_is_unbiased_where_some_draws_have_a_gradient(scored, order, rows):
+    pair = Hierarchy(order, scored=scored)
+    x = pair.x[:rows]
+    assert_unbiased(BASELINES["leave_one_out"](), pair, x, exact.elbo(pair, x))
+
+
+def test_baselines_lessen_the_variance():
+    pair = Belief()
+    plain = draw(objectives.REINFORCE(2, baseline="none"), pair, pair.x, 20_000)
+    left_out = draw(objectives.REINFORCE(2, baseline="leave_one_out"), pair, pair.x, 20_000)
+    assert 1.5 * left_out.variance("recognition") < plain.variance("recognition")
+    single = draw(objectives.REINFORCE(baseline="none"), pair, pair.x, 20_000)
+    averaged = draw(average(), pair, pair.x, 20_000)
+    assert 1.5 * averaged.variance("recognition") < single.variance("recognition")
+
+
+def test_reparameterized_draws_have_less_variance_than_scores():
+    path, score = (
+        draw(objectives.REINFORCE(2), pair, pair.x, 20_000)
+        for pair in (Gaussian(), Gaussian(scored=True))
+    )
+    assert 2 * path.variance("recognition") < score.variance("recognition")

@@ -1,0 +1,38 @@
+"""Reweighted wake-sleep: normalized weights of each datum by itself, exact by enumeration."""
+
+import exact_objectives as exact
+import pytest
+from gradient_draws import assert_unbiased
+from small_pairs import Belief, Gaussian, Hierarchy
+
+from pvae import objectives
+
+ROWS = pytest.mark.parametrize("rows", [1, 7])
+PAIRS = {
+    "gaussian": Gaussian,
+    "gaussian by scores": lambda: Gaussian(scored=True),
+    "up": lambda: Hierarchy("up"),
+    "up, one by scores": lambda: Hierarchy("up", scored=("z2",)),
+    "down": lambda: Hierarchy("down"),
+}
+
+
+@ROWS
+@pytest.mark.parametrize("insomnia", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("particles", [2, 3])
+def test_it_is_unbiased_for_a_belief_network(particles, insomnia, rows):
+    pair = Belief()
+    x = pair.x[:rows]
+    target = exact.reweighted_wake_sleep(pair, x, particles, insomnia)
+    objective = objectives.RWS(num_particles=particles, insomnia=insomnia)
+    assert_unbiased(objective, pair, x, target)
+
+
+@ROWS
+@pytest.mark.parametrize("insomnia", [0.5, 1.0])
+@pytest.mark.parametrize("name", PAIRS)
+def test_it_is_unbiased_for_gaussians(name, insomnia, rows):
+    pair = PAIRS[name]()
+    x = pair.x[:rows]
+    target = exact.reweighted_wake_sleep(pair, x, 2, insomnia)
+    assert_unbiased(objectives.RWS(num_particles=2, insomnia=insomnia), pair, x, target)

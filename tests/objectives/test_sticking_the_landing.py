@@ -1,0 +1,54 @@
+"""Sticking the landing: the ELBO's gradient, and next to no variance where q is the posterior."""
+
+import exact_objectives as exact
+import pytest
+import torch
+from gradient_draws import assert_unbiased, draw
+from small_pairs import Gaussian, Hierarchy
+
+from pvae import objectives
+
+PAIRS = {
+    "gaussian": Gaussian,
+    "up": lambda: Hierarchy("up"),
+    "down": lambda: Hierarchy("down"),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("name", PAIRS)
+def test_it_is_unbiased(name, rows):
+    pair = PAIRS[name]()
+    x = pair.x[:rows]
+    assert_unbiased(objectives.STL(), pair, x, exact.elbo(pair, x))
+
+
+def test_it_is_the_mean_over_particles():
+    pair = Hierarchy("up")
+    assert_unbiased(objectives.STL(num_particles=3), pair, pair.x, exact.elbo(pair, pair.x))
+
+
+def test_at_the_posterior_the_guide_has_no_noise():
+    pair = Gaussian()
+    pair.make_guide_exact()
+    landing, usual = (
+        draw(objective, pair, pair.x, 1000) for objective in (objectives.STL(), objectives.ELBO())
+    )
+    assert landing.variance("recognition") < 1e-24
+    assert usual.variance("recognition") > 1.0
+
+
+def test_near_the_posterior_it_has_less():
+    pair = Gaussian()
+    pair.make_guide_exact()
+    with torch.no_grad():
+        for parameter in pair.recognition.parameters():
+            parameter += 0.1
+    landing, usual = (
+        draw(objective, pair, pair.x, 20_000) for objective in (objectives.STL(), objectives.ELBO())
+    )
+    assert 3 * landing.variance("recognition") < usual.variance("recognition")
+    # The model's gradients are the same.
+    torch.testing.assert_close(
+        landing.variance("generative"), usual.variance("generative"), rtol=1e-6, atol=0.0
+    )
