@@ -16,8 +16,8 @@ _NORMS = ("batch", "weight")
 class HiddenLayers(nn.Module):
     """The hidden layers of a multilayer perceptron, nonlinear at the end; without any, x itself.
 
-    Each maps h to activation(norm(W h + b)); a residual one adds its input, taken through a linear
-    map without bias where the widths differ.
+    Each maps h to activation(norm(W h + b)), where batch normalization brings the bias; a residual
+    one adds its input, taken through a linear map without bias where the widths differ.
 
     References:
         Batch Normalization (S. Ioffe, C. Szegedy, 2015), https://arxiv.org/abs/1502.03167.
@@ -156,10 +156,10 @@ def _layers(
         )
     layers: list[nn.Module] = []
     for size, next_size in pairwise(sizes):
-        layer: list[nn.Module] = [_linear(size, next_size, norm)]
+        layer = [_linear(size, next_size, norm), ACTIVATIONS[activation]()]
         if norm == "batch":
-            layer.append(_BatchNorm(next_size))
-        layer.append(ACTIVATIONS[activation]())
+            # The normalization takes the mean off and adds a bias of its own.
+            layer = [nn.Linear(size, next_size, bias=False), _BatchNorm(next_size), layer[-1]]
         if residual:
             same = size == next_size
             skip = nn.Identity() if same else nn.Linear(size, next_size, bias=False)
