@@ -6,7 +6,9 @@ if __name__ != "pvae.guides":
         "write `from pvae.guides import MeanField`"
     )
 
+from pvae.guides.bottom_up import BottomUp
 from pvae.guides.full_rank import FullRank
+from pvae.guides.ladder import Ladder
 from pvae.guides.mean_field import MeanField
 
-__all__ = ["FullRank", "MeanField"]
+__all__ = ["BottomUp", "FullRank", "Ladder", "MeanField"]

@@ -6,6 +6,7 @@ if __name__ != "pvae.models":
         "write `from pvae.models import VAE`"
     )
 
+from pvae.models.helmholtz import HelmholtzMachine
 from pvae.models.vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "HelmholtzMachine"]

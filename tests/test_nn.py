@@ -133,3 +133,97 @@ def test_encoder_refuses_x_of_another_shape(network):
     for shape in [(5, 4, 16), (5, 64), (5, 8, 8, 1)]:
         with pytest.raises(ValueError, match=r"expected \(\*batch, \*x_shape\)"):
             encoder(torch.zeros(shape))
+
+
+def test_flatten_takes_any_leading_dimensions_and_one_shape():
+    flatten = nn.Flatten((2, 3))
+    x = torch.randn(4, 5, 2, 3)
+    torch.testing.assert_close(flatten(x), x.reshape(4, 5, 6))
+    assert flatten.out_features == 6
+    with pytest.raises(ValueError, match=r"expected \(\*batch, \*x_shape\)"):
+        flatten(x.mT)
+
+
+def test_hidden_layers_are_an_mlp_without_its_last_layer():
+    mlp, hidden = nn.MLP(6, (7, 5), 4), nn.HiddenLayers(6, (7, 5))
+    hidden.layers.load_state_dict(mlp.layers[:-1].state_dict())
+    x = torch.randn(2, 3, 6)
+    assert hidden.out_features == 5
+    torch.testing.assert_close(mlp.layers[-1](hidden(x)), mlp(x))
+
+
+def test_no_hidden_layers_leave_x_as_it_is():
+    none = nn.HiddenLayers(6, ())
+    x = torch.randn(2, 3, 6)
+    assert none(x) is x
+    assert none.out_features == 6
+
+
+def test_batch_norm_is_over_all_leading_dimensions():
+    hidden = nn.HiddenLayers(6, 7, activation="tanh", norm="batch")
+    x = torch.randn(4, 5, 6)
+    inner = hidden.layers[0](x)
+    mean, variance = inner.mean((0, 1)), inner.var((0, 1), unbiased=False)
+    expected = torch.tanh((inner - mean) / (variance + 1e-5).sqrt())
+    torch.testing.assert_close(hidden(x), expected, rtol=1e-4, atol=1e-5)
+    hidden.eval()
+    torch.testing.assert_close(hidden(x)[1, 2], hidden(x[1, 2]))
+
+
+def test_batch_norm_leaves_the_last_layer_alone():
+    mlp = nn.MLP(6, 7, 4, norm="batch")
+    assert [type(layer).__name__ for layer in mlp.layers] == [
+        "Linear", "_BatchNorm", "SiLU", "Linear",
+    ]  # fmt: skip
+
+
+def test_weight_norm_does_not_change_the_function_and_takes_lengths_apart():
+    torch.manual_seed(0)
+    plain = nn.MLP(6, 7, 4)
+    torch.manual_seed(0)
+    normed = nn.MLP(6, 7, 4, norm="weight")
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(normed(x), plain(x))
+    assert count(normed) == count(plain) + 7 + 4
+    with torch.no_grad():
+        normed.layers[0].parametrizations.weight.original1.mul_(3.0)
+    torch.testing.assert_close(normed(x), plain(x))
+
+
+def test_residual_layers_add_their_input():
+    same = nn.HiddenLayers(6, (6,), activation="tanh", residual=True)
+    x = torch.randn(2, 3, 6)
+    torch.testing.assert_close(same(x), x + torch.tanh(same.layers[0].layer[0](x)))
+    other = nn.HiddenLayers(6, (7,), activation="tanh", residual=True)
+    (block,) = other.layers
+    expected = x @ block.skip.weight.T + torch.tanh(block.layer[0](x))
+    torch.testing.assert_close(other(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "batc", "hidden": 4}, "unknown norm 'batc'; nearest: 'batch'"),
+        ({"norm": "batch", "hidden": ()}, "give hidden a width, or leave norm out"),
+        ({"residual": True, "hidden": ()}, "give hidden a width, or leave residual out"),
+        ({"hidden": (4, 0)}, r"hidden=\(4, 0\)"),
+    ],
+)
+def test_hidden_layers_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        nn.HiddenLayers(3, **options)
+    with pytest.raises(ValueError, match=message):
+        nn.MLP(3, options.pop("hidden"), 2, **options)
+
+
+def test_public_names():
+    assert nn.__all__ == [
+        "MLP",
+        "ConvDecoder",
+        "ConvEncoder",
+        "Flatten",
+        "HiddenLayers",
+        "decoder",
+        "encoder",
+        "positive",
+    ]

@@ -42,8 +42,8 @@ def test_public_names():
         "reconstruct",
         "sample",
     ]
-    assert pvae.models.__all__ == ["VAE"]
-    assert pvae.guides.__all__ == ["FullRank", "MeanField"]
+    assert pvae.models.__all__ == ["VAE", "HelmholtzMachine"]
+    assert pvae.guides.__all__ == ["BottomUp", "FullRank", "Ladder", "MeanField"]
 
 
 @pytest.mark.parametrize("name", MODULES)

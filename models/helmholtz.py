@@ -1,0 +1,153 @@
+"""The generative model of a Helmholtz machine: layers of latent variables, each above the next."""
+
+import math
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pvae import likelihoods
+from pvae.nn import MLP, positive
+
+__all__ = ["HelmholtzMachine"]
+
+_LATENTS = ("gaussian", "bernoulli")
+
+
+class HelmholtzMachine(nn.Module):
+    """Layers of latent variables, sampled from the top down, decoded by a network.
+
+    p(x, z1, ..., zM) = p(zM) prod_{m < M} p(z_m | z_{m+1}) p(x | decoder(z1))
+
+    Gaussian layers are p(zM) = N(0, I) and p(z_m | z_{m+1}) = N(loc(z_{m+1}), scale(z_{m+1})^2),
+    where a network that gives 0 gives scale 1. Bernoulli layers have the values 0 and 1, learned
+    logits at the top, and logits from a network below: with `hidden=()` and a Bernoulli likelihood,
+    a sigmoid belief network.
+
+    Its sites are "zM", ..., "z1", `(batch, dims[m - 1])`, and "x", `(batch, *x_shape)`, in the
+    plate "data". A guide may share the generative path through `prior`.
+
+    References:
+        Connectionist Learning of Belief Networks (R. M. Neal, 1992),
+        https://doi.org/10.1016/0004-3702(92)90065-6.
+        The Helmholtz Machine (P. Dayan, G. E. Hinton, R. M. Neal, R. S. Zemel, 1995),
+        https://doi.org/10.1162/neco.1995.7.5.889.
+        Stochastic Backpropagation and Approximate Inference in Deep Generative Models (D. J.
+        Rezende, S. Mohamed, D. Wierstra, 2014), https://arxiv.org/abs/1401.4082, for Gaussian
+        layers.
+
+    Args:
+        x_shape: shape of one datum; images are `(height, width)` or `(channels, height, width)`.
+        dims: numbers of latent variables by layer, z1, the nearest to the data, first.
+        latent: "gaussian" or "bernoulli", the kind of every layer.
+        hidden: width of the one hidden layer of each network, or widths of each; `()` makes every
+            network linear.
+        activation: name of the nonlinearity after each hidden layer.
+        norm: "batch", "weight" or None, as of `pvae.nn.HiddenLayers`.
+        residual: whether each hidden layer adds its input to its output.
+        likelihood: a name in `pvae.likelihoods.names`, a class, or an instance.
+        levels: grey levels of the data, used by the likelihoods over grey levels alone.
+
+    Raises:
+        ValueError: at an unknown kind of layer, likelihood or network, or sizes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> model = HelmholtzMachine(x_shape=(8, 8), dims=(6, 4, 2), hidden=16)
+        >>> x = model(torch.zeros(5, 8, 8))
+    """
+
+    def __init__(
+        self,
+        *,
+        x_shape: Sequence[int] = (28, 28),
+        dims: Sequence[int] = (200, 100),
+        latent: str = "gaussian",
+        hidden: int | Sequence[int] = (),
+        activation: str = "silu",
+        norm: str | None = None,
+        residual: bool = False,
+        likelihood: str | type[likelihoods.Likelihood] | likelihoods.Likelihood = "bernoulli",
+        levels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.x_shape, self.dims, self.latent = tuple(x_shape), tuple(dims), latent
+        if not self.dims or any(dim < 1 for dim in self.dims):
+            raise ValueError(f"dims is {self.dims}; expected one or more sizes of at least 1")
+        if latent not in _LATENTS:
+            raise ValueError(f"unknown latent {latent!r}; choose one of {list(_LATENTS)}")
+        self.likelihood = likelihoods.get(likelihood, x_shape, levels=levels)
+
+        def network(size: int, outputs: int) -> nn.Module:
+            return MLP(size, hidden, outputs, activation=activation, norm=norm, residual=residual)
+
+        outputs = 2 if latent == "gaussian" else 1
+        self.layers = nn.ModuleList(
+            network(above, outputs * dim)
+            for dim, above in zip(self.dims[:-1], self.dims[1:], strict=True)
+        )
+        if latent == "bernoulli":
+            self.top_logits = nn.Parameter(torch.zeros(self.dims[-1]))
+        out_shape = (self.likelihood.outputs, *self.x_shape)
+        self.decoder = nn.Sequential(
+            network(self.dims[0], math.prod(out_shape)), nn.Unflatten(-1, out_shape)
+        )
+
+    def prior(self, m: int, above: Tensor | None = None) -> TorchDistribution:
+        """The distribution of one layer given the layer above it; registers nothing.
+
+        Args:
+            m: number of the layer, 1 to M.
+            above: the value of layer m + 1, shape `(*batch, dims[m])`; of no use where m is M.
+
+        Returns:
+            p(z_m | z_{m+1}), of batch shape `batch` and event shape `(dims[m - 1],)`; p(zM) has no
+            batch shape.
+
+        Raises:
+            ValueError: there is no such layer, or `above` is missing.
+        """
+        if not 1 <= m <= len(self.dims):
+            raise ValueError(f"there is no layer {m}; layers are 1 to {len(self.dims)}")
+        if m < len(self.dims) and above is None:
+            raise ValueError(f"layer {m} depends on layer {m + 1}: give its value")
+        if self.latent == "bernoulli":
+            top = m == len(self.dims)
+            logits = self.top_logits if top else self.layers[m - 1](above)
+            layer: TorchDistribution = dist.Bernoulli(logits=logits).to_event(1)
+        elif m == len(self.dims):
+            # As the parameters are: of their device and type.
+            zeros = next(self.parameters()).new_zeros(self.dims[-1])
+            layer = dist.Normal(zeros, zeros + 1).to_event(1)
+        else:
+            loc, raw = self.layers[m - 1](above).chunk(2, -1)
+            layer = dist.Normal(loc, positive(raw)).to_event(1)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the program p(x, z1, ..., zM) with x observed.
+
+        Args:
+            x: a batch of data, shape `(batch, *x_shape)`.
+
+        Returns:
+            The value of site "x": the data, or a draw where a handler hides them.
+
+        Raises:
+            ValueError: where x does not have the shape that the model was built for.
+        """
+        if tuple(x.shape[1:]) != self.x_shape:
+            raise ValueError(
+                f"HelmholtzMachine got x of shape {tuple(x.shape)}; expected (batch, *x_shape) "
+                f"with x_shape {self.x_shape}: build it with x_shape={tuple(x.shape[1:])}"
+            )
+        pyro.module("model", self)
+        with pyro.plate("data", len(x)):
+            z: Tensor | None = None
+            for m in range(len(self.dims), 0, -1):
+                z = pyro.sample(f"z{m}", self.prior(m, z))
+            value: Tensor = pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+        return value

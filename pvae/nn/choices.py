@@ -1,0 +1,42 @@
+"""What networks may be called, and the shapes of x that they take."""
+
+import difflib
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+__all__ = ["ACTIVATIONS", "NETWORKS", "check_name", "checked_shape"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+NETWORKS = ("mlp", "conv")
+
+
+def check_name(kind: str, name: str, known: Collection[str]) -> None:
+    """Refuse a name that is not known, with the nearest."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        nearest = f"nearest: {near[0]!r}; " if near else ""
+        raise ValueError(f"unknown {kind} {name!r}; {nearest}choose one of {list(known)}")
+
+
+def checked_shape(network: str, x_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of x as a tuple, if the network can take it."""
+    check_name("network", network, NETWORKS)
+    shape = tuple(x_shape)
+    if not shape or any(size < 1 for size in shape):
+        raise ValueError(f"x_shape is {shape}; expected one or more sizes of at least 1")
+    if network == "conv" and len(shape) not in (2, 3):
+        raise ValueError(
+            f"network 'conv' got x_shape {shape}; expected (height, width) or "
+            "(channels, height, width): use network 'mlp' for data that are no images"
+        )
+    return shape

@@ -1,0 +1,82 @@
+"""Encoders and decoders by name."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pvae.nn.choices import checked_shape
+from pvae.nn.convolutional import ConvDecoder, ConvEncoder
+from pvae.nn.flatten import Flatten
+from pvae.nn.fully_connected import MLP
+
+__all__ = ["decoder", "encoder"]
+
+
+class _MLPEncoder(nn.Module):
+    """An MLP on flattened x."""
+
+    def __init__(
+        self, x_shape: tuple[int, ...], out_features: int, hidden: int | Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.flatten = Flatten(x_shape)
+        self.mlp = MLP(self.flatten.out_features, hidden, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(*batch, *x_shape)` to `(*batch, out_features)`."""
+        y: Tensor = self.mlp(self.flatten(x))
+        return y
+
+
+def encoder(
+    network: str, x_shape: Sequence[int], out_features: int, *, hidden: int | Sequence[int]
+) -> nn.Module:
+    """Build the network from x, `(*batch, *x_shape)`, to `(*batch, out_features)`.
+
+    Args:
+        network: "mlp" (any shape of x) or "conv" (images).
+        x_shape: shape of one datum.
+        out_features: size of the output, at least 1.
+        hidden: width or widths of the fully connected hidden layers.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: at an unknown network, or one that does not suit the shape.
+    """
+    shape = checked_shape(network, x_shape)
+    if network == "conv":
+        return ConvEncoder(shape, out_features, hidden=hidden)
+    return _MLPEncoder(shape, out_features, hidden)
+
+
+def decoder(
+    network: str,
+    in_features: int,
+    x_shape: Sequence[int],
+    *,
+    outputs: int,
+    hidden: int | Sequence[int],
+) -> nn.Module:
+    """Build the network from z, `(*batch, in_features)`, to `(*batch, outputs, *x_shape)`.
+
+    Args:
+        network: "mlp" (any shape of x) or "conv" (images).
+        in_features: size of z, at least 1.
+        x_shape: shape of one datum.
+        outputs: how many numbers the likelihood takes per dimension of x.
+        hidden: width or widths of the fully connected hidden layers.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: at an unknown network, or one that does not suit the shape.
+    """
+    out_shape = (outputs, *checked_shape(network, x_shape))
+    if network == "conv":
+        return ConvDecoder(in_features, out_shape, hidden=hidden)
+    mlp = MLP(in_features, hidden, math.prod(out_shape))
+    return nn.Sequential(mlp, nn.Unflatten(-1, out_shape))

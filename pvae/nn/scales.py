@@ -1,0 +1,22 @@
+"""From a network's output to a scale."""
+
+import math
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+__all__ = ["positive"]
+
+
+def positive(raw: Tensor, *, floor: float = 1e-5) -> Tensor:
+    """Map any real number to a scale above `floor`, 0 to 1: a shifted softplus.
+
+    Args:
+        raw: output of a network, any shape.
+        floor: smallest value, in (0, 1).
+
+    Returns:
+        Scales of the same shape.
+    """
+    # Linear above, so that one wild output costs no overflow as exp would.
+    return floor + softplus(raw + math.log(math.expm1(1 - floor)))

@@ -1,0 +1,274 @@
+"""What all objectives share: scales, layouts, batching, and what a user's own needs."""
+
+import math
+
+import kinds_of_pair as kinds
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs_to_record import PAIRS, X, assert_same, run
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+import pvae
+from pvae import objectives
+from pvae.objectives import Objective, PerDatum
+from pvae.objectives.particles import Particles, takes_particles
+from pvae.objectives.weights import data_plate
+from pvae.reach import reach
+from pvae.traces import paired_traces
+
+REPARAMETERIZED = [n for n in PAIRS if n not in ("bernoulli hierarchy",)]
+
+GAUSSIAN = {
+    "elbo": lambda: objectives.ELBO(2),
+    "analytic": lambda: objectives.ELBO(2, kl="analytic"),
+    "free bits": lambda: objectives.ELBO(2, free_bits=0.3),
+    "iwae": lambda: objectives.IWAE(3),
+    "stl": lambda: objectives.STL(2),
+    "dreg": lambda: objectives.DReG(3),
+    "vimco": lambda: objectives.VIMCO(3),
+    "reinforce": lambda: objectives.REINFORCE(3),
+    "wake_sleep": lambda: objectives.WakeSleep(2),
+    "rws": lambda: objectives.RWS(3),
+    "rws with dreams": lambda: objectives.RWS(3, insomnia=0.5),
+}
+BERNOULLI = {
+    "vimco": lambda: objectives.VIMCO(3),
+    "leave one out": lambda: objectives.REINFORCE(3),
+    "moving average": lambda: objectives.REINFORCE(2, baseline="moving_average"),
+    "network": lambda: objectives.REINFORCE(2, baseline="network", x_shape=(3,)),
+    "wake_sleep": lambda: objectives.WakeSleep(2),
+    "rws": lambda: objectives.RWS(3, insomnia=0.5),
+    "concrete": lambda: objectives.Concrete(3),
+}
+PAIR_OF = {"gaussian hierarchy": GAUSSIAN, "bernoulli hierarchy": BERNOULLI}
+CASES = [(pair, name) for pair, table in PAIR_OF.items() for name in table]
+
+
+def gradients(objective, model, guide, *batch):
+    pyro.set_rng_seed(5)
+    with poutine.trace(param_only=True) as seen:
+        loss = objective.differentiable_loss(model, guide, *batch)
+    leaves = {
+        name: site["value"].unconstrained()
+        for name, site in seen.trace.nodes.items()
+        if site["type"] == "param"
+    }
+    for name, network in reach({"model": model, "guide": guide}, nn.Module):
+        leaves |= {f"{name} {part}": p for part, p in network.named_parameters()}
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return loss.detach(), dict(zip(leaves, found, strict=True))
+
+
+@pytest.mark.parametrize("name", REPARAMETERIZED)
+def test_the_elbo_is_pyros_at_the_same_draws(name):
+    torch.manual_seed(0)
+    model, guide = PAIRS[name]()
+    batch = (X[:7],)
+    wanted_loss, wanted = gradients(Trace_ELBO(), model, guide, *batch)
+    objective = objectives.ELBO()
+    objective.prepare(model, guide, *batch)
+    loss, found = gradients(objective, model, guide, *batch)
+    torch.testing.assert_close(loss, torch.as_tensor(wanted_loss), rtol=1e-5, atol=1e-4)
+    assert found.keys() == wanted.keys()
+    for parameter, value in wanted.items():
+        assert (value is None) == (found[parameter] is None), parameter
+        if value is not None:
+            torch.testing.assert_close(found[parameter], value, rtol=1e-4, atol=1e-4)
+
+
+def test_scales_of_latent_sites_are_part_of_the_bound():
+    torch.manual_seed(0)
+    model, guide = kinds.functions()
+
+    def half(program):
+        def run(x):
+            with poutine.scale(scale=0.5):
+                program(x)
+
+        return run
+
+    objective = objectives.ELBO()
+    objective.prepare(model, half(guide), X[:7])
+    wanted, _ = gradients(Trace_ELBO(), model, half(guide), X[:7])
+    loss, _ = gradients(objective, model, half(guide), X[:7])
+    torch.testing.assert_close(loss, torch.as_tensor(wanted), rtol=1e-5, atol=1e-4)
+
+
+class Fixed(Particles):
+    """Particles that are looked up by datum, so that a datum's are the same in any batch."""
+
+    def propose(self, batch, count, *, at=None, **options):
+        if at is None:
+            rows = [int((X == row).all(1).nonzero()[0, 0]) for row in batch[0]]
+            if not hasattr(self, "all"):
+                pyro.set_rng_seed(9)
+                self.all = super().propose((X,), count, **options)
+            values = {
+                name: value[:, rows] if self.all.depth else self._rows_of(value, rows, count)
+                for name, value in self.all.values.items()
+            }
+            at = type(self.all)(self.all.trace, count, self.all.depth, values)
+        return super().propose(batch, count, at=at, **options)
+
+    def _rows_of(self, value, rows, count):
+        return value.reshape(count, len(X), *value.shape[1:])[:, rows].flatten(0, 1)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("pair_name", "name"), CASES)
+def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, monkeypatch):
+    torch.manual_seed(0)
+    model, guide = PAIRS[pair_name]()
+    objective = PAIR_OF[pair_name][name]()
+    # One dream per row, drawn anew for each batch: seen apart.
+    monkeypatch.setattr(
+        objectives.wake_sleep, "dreamt", lambda pair, batch, observed: batch[0].sum(1)
+    )
+    monkeypatch.setattr(
+        objectives.reweighted_wake_sleep, "dreamt", lambda pair, batch, observed: batch[0].sum(1)
+    )
+    pair = objective.prepare(model, guide, X[:7])
+    assert pair.particles.depth == 1
+    depth = 1 if at_once else 0
+    fixed = Fixed(pair.model, pair.guide, pair.plate, depth=depth, scaled=True)
+    pair = type(pair)(**{**vars(pair), "particles": fixed})
+    with torch.no_grad():
+        together = objective.estimate(pair, (X[:7],))
+        parts = [objective.estimate(pair, (X[where],)) for where in ([0], [1, 2], [3, 4, 5, 6])]
+    assert together.value.shape == (7,)
+    for field in ("value", "surrogate"):
+        if name in ("moving average", "network") and field == "surrogate":
+            continue  # the baseline is an average over batches
+        apart = torch.cat([getattr(part, field) for part in parts])
+        torch.testing.assert_close(getattr(together, field), apart, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("pair_name", "name"), CASES)
+def test_gradients_are_the_same_in_both_layouts(pair_name, name, monkeypatch):
+    torch.manual_seed(0)
+    model, guide = PAIRS[pair_name]()
+    objective = PAIR_OF[pair_name][name]()
+    for module in (objectives.wake_sleep, objectives.reweighted_wake_sleep):
+        monkeypatch.setattr(module, "dreamt", lambda pair, batch, observed: batch[0].sum(1))
+    pair = objective.prepare(model, guide, X[:7])
+    found = []
+    for depth in (1, 0):
+        particles = Particles(pair.model, pair.guide, pair.plate, depth=depth, scaled=True)
+        pair = type(pair)(**{**vars(pair), "particles": particles})
+        monkeypatch.setattr(objective, "prepare", lambda *_, pair=pair: pair)
+        found.append(gradients(objective, model, guide, X[:7]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-4)
+    for parameter, value in found[0][1].items():
+        other = found[1][1][parameter]
+        assert (value is None) == (other is None), parameter
+        if value is not None and name not in ("moving average", "network"):  # they move on
+            torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("pair_name", "name"), CASES)
+def test_recorded_steps_are_eager_ones(pair_name, name):
+    make = PAIR_OF[pair_name][name]
+    wanted = run(PAIRS[pair_name], "eager", 6, objective=make)
+    got = run(PAIRS[pair_name], "recorded", 6, objective=make)
+    assert got[3].replay.replayed > 0
+    assert not got[3].notes
+    assert_same(got, wanted, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["vimco", "rws"])
+def test_captured_steps_are_eager_ones(name):
+    make = BERNOULLI[name]
+    wanted = run(PAIRS["bernoulli hierarchy"], "eager", 6, objective=make)
+    got = run(PAIRS["bernoulli hierarchy"], "captured", 6, objective=make)
+    assert "captured" in got[3].replay.since or "compiled" in str(got[3].replay.since)
+    assert_same(got, wanted, 1e-3)
+
+
+def test_a_plate_larger_than_the_batch_weighs_the_sum_not_the_particles():
+    torch.manual_seed(0)
+    model, guide = PAIRS["subsampled"]()
+    objective = objectives.IWAE(4)
+    pair = objective.prepare(model, guide, X[:8])
+    pyro.set_rng_seed(3)
+    bound = objective.per_datum(model, guide, X[:8])
+    pyro.set_rng_seed(3)
+    loss = objective.loss(model, guide, X[:8])
+    assert pair.plate.full_size == 1000
+    assert loss == pytest.approx(-bound.sum().item() * 1000 / 8, rel=1e-5)
+    with torch.no_grad():
+        exact = pvae.log_likelihood(model, guide, X[:8], num_particles=4).per_datum
+    assert abs(bound.mean() - exact.mean()) < 5
+
+
+def test_global_sites_have_one_draw_for_all_particles():
+    torch.manual_seed(0)
+    model, guide = PAIRS["constrained globals"]()
+    objective = objectives.IWAE(4)
+    pair = objective.prepare(model, guide, X[:7])
+    assert pair.particles.depth == 0
+    assert pair.shared
+    draw = pair.particles.draw((X[:7],), 4)
+    assert draw.log_weights.shape == (4, 7)
+    assert draw.shared.shape == ()
+
+
+class Renyi(Objective):
+    """A bound of a user's own, alpha = 1/2."""
+
+    def estimate(self, pair, batch):
+        draw = pair.particles.draw(batch, self.num_particles)
+        bound = 2 * ((draw.log_weights / 2).logsumexp(0) - math.log(self.num_particles))
+        return PerDatum(bound, bound, draw.shared)
+
+
+def test_an_objective_of_ones_own_trains():
+    torch.manual_seed(0)
+    model, guide = PAIRS["gaussian hierarchy"]()
+    fit = pvae.fit(
+        model, guide, X, objective=Renyi(3), epochs=30, batch_size=32, learning_rate=0.02,
+        engine="recorded", progress=False,
+    )  # fmt: skip
+    assert not fit.notes
+    assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
+
+
+def test_numbers_beside_the_data_are_handed_on():
+    decoder = nn.Linear(2, 3)
+
+    def model(x, power):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), power).to_event(1), obs=x)
+
+    def guide(x, power):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2] * 0, 1.0).to_event(1))
+
+    objective = objectives.IWAE(3)
+    assert objective.per_datum(model, guide, X[:5], 0.7).shape == (5,)
+
+
+def test_a_guide_that_does_not_broadcast_is_tiled():
+    encoder = nn.Linear(3, 2)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(a, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x[:, 0])
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("a", dist.Normal(encoder(x), 1.0).to_event(1))
+            # Fails, or mixes data, where z has a further dimension.
+            pyro.sample("z", dist.Normal(z.view(len(x), 2), 1.0).to_event(1))
+
+    plate = data_plate(lambda b: paired_traces(model, guide, b), (X[:5],))
+    assert takes_particles(model, guide, plate, (X[:4],)) is None
+    assert objectives.IWAE(3).per_datum(model, guide, X[:5]).shape == (5,)
