@@ -90,9 +90,9 @@ def make():
 # Black-box variational inference (Ranganath, Gerrish, Blei, "Black Box Variational Inference",
 # 2014, https://arxiv.org/abs/1401.0118) is the score function made usable, by two repairs. As it
 # stands, the score of *every* datum's draw is multiplied by the f of the *whole* batch. Terms that
-# do not depend on a draw can be left out of what its score is multiplied with (Rao-Blackwellization):
-# each datum gets its own f. And since E_q[dlog q(z)/dphi] = 0, any number b that does not depend on
-# the draw may be taken off:
+# do not depend on a draw can be left out of what its score is multiplied with: each datum gets its
+# own f (Rao-Blackwellization). And since E_q[dlog q(z)/dphi] = 0, any number b that does not depend
+# on the draw may be taken off:
 #
 #     E_q[f(z) dlog q(z)/dphi] = E_q[(f(z) - b) dlog q(z)/dphi]
 #
@@ -279,8 +279,8 @@ for name, (by_score, objective) in TRAINED.items():
 # ## Near the optimum
 #
 # Why does STL win there? Where q(z | x) is the posterior, f(z) = log p(x, z) - log q(z | x) is
-# log p(x), whatever z is: the bound itself has no variance. Yet A's gradient does, from the term that
-# is zero on average alone. Without it nothing is left to vary. A mean-field guide of a network
+# log p(x), whatever z is: the bound itself has no variance. Yet A's gradient does, from the term
+# that is zero on average alone. Without it nothing is left to vary. A mean-field guide of a network
 # never gets there. A linear model with Gaussian noise does, since its posterior is known: we start
 # from that, make the guide too wide by a factor, and let the factor go to 1.
 
