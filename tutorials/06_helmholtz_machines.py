@@ -119,12 +119,12 @@ panels[1].legend(loc="lower right", fontsize="small")
 figure.savefig(FIGURES / "06_wake_sleep.png", dpi=150)
 
 # %% [markdown]
-# The reparameterized bound ends ahead. With one layer the distance is small on the small digits, and
-# larger on MNIST. With two layers wake-sleep falls far behind, and on the small digits it soon stops
-# learning altogether. The spread of z1 shows how. In the wake phase p(z1 | z2) learns from the codes
-# that the guide makes, in the sleep phase the guide learns from the codes that the model makes. All
-# that the two ask for is that they agree, and no one fixes how wide a layer in between is. Narrow
-# codes that say little about x are easy to agree on. (A width of about 1 is where both began.)
+# The reparameterized bound ends ahead. With one layer the distance is small on the small digits,
+# and larger on MNIST. With two layers wake-sleep falls far behind, and on the small digits it soon
+# stops learning altogether. The spread of z1 shows how. In the wake phase p(z1 | z2) learns from
+# the codes that the guide makes, in the sleep phase the guide learns from the codes that the model
+# makes. All that the two ask for is that they agree, and no one fixes how wide a layer in between
+# is. Narrow codes that say little about x are easy to agree on. (Both began at about 1.)
 #
 # ## Binary layers
 #
