@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.families import Family, family_of
 from pvae.evaluation.latents import Setting, parts, setting
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.objectives.weights import terms
 from pvae.programs import at_means
 from pvae.randomness import seeded
