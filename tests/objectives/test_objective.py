@@ -103,7 +103,7 @@ class Fixed(Particles):
 
     def propose(self, batch, count, *, at=None, **options):
         if at is None:
-            rows = [int((X == row).all(1).nonzero()[0, 0]) for row in batch[0]]
+            rows = [int((row == X).all(1).nonzero()[0, 0]) for row in batch[0]]
             if not hasattr(self, "all"):
                 pyro.set_rng_seed(9)
                 self.all = super().propose((X,), count, **options)
