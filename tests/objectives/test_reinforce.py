@@ -1,4 +1,4 @@
-"""The score function: the ELBO's gradient whatever the baseline, and what a baseline is good for."""
+"""The score function: the ELBO's gradient, whatever the baseline; and what a baseline is for."""
 
 import exact_objectives as exact
 import pytest
