@@ -1,6 +1,7 @@
 """Particles: several draws from the guide for each datum of a batch, and the model at them."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,12 +145,12 @@ class Particles:
         """
         guide = self.guide if at is None else poutine.replay(self.guide, trace=_as_trace(at.values))
         depth = self.depth if at is None else at.depth
-        if detached:
-            guide = _detached(guide)
-        if tiled or not depth:
-            return Proposal(poutine.trace(guide).get_trace(*_tiled(batch, count)), count, 0)
-        with pyro.plate("particles of the data", count, dim=-depth - 1):
-            return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
+        # Around the trace, which is to hold the values that the program goes on with.
+        with _Cut() if detached else nullcontext():
+            if tiled or not depth:
+                return Proposal(poutine.trace(guide).get_trace(*_tiled(batch, count)), count, 0)
+            with pyro.plate("particles of the data", count, dim=-depth - 1):
+                return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
 
     def weigh(self, batch: _Batch, proposal: Proposal) -> Draw:
         """Run the model at the values of a proposal."""
@@ -295,10 +296,3 @@ class _Cut(Messenger):
         if isinstance(msg["value"], Tensor) and not msg["is_observed"]:
             msg["value"] = msg["value"].detach()
 
-
-def _detached(program: Callable[..., object]) -> Callable[..., object]:
-    def run(*args: object) -> object:
-        with _Cut():
-            return program(*args)
-
-    return run
