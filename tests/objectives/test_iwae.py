@@ -38,4 +38,4 @@ def test_it_rises_to_the_evidence_and_not_above():
         assert bounds[k + 1] - bounds[k] > 4 * (errors[k] ** 2 + errors[k + 1] ** 2) ** 0.5
     for bound, error in zip(bounds, errors, strict=True):
         assert bound < evidence + 4 * error
-    assert bounds[-1] == pytest.approx(evidence, abs=0.2)
+    assert bounds[-1] == pytest.approx(evidence, abs=0.4)

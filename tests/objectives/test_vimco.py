@@ -71,4 +71,4 @@ def test_it_rises_to_the_evidence_and_not_above():
     draws = [draw(objectives.VIMCO(num_particles=k), pair, pair.x, 1000) for k in (2, 8, 32)]
     bounds = [-one.mean["loss"].item() for one in draws]
     assert bounds[0] + 0.5 < bounds[1] < bounds[2] < evidence + 4 * draws[2].std_error("loss")
-    assert bounds[2] == pytest.approx(evidence, abs=0.2)
+    assert bounds[2] == pytest.approx(evidence, abs=0.4)
