@@ -96,9 +96,9 @@ def amortization_gap(
 
     Raises:
         ValueError: numbers out of range; no vectorized data plate, no latent site in it, or global
-            latent sites in the guide; a site that is discrete or not reparameterized, or whose
-            distribution is a flow, a point, or anything else that cannot be built anew from its
-            parameters.
+            latent sites in the guide; or (`UndefinedError`) a site that is discrete or not
+            reparameterized, or whose distribution is a flow, a point, or anything else that cannot
+            be built anew from its parameters.
 
     Example:
         >>> import pyro, torch

@@ -68,6 +68,8 @@ def test_what_cannot_be_measured_of_a_pair_is_said(latent):
     if latent == "bernoulli":
         with pytest.raises(pvae.evaluation.UndefinedError, match="continuous latents alone"):
             pvae.ais(model, guide, x)
+        with pytest.raises(pvae.evaluation.UndefinedError, match="not reparameterized"):
+            pvae.evaluation.amortization_gap(model, guide, x)
 
 
 @pytest.mark.parametrize("network", [{"hidden": ()}, {"hidden": 50, "norm": "batch"}])
