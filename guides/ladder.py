@@ -21,7 +21,8 @@ class Ladder(nn.Module):
     is q(zM | x) = N(loc_hat, scale_hat^2); below, q(z_m | z_{m+1}, x) is the product, normalized,
     of N(loc_hat, scale_hat^2) and the model's p(z_m | z_{m+1}): precisions add, and loc is the mean
     weighted by them. The model's networks are trained from both sides, and are not part of this
-    module: moving it, or setting its mode, leaves the model as it is.
+    module: moving it, or setting its mode, leaves the model as it is. The paper trains five layers
+    with batch normalization and a warm-up of the latent terms.
 
     Its sites are "zM", ..., "z1", `(batch, dims[m - 1])`, in the plate "data".
 

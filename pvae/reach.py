@@ -16,6 +16,9 @@ T = TypeVar("T")
 # Objects of these packages are leaves: what they hold is not the user's.
 _FOREIGN = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "scipy", "sklearn"}
 _DEPTH = 4
+# Attributes that all of torch's modules have; their parts are among these.
+_COMMON = frozenset(vars(torch.nn.Module()))
+_HOLDERS = (torch.nn.Module, Mapping, list, tuple)
 
 
 def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[tuple[str, T]]:
@@ -23,7 +26,8 @@ def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[
 
     Looked at are the callables themselves and their `__self__`, closures, the globals that their
     code names, default arguments, and through those: containers, partials, functions and the
-    attributes of the user's own objects.
+    attributes of the user's own objects; of a network, other networks that it holds but that are no
+    part of it.
 
     Args:
         programs: callables by role; the role names what *is* the callable or its `__self__`.
@@ -77,6 +81,7 @@ class _Walk:
             owner = program.__self__ if isinstance(program, MethodType) else program
             if isinstance(owner, self.kind):
                 yield from self.unseen(role, owner)
+                yield from self.beside(role, owner, 0)
             if not isinstance(owner, FunctionType):
                 yield from self.attributes("" if owner is program else role, owner, 0)
             yield from self.function(_code_of(program), 0)
@@ -91,6 +96,7 @@ class _Walk:
             return
         if isinstance(value, self.kind):
             yield from self.unseen(name, value)
+            yield from self.beside(name, value, depth)
             return
         self.seen.add(id(value))
         if isinstance(value, MethodType):
@@ -120,6 +126,16 @@ class _Walk:
         self.met.spaces.append((own, list(own), type(value)))
         for key, item in list(own.items()):
             yield from self.visit(f"{name}.{key}" if name else key, item, depth + 1)
+
+    def beside(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
+        """Networks that a network holds and that are no part of it, alone or in containers."""
+        if not isinstance(value, torch.nn.Module):
+            return
+        self.seen.update(id(part) for part in value.modules())
+        for part in value.modules():
+            for key, item in list(vars(part).items()):
+                if key not in _COMMON and isinstance(item, _HOLDERS):
+                    yield from self.visit(f"{name}.{key}", item, depth + 1)
 
     def function(self, function: object, depth: int) -> Iterator[tuple[str, T]]:
         """Closure, named globals, defaults and what the function wraps."""

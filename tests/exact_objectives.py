@@ -1,7 +1,7 @@
 """What the gradient estimators estimate, as sums over all that the guide can draw.
 
-Every function takes a pair of `small_pairs` and rows of its data, and gives losses: minus the bound,
-summed over the rows, in nats, as functions of the pair's parameters.
+Every function takes a pair of `small_pairs` and rows of its data, and gives losses: minus the
+bound, summed over the rows, in nats, as functions of the pair's parameters.
 """
 
 from dataclasses import dataclass

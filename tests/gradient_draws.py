@@ -186,13 +186,16 @@ def assert_unbiased(
 ) -> None:
     """The mean loss, and each element of each gradient, are within 4 standard errors of the exact.
 
-    As many gradients are drawn as it takes to know them to one percent, `count` at most.
+    As many gradients are drawn as it takes to know them to one percent, `count` at most. Among
+    thousands of elements some are further away by chance: that is a bias if it is so again for
+    other draws, of which there are four times as many.
     """
     gradients = target.gradients(pair)
+    exact = {"loss": target.value.detach(), **gradients}
     draws = draw(objective, pair, x, count, enough=lambda so_far: not imprecise(so_far, gradients))
     # Spelled out, since pytest rewrites no assertions here.
-    for failures in (
-        imprecise(draws, gradients),
-        misses(draws, {"loss": target.value.detach(), **gradients}),
-    ):
-        assert not failures, "; ".join(failures)
+    vague = imprecise(draws, gradients)
+    assert not vague, "; ".join(vague)
+    if misses(draws, exact):
+        missed = misses(draw(objective, pair, x, 4 * draws.count, seed=2), exact)
+        assert not missed, "; ".join(missed)

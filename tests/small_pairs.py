@@ -1,8 +1,8 @@
 """Pairs of a few parameters whose expectations under the guide are finite sums.
 
-What is random is enumerated where it is discrete, and put on the nodes of a Gauss-Hermite rule where
-it is Gaussian; so that every bound, and by autograd its gradient, is known. Model and guide are away
-from their best fit. All in float64.
+What is random is enumerated where it is discrete, and put on the nodes of a Gauss-Hermite rule
+where it is Gaussian; so that every bound, and by autograd its gradient, is known. Model and guide
+are away from their best fit. All in float64.
 """
 
 import math
@@ -217,7 +217,7 @@ _GUIDES: dict[str, dict[str, object]] = {
 class Hierarchy(Pair):
     """p(x, z1, z2) = N(z2; 0, 1) N(z1; a z2 + c, r^2) N(x; W z1 + b, s^2 I).
 
-    The guide is q(z1 | x) q(z2 | z1) if `order` is "up", and q(z2 | x) q(z1 | z2, x) if it is "down".
+    The guide is q(z1 | x) q(z2 | z1) if `order` is "up", q(z2 | x) q(z1 | z2, x) if it is "down".
     Draws of `scored` sites have no gradient.
     """
 

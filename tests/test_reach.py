@@ -99,3 +99,27 @@ def test_a_network_that_is_the_program_is_named_by_its_role_and_speaks_for_its_p
 
 def test_what_a_program_does_not_name_is_left_alone():
     assert reach({"model": lambda x: x}, nn.Module) == []
+
+
+class Holder(nn.Module):
+    """Holds a network that is no part of it, and a part of its own once more."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.part = nn.Linear(1, 1)
+        self.others = (other, self.part)
+
+    def forward(self, x):
+        return self.others[0](self.part(x))
+
+
+def test_a_network_that_a_network_holds_without_it_being_a_part_is_found():
+    other = nn.Linear(1, 1)
+    holder = Holder(other)
+    found = [("guide", holder), ("guide.others.0", other)]
+    assert reach({"guide": holder}, nn.Module) == found
+    assert reach({"guide": nn.Sequential(holder)}, nn.Module)[1:] == found[1:]
+    assert reach({"model": other, "guide": holder}, nn.Module) == [
+        ("model", other),
+        ("guide", holder),
+    ]

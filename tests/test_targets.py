@@ -188,6 +188,6 @@ def test_a_changed_file_is_said_to_have_changed(folder):
 
 def test_the_zoo_lists_names_summaries_and_options():
     entries = {entry.name: entry for entry in targets.zoo("guide")}
-    assert set(entries) == {"full_rank", "mean_field"}
+    assert set(entries) == {"bottom_up", "full_rank", "ladder", "mean_field"}
     assert dict(entries["mean_field"].options)["z_dim"] == 20
     assert entries["mean_field"].summary.endswith(".")

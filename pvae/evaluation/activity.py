@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae.evaluation.latents import Setting, parts, setting, to_rows
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.programs import at_means
 from pvae.traces import sample_sites
 

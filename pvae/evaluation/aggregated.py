@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from pvae.evaluation.estimate import Estimate, UndefinedError
 from pvae.evaluation.latents import Setting, from_rows, parts, setting
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.traces import Site, latent_sites, paired_traces
 
 __all__ = ["Information", "information"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.families import Family, family_of
 from pvae.evaluation.latents import Setting, parts, setting
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.objectives.weights import terms
 from pvae.programs import at_means
 from pvae.randomness import seeded
@@ -96,9 +96,9 @@ def amortization_gap(
 
     Raises:
         ValueError: numbers out of range; no vectorized data plate, no latent site in it, or global
-            latent sites in the guide; a site that is discrete or not reparameterized, or whose
-            distribution is a flow, a point, or anything else that cannot be built anew from its
-            parameters.
+            latent sites in the guide; or (`UndefinedError`) a site that is discrete or not
+            reparameterized, or whose distribution is a flow, a point, or anything else that cannot
+            be built anew from its parameters.
 
     Example:
         >>> import pyro, torch

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
 from pvae.evaluation.hmc import Latents
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.objectives.weights import DataPlate, log_probs
 from pvae.traces import Site, latent_sites, paired_traces, sample_sites
 

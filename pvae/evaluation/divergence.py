@@ -17,7 +17,7 @@ from torch.distributions import (
 
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.latents import Setting, parts, setting, to_rows
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.traces import Site, latent_sites, paired_traces
 
 __all__ = ["Divergence", "kl_by_site"]

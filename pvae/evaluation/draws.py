@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pvae.objectives.particles import takes_particles, tiled
+from pvae.objectives.at_once import takes_particles
+from pvae.objectives.tiling import tiled
 from pvae.objectives.weights import DataPlate, terms
 from pvae.traces import paired_traces
 

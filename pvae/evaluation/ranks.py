@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae.evaluation.latents import Setting, parts, setting
-from pvae.objectives.particles import tiled
+from pvae.objectives.tiling import tiled
 from pvae.simulation import arguments_observed, simulate
 
 __all__ = ["Calibration", "SiteCalibration", "calibration"]

@@ -11,7 +11,8 @@ from pvae.objectives.concrete import Concrete
 from pvae.objectives.dreg import DReG
 from pvae.objectives.elbo import ELBO
 from pvae.objectives.iwae import IWAE
-from pvae.objectives.objective import Objective, Pair, PerDatum, UnsuitableError
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair, UnsuitableError
 from pvae.objectives.reinforce import REINFORCE
 from pvae.objectives.reweighted_wake_sleep import RWS
 from pvae.objectives.sticking_the_landing import STL
@@ -53,14 +54,14 @@ _OWN: dict[str, type[Objective]] = {
 
 def _named() -> dict[str, type[pyro.infer.ELBO]]:
     """These objectives under their short names, and Pyro's under their own."""
-    # The Jit variants rest on TorchScript, which torch has deprecated.
+    # The Jit variants rest on TorchScript, which torch has deprecated; MMD wants a kernel object.
     pyros = {
         name: value
         for name, value in vars(pyro.infer).items()
         if inspect.isclass(value)
         and issubclass(value, pyro.infer.ELBO)
         and value is not pyro.infer.ELBO
-        if not name.startswith("Jit")
+        if not name.startswith("Jit") and name != "Trace_MMD"
     }
     return {**_OWN, **pyros}
 

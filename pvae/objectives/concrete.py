@@ -9,7 +9,8 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pvae.objectives.iwae import importance_weighted
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 from pvae.objectives.requirements import refuse_discrete
 
 __all__ = ["Concrete"]

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.objectives.objective import Pair, UnsuitableError
+from pvae.objectives.pair import Pair, UnsuitableError
 from pvae.objectives.particles import total
 from pvae.objectives.weights import log_probs
 from pvae.simulation import arguments_observed, simulate

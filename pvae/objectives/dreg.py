@@ -6,7 +6,8 @@ from torch import Tensor
 
 from pvae.objectives.constant import held_constant
 from pvae.objectives.iwae import importance_weighted
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 from pvae.objectives.particles import Proposal, total
 from pvae.objectives.requirements import refuse_discrete, refuse_noisy_guide, refuse_shared
 

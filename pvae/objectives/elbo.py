@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pvae.objectives.divergences import analytic, at_draws
-from pvae.objectives.objective import Objective, Pair, PerDatum, UnsuitableError
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair, UnsuitableError
 from pvae.objectives.particles import total
 from pvae.objectives.requirements import refuse_discrete
 from pvae.traces import latent_sites

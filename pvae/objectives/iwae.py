@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 from pvae.objectives.requirements import refuse_discrete
 
 __all__ = ["IWAE", "importance_weighted"]

@@ -1,7 +1,6 @@
 """What all objectives share: from a pair and a batch to a loss that can be differentiated."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,18 +11,12 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
-from pvae.objectives.particles import Particles, takes_particles
-from pvae.objectives.weights import DataPlate, data_plate
+from pvae.objectives.pair import Pair, Program, found_to_be
+from pvae.objectives.weights import DataPlate
 from pvae.randomness import preserved
-from pvae.traces import latent_sites, paired_traces
+from pvae.traces import paired_traces
 
-__all__ = ["Objective", "Pair", "PerDatum", "UnsuitableError"]
-
-Program = Callable[..., object]
-
-
-class UnsuitableError(ValueError):
-    """An objective and a pair that do not go together; the message says why, and what would do."""
+__all__ = ["Objective", "PerDatum"]
 
 
 @dataclass(frozen=True)
@@ -41,39 +34,6 @@ class PerDatum:
     shared: Tensor
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A pair as an objective has found it to be, before its first step.
-
-    Attributes:
-        model: p(x, z).
-        guide: q(z | x).
-        plate: the data plate.
-        particles: draws from it.
-        model_trace: of a run on the first batch, at the draws of `guide_trace`.
-        guide_trace: likewise.
-    """
-
-    model: Program
-    guide: Program
-    plate: DataPlate
-    particles: Particles
-    model_trace: poutine.Trace
-    guide_trace: poutine.Trace
-
-    @property
-    def discrete(self) -> list[str]:
-        """Sites of the guide whose draws have no gradient."""
-        sites = latent_sites(self.guide_trace)
-        return [name for name, site in sites.items() if not site["fn"].has_rsample]
-
-    @property
-    def shared(self) -> list[str]:
-        """Global sites of the guide."""
-        sites = latent_sites(self.guide_trace)
-        return [name for name, site in sites.items() if self.plate.frame(site) is None]
-
-
 class Objective(ELBO):
     """A bound on log p(x) of each datum, and an estimator of its gradient.
 
@@ -88,12 +48,13 @@ class Objective(ELBO):
         ValueError: fewer particles than the estimator needs.
 
     Example:
-        >>> class Renyi(Objective):
+        >>> class Mean(Objective):
         ...     def estimate(self, pair, batch):
         ...         draw = pair.particles.draw(batch, self.num_particles)
-        ...         bound = 2 * (draw.log_weights / 2).logsumexp(0)  # alpha = 1/2
-        ...         bound = bound - 2 * math.log(self.num_particles)
+        ...         bound = draw.log_weights.mean(0)
         ...         return PerDatum(bound, bound, draw.shared)
+        >>> Mean(num_particles=3).num_particles
+        3
     """
 
     least_particles = 1
@@ -153,7 +114,9 @@ class Objective(ELBO):
         asked = (model, guide, self.num_particles > 1)
         if self._pair is None or self._asked != asked:
             with preserved():
-                pair = self._found(*self.programs(model, guide), batch)
+                programs = self.programs(model, guide)
+                name, several = type(self).__name__, self.num_particles > 1
+                pair = found_to_be(name, *programs, batch, several=several)
                 self.refuse(pair, batch)
             self._pair, self._asked = pair, asked
         return self._pair
@@ -195,63 +158,13 @@ class Objective(ELBO):
         del kwargs
         return paired_traces(model, guide, args)
 
-    def _found(self, model: Program, guide: Program, batch: tuple[Any, ...]) -> Pair:
-        name = type(self).__name__
-        if not batch or not isinstance(batch[0], Tensor) or not batch[0].dim():
-            raise UnsuitableError(
-                f"{name} takes a batch, x of shape (rows, ...), as the first argument of the "
-                f"programs, not {_shape_of(batch[0]) if batch else 'nothing'}; use Trace_ELBO"
-            )
-        traces = paired_traces(model, guide, batch)
-        plate = data_plate(lambda part: paired_traces(model, guide, part), batch)
-        if plate is None or not plate.vectorized or plate.subsamples:
-            what = (
-                f"no plate of {len(batch[0])} elements encloses the data"
-                if plate is None
-                else f"plate {plate.name!r} picks rows of the batch by itself"
-                if plate.subsamples
-                else f"plate {plate.name!r} is a loop"
-            )
-            raise UnsuitableError(
-                f"{name} is a bound for each datum, and {what}: put the sites of a datum into "
-                'pyro.plate("data", len(x)), or use Trace_ELBO'
-            )
-        missing = [site for site in latent_sites(traces[0]) if site not in traces[1].nodes]
-        if missing:
-            raise UnsuitableError(
-                f"{name} needs a draw of each latent site, and the guide has none of {missing}: "
-                "add them to the guide, or use TraceEnum_ELBO, which sums them out"
-            )
-        particles = None
-        if self.num_particles > 1:
-            step = max(1, len(batch[0]) // 4)
-            head = tuple(_rows(part, slice(None, None, step), len(batch[0])) for part in batch)
-            particles = takes_particles(model, guide, plate, head, scaled=True)
-        particles = particles or Particles(model, guide, plate, scaled=True)
-        pair = Pair(model, guide, plate, particles, *traces)
-        loose = [site for site in pair.shared if site in pair.discrete]
-        if loose:
-            raise UnsuitableError(
-                f"{name} has no gradient of the global sites {loose}, whose draws are not "
-                "reparameterized: use Trace_ELBO"
-            )
-        return pair
-
 
 def _weight(plate: DataPlate, rows: int) -> float:
     """What the sum over a batch is multiplied with, where the plate is larger than the batch."""
     return plate.full_size / rows if plate.full_size != plate.rows else 1.0
 
 
-def _rows(part: Any, where: slice, rows: int) -> Any:
-    return part[where] if isinstance(part, Tensor) and part.dim() and len(part) == rows else part
-
-
 def _read(loss: Tensor) -> float:
     value = torch_item(loss)
     warn_if_nan(value, "loss")
     return cast(float, value)
-
-
-def _shape_of(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

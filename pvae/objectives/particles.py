@@ -1,6 +1,7 @@
 """Particles: several draws from the guide for each datum of a batch, and the model at them."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +12,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
+from pvae.objectives.tiling import tiled_arguments
 from pvae.objectives.weights import DataPlate, Terms, by_row, log_probs, site_log_prob
-from pvae.randomness import preserved
 from pvae.traces import Site, sample_sites
 
-__all__ = ["Draw", "Particles", "Proposal", "takes_particles", "tiled", "total"]
-
-_TRIED = 3  # particles by which a way to draw is tried
-# What a program raises that was not written for a further dimension.
-_CANNOT = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, AssertionError)
+__all__ = ["Draw", "Particles", "Proposal", "total", "trace_of"]
 
 _Batch = tuple[Any, ...]
 
@@ -142,20 +139,21 @@ class Particles:
             detached: cut the gradient through each draw, where it is made.
             tiled: run the guide on the tiled batch in any case.
         """
-        guide = self.guide if at is None else poutine.replay(self.guide, trace=_as_trace(at.values))
+        guide = self.guide if at is None else poutine.replay(self.guide, trace=trace_of(at.values))
         depth = self.depth if at is None else at.depth
-        if detached:
-            guide = _detached(guide)
-        if tiled or not depth:
-            return Proposal(poutine.trace(guide).get_trace(*_tiled(batch, count)), count, 0)
-        with pyro.plate("particles of the data", count, dim=-depth - 1):
-            return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
+        # Around the trace, which is to hold the values that the program goes on with.
+        with _Cut() if detached else nullcontext():
+            if tiled or not depth:
+                trace = poutine.trace(guide).get_trace(*tiled_arguments(batch, count))
+                return Proposal(trace, count, 0)
+            with pyro.plate("particles of the data", count, dim=-depth - 1):
+                return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
 
     def weigh(self, batch: _Batch, proposal: Proposal) -> Draw:
         """Run the model at the values of a proposal."""
-        values = {n: self._as_rows(proposal, n, value) for n, value in proposal.values.items()}
-        at_values = poutine.replay(self.model, trace=_as_trace(values))
-        trace = poutine.trace(at_values).get_trace(*_tiled(batch, proposal.count))
+        values = {n: self.as_rows(proposal, n, value) for n, value in proposal.values.items()}
+        at_values = poutine.replay(self.model, trace=trace_of(values))
+        trace = poutine.trace(at_values).get_trace(*tiled_arguments(batch, proposal.count))
         found = log_probs(trace, self.plate, scaled=self.scaled)
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.shared)  # fmt: skip
@@ -198,7 +196,7 @@ class Particles:
         by_both = log_prob.movedim(frame.dim, 1)
         return by_both.reshape(proposal.count, frame.size, -1).sum(-1)
 
-    def _as_rows(self, proposal: Proposal, name: str, value: Tensor) -> Tensor:
+    def as_rows(self, proposal: Proposal, name: str, value: Tensor) -> Tensor:
         """A site's value as it is for a tiled batch."""
         site = proposal.sites[name]
         frame = self.plate.frame(site)
@@ -214,73 +212,13 @@ class Particles:
         return value
 
 
-def takes_particles(
-    model: Callable[..., object],
-    guide: Callable[..., object],
-    plate: DataPlate,
-    head: _Batch,
-    *,
-    scaled: bool = False,
-) -> Particles | None:
-    """Particles of a pair whose guide is run once for all of them, or None if it cannot be.
-
-    It is tried on a few rows: the log-probabilities must be those of the tiled guide at the same
-    values. Generators are left as they were.
-
-    Args:
-        model: p(x, z).
-        guide: q(z | x).
-        plate: the data plate.
-        head: a few rows of the data.
-        scaled: as in `Particles`.
-    """
-    with preserved():
-        sites = [site for _, site in sample_sites(poutine.trace(guide).get_trace(*head))]
-    frames = [frame for site in sites for frame in site["cond_indep_stack"]]
-    if any(plate.frame(site) is None for site in sites) or not all(f.vectorized for f in frames):
-        return None  # a global site has one value for all particles
-    depth = max((-frame.dim for frame in frames), default=1)
-    particles = Particles(model, guide, plate, depth=depth, scaled=scaled)
-    try:
-        with preserved():
-            found = particles.propose(head, _TRIED)
-            as_rows = {n: particles._as_rows(found, n, v) for n, v in found.values.items()}
-            at_values = poutine.replay(guide, trace=_as_trace(as_rows))
-            again = Proposal(poutine.trace(at_values).get_trace(*_tiled(head, _TRIED)), _TRIED, 0)
-            for site in (*found.sites.values(), *again.sites.values()):
-                site["mask"] = None  # what is masked here may count elsewhere
-            wanted, got = particles.log_q(again).local, particles.log_q(found).local
-            same = all(torch.allclose(wanted[n], got[n], 1e-3, 1e-3) for n in got)
-            return particles if same and not particles.draw(head, _TRIED).log_p.shared else None
-    except _CANNOT:
-        return None
-
-
-def tiled(batch: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """The batch with each row so many times: all rows, then all rows again."""
-    return tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in batch)
-
-
-def _tiled(batch: _Batch, count: int) -> _Batch:
-    """The same of arguments among which are numbers and texts."""
-    if count == 1:
-        return batch
-    rows = len(batch[0])
-    return tuple(
-        tiled((part,), count)[0]
-        if isinstance(part, Tensor) and part.dim() and len(part) == rows
-        else part
-        for part in batch
-    )
-
-
 def total(by_site: Mapping[str, Tensor]) -> Tensor:
     """The sum over sites; 0 of none."""
     # Python's sum starts from an int, which a tensor takes.
     return sum(by_site.values(), start=torch.zeros(()))
 
 
-def _as_trace(values: Mapping[str, Tensor]) -> poutine.Trace:
+def trace_of(values: Mapping[str, Tensor]) -> poutine.Trace:
     """A trace in which sites have these values."""
     trace = poutine.Trace()
     for name, value in values.items():
@@ -294,11 +232,3 @@ class _Cut(Messenger):
     def _pyro_post_sample(self, msg: Message[Any, Any]) -> None:
         if isinstance(msg["value"], Tensor) and not msg["is_observed"]:
             msg["value"] = msg["value"].detach()
-
-
-def _detached(program: Callable[..., object]) -> Callable[..., object]:
-    def run(*args: object) -> object:
-        with _Cut():
-            return program(*args)
-
-    return run

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline, leave_one_out
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 
 __all__ = ["REINFORCE"]
 

@@ -6,7 +6,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.objectives.objective import Objective, Pair, UnsuitableError
+from pvae.objectives.objective import Objective
+from pvae.objectives.pair import Pair, UnsuitableError
 from pvae.objectives.particles import Proposal
 from pvae.randomness import preserved
 

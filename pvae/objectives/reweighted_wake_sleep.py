@@ -4,7 +4,8 @@ from typing import Any
 
 from pvae.objectives.dreams import dreamt, find_observed
 from pvae.objectives.iwae import importance_weighted
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 from pvae.objectives.particles import total
 from pvae.objectives.requirements import refuse_shared, refuse_shared_parameters
 
@@ -18,8 +19,8 @@ class RWS(Objective):
     dlog q(z | x), (z, x) ~ p(x, z); w_k is normalized over the particles of each datum by itself
 
     The loss that is reported is minus the bound of `IWAE`. Draws need no gradient. Pyro's
-    `ReweightedWakeSleep` weighs the particles of a whole batch jointly; the two are the same on
-    batches of one datum.
+    `ReweightedWakeSleep` weighs the particles of a whole batch jointly, and lets a gradient through
+    the draws of one layer into the next; the two are the same on one datum and one layer.
 
     References:
         Reweighted Wake-Sleep (J. Bornschein, Y. Bengio, 2015), https://arxiv.org/abs/1406.2751.

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pvae.objectives.iwae import importance_weighted
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 
 __all__ = ["VIMCO"]
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from pvae.objectives.dreams import dreamt, find_observed
-from pvae.objectives.objective import Objective, Pair, PerDatum
+from pvae.objectives.objective import Objective, PerDatum
+from pvae.objectives.pair import Pair
 from pvae.objectives.particles import total
 from pvae.objectives.requirements import refuse_shared, refuse_shared_parameters
 

@@ -19,18 +19,17 @@ PAIRS = {
 def test_it_is_unbiased(name, rows):
     pair = PAIRS[name]()
     x = pair.x[:rows]
-    assert_unbiased(
-        objectives.DReG(num_particles=2), pair, x, exact.importance_weighted(pair, x, 2)
-    )
+    target = exact.importance_weighted(pair, x, 2)
+    assert_unbiased(objectives.DReG(num_particles=2), pair, x, target)
 
 
 def test_one_particle_is_sticking_the_landing():
     pair = Hierarchy("up")
+    doubly = objectives.DReG(num_particles=1)
     one, landing = (
-        draw(objective, pair, pair.x, 20_000)
-        for objective in (objectives.DReG(1), objectives.STL())
+        draw(objective, pair, pair.x, 20_000) for objective in (doubly, objectives.STL())
     )
-    assert_unbiased(objectives.DReG(1), pair, pair.x, exact.elbo(pair, pair.x))
+    assert_unbiased(doubly, pair, pair.x, exact.elbo(pair, pair.x))
     assert one.variance() == pytest.approx(landing.variance(), rel=1e-6)
 
 
@@ -42,7 +41,7 @@ def test_the_signal_to_noise_of_the_guide_grows_with_particles_and_iwaes_falls()
         [draw(cls(k), pair, x, 10_000).signal_to_noise("recognition") for k in particles]
         for cls in (objectives.IWAE, objectives.DReG)
     )
-    # In theory 1 / sqrt(K) and sqrt(K): by a half and by 2 each time.
-    assert usual[0] > 1.5 * usual[1] > 1.5**2 * usual[2]
-    assert doubly[2] > 1.5 * doubly[1] > 1.5**2 * doubly[0]
-    assert doubly[0] > usual[0]
+    # As 1 / sqrt(K), a half each time, and for large K as sqrt(K).
+    assert usual[0] > 1.6 * usual[1] > 1.6**2 * usual[2]
+    assert doubly[0] < doubly[1] < doubly[2]
+    assert doubly[2] > 2 * doubly[0]

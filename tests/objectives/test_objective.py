@@ -15,7 +15,8 @@ from torch import nn
 import pvae
 from pvae import objectives
 from pvae.objectives import Objective, PerDatum
-from pvae.objectives.particles import Particles, takes_particles
+from pvae.objectives.at_once import takes_particles
+from pvae.objectives.particles import Particles
 from pvae.objectives.weights import data_plate
 from pvae.reach import reach
 from pvae.traces import paired_traces

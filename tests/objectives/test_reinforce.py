@@ -1,4 +1,4 @@
-"""The score function: the ELBO's gradient whatever the baseline, and what a baseline is good for."""
+"""The score function: the ELBO's gradient, whatever the baseline; and what a baseline is for."""
 
 import exact_objectives as exact
 import pytest
@@ -56,6 +56,13 @@ def test_it_is_unbiased_where_some_draws_have_a_gradient(scored, order, rows):
     pair = Hierarchy(order, scored=scored)
     x = pair.x[:rows]
     assert_unbiased(BASELINES["leave_one_out"](), pair, x, exact.elbo(pair, x))
+
+
+@pytest.mark.parametrize("scored", [(), ("z1",), ("z2",)])
+def test_draws_with_a_gradient_need_no_baseline_that_averages_to_nothing(scored):
+    """A score of theirs would go unnoticed where signals are 0 on average."""
+    pair = Hierarchy("up", scored=scored)
+    assert_unbiased(BASELINES["none"](), pair, pair.x, exact.elbo(pair, pair.x))
 
 
 def test_baselines_lessen_the_variance():

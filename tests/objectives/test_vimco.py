@@ -2,10 +2,13 @@
 
 import exact_objectives as exact
 import pytest
+import torch
 from gradient_draws import assert_unbiased, draw
 from small_pairs import Belief, Gaussian, Hierarchy
 
 from pvae import objectives
+from pvae.objectives.iwae import importance_weighted
+from pvae.objectives.vimco import without_each
 
 ROWS = pytest.mark.parametrize("rows", [1, 7])
 
@@ -37,10 +40,35 @@ def test_it_is_unbiased_where_some_draws_have_a_gradient(scored, order, rows):
     assert_unbiased(objectives.VIMCO(num_particles=2), pair, x, target)
 
 
+def test_the_signal_of_a_draw_is_what_it_adds_to_the_geometric_mean_of_the_others():
+    log_weights = torch.tensor([[0.0, 1.0], [-2.0, 0.5], [1.0, -3.0]])
+    for k in range(3):
+        replaced = log_weights.clone()
+        replaced[k] = log_weights[[j for j in range(3) if j != k]].mean(0)
+        expected = replaced.exp().mean(0).log()
+        torch.testing.assert_close(without_each(log_weights)[k], expected)
+
+
+def test_it_has_less_variance_than_a_score_for_the_whole_bound():
+    """The same estimator with a signal of L itself."""
+
+    class Plain(objectives.VIMCO):
+        def estimate(self, pair, batch):
+            draws = pair.particles.draw(batch, self.num_particles)
+            bound = importance_weighted(draws.log_weights)
+            surrogate = bound + bound.detach() * draws.score.sum(0)
+            return objectives.PerDatum(bound, surrogate, draws.shared)
+
+    pair = Belief()
+    assert_unbiased(Plain(2), pair, pair.x, exact.importance_weighted(pair, pair.x, 2))
+    plain, vimco = (draw(cls(3), pair, pair.x, 20_000) for cls in (Plain, objectives.VIMCO))
+    assert 4 * vimco.variance("recognition") < plain.variance("recognition")
+
+
 def test_it_rises_to_the_evidence_and_not_above():
     pair = Belief()
     evidence = pair.evidence(pair.x).sum().item()
-    draws = [draw(objectives.VIMCO(num_particles=k), pair, pair.x, 4000) for k in (2, 8, 64)]
+    draws = [draw(objectives.VIMCO(num_particles=k), pair, pair.x, 1000) for k in (2, 8, 32)]
     bounds = [-one.mean["loss"].item() for one in draws]
     assert bounds[0] + 0.5 < bounds[1] < bounds[2] < evidence + 4 * draws[2].std_error("loss")
-    assert bounds[2] == pytest.approx(evidence, abs=0.2)
+    assert bounds[2] == pytest.approx(evidence, abs=0.4)

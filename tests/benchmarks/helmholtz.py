@@ -1,0 +1,225 @@
+"""Helmholtz machines trained in every way, on static binarized MNIST, beside published results.
+
+    python tests/benchmarks/helmholtz.py belief_networks
+    python tests/benchmarks/helmholtz.py gaussian_layers
+    python tests/benchmarks/helmholtz.py ladder
+
+Each writes `results/<name>_cpu.json` beside this file, one entry after the other; `--only vimco-1`
+trains one of them again. `$PVAE_DATA` has the data. Test bounds of m samples are in nats per datum;
+log p(x) is estimated by importance sampling.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+import pvae
+from pvae.bench import machine
+from pvae.evaluation import kl_by_site
+from pvae.guides import BottomUp, Ladder
+from pvae.models import HelmholtzMachine
+
+RESULTS = Path(__file__).parent / "results"
+PARTICLES = 500
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training.
+
+    Attributes:
+        name: of the entry.
+        machine: options of the model, those that the guide names too.
+        objective: name of an objective, and its options.
+        guide: "bottom_up" or "ladder".
+        epochs: passes through the 50,000 training data.
+        learning_rate: of Adam at the start; it falls to 0 on a cosine.
+        batch_size: data per step.
+        warmup: epochs in which the weight of latent sites rises to 1.
+        published: results to stand beside, and how they were trained.
+    """
+
+    name: str
+    machine: dict[str, object]
+    objective: tuple[str, dict[str, object]]
+    guide: str = "bottom_up"
+    epochs: int = 40
+    learning_rate: float = 3e-3
+    batch_size: int = 100
+    warmup: int = 0
+    published: dict[str, object] = field(default_factory=dict)
+
+
+def belief_networks() -> list[Setting]:
+    """Linear sigmoid belief networks of 200 units a layer, by estimators that need no gradient."""
+    ways: dict[str, tuple[str, dict[str, object]]] = {
+        "reinforce": ("reinforce", {"num_particles": 10}),
+        "wake_sleep": ("wake_sleep", {"num_particles": 1}),
+        "rws": ("rws", {"num_particles": 10}),
+        "vimco": ("vimco", {"num_particles": 10}),
+    }
+    # Negative bounds; for VIMCO of m = 1, 5 and 50 samples.
+    papers: dict[tuple[str, int], dict[str, object]] = {
+        ("reinforce", 1): {"without a baseline": 164.0, "NVIL": 113.1},
+        ("reinforce", 2): {"without a baseline": 159.2, "NVIL": 99.8},
+        ("wake_sleep", 1): {"m = 1": 120.8},
+        ("wake_sleep", 2): {"m = 1": 107.7},
+        ("vimco", 1): {"m = 1": 107.5, "m = 5": 104.9, "m = 50": 104.2},
+        ("vimco", 2): {"m = 1": 102.3, "m = 5": 100.0, "m = 50": 99.4},
+    }
+    return [
+        Setting(
+            f"{way}-{layers}",
+            {"dims": (200,) * layers, "latent": "bernoulli"},
+            objective,
+            published=papers.get((way, layers), {}),
+        )
+        for layers in (1, 2)
+        for way, objective in ways.items()
+    ]
+
+
+def gaussian_layers() -> list[Setting]:
+    """Two Gaussian layers, by the ELBO and by importance-weighted bounds."""
+    ways: dict[str, tuple[str, dict[str, object]]] = {
+        "elbo": ("elbo", {}),
+        "iwae": ("iwae", {"num_particles": 5}),
+        "dreg": ("dreg", {"num_particles": 5}),
+    }
+    schedule = "3280 epochs of batches of 20, 9.77 million steps"
+    papers: dict[str, dict[str, object]] = {
+        "elbo": {"m = 5000": 88.08, "schedule": schedule, "steps": 9_770_000},
+        "iwae": {"m = 5000": 86.17, "schedule": schedule, "steps": 9_770_000},
+        "dreg": {},
+    }
+    options: dict[str, object] = {"dims": (100, 50), "hidden": (200, 200), "activation": "tanh"}
+    return [
+        Setting(way, options, objective, learning_rate=1e-3, published=papers[way])
+        for way, objective in ways.items()
+    ]
+
+
+def ladder() -> list[Setting]:
+    """Five Gaussian layers with two guides, and one layer."""
+    five: dict[str, object] = {
+        "dims": (64, 32, 16, 8, 4),
+        "hidden": (256,),
+        "norm": "batch",
+    }
+    rest = {"epochs": 40, "learning_rate": 2e-3, "batch_size": 256, "warmup": 20}
+    elbo: tuple[str, dict[str, object]] = ("elbo", {"kl": "analytic"})
+    return [
+        Setting("ladder-5", five, elbo, guide="ladder", **rest),  # type: ignore[arg-type]
+        Setting("bottom_up-5", five, elbo, **rest),  # type: ignore[arg-type]
+        Setting("one layer", {**five, "dims": (64,)}, elbo, **rest),  # type: ignore[arg-type]
+    ]
+
+
+GROUPS = {group.__name__: group for group in (belief_networks, gaussian_layers, ladder)}
+
+
+def trained(setting: Setting, data: pvae.data.DataSet, seed: int) -> dict[str, object]:
+    """Train, evaluate, and say what came out."""
+    torch.manual_seed(seed)
+    model = HelmholtzMachine(**setting.machine)  # type: ignore[arg-type]
+    if setting.guide == "ladder":
+        own = {k: v for k, v in setting.machine.items() if k not in ("dims", "latent")}
+        guide: torch.nn.Module = Ladder(model=model, **own)  # type: ignore[arg-type]
+    else:
+        guide = BottomUp(**setting.machine)  # type: ignore[arg-type]
+    name, options = setting.objective
+    epochs = setting.epochs
+    fit = pvae.fit(
+        model,
+        guide,
+        data.train,
+        objective=pvae.objectives.get(name, x_shape=data.x_shape, **options),
+        epochs=epochs,
+        batch_size=setting.batch_size,
+        learning_rate=setting.learning_rate,
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        warmup=setting.warmup,
+        seed=seed,
+        callback=lambda so_far: print(
+            f"  epoch {len(so_far.history)}: loss {so_far.history[-1]['train_loss']:.2f}",
+            file=sys.stderr,
+        ),
+    )
+    seconds = sum(row["seconds"] for row in fit.history)
+    steps = fit.history[-1]["step"]
+    bounds = {
+        f"m = {m}": -pvae.log_likelihood(fit.model, fit.guide, data.test, num_particles=m).mean
+        for m in (1, 5, 50)
+    }
+    found = pvae.log_likelihood(fit.model, fit.guide, data.test, num_particles=PARTICLES)
+    divergences = kl_by_site(fit.model, fit.guide, data.test)
+    entry: dict[str, object] = {
+        **asdict(setting),
+        "seed": seed,
+        "steps": steps,
+        "training_seconds": round(seconds, 1),
+        "engine": fit.engine,
+        "negative_test_bound": {key: round(value, 2) for key, value in bounds.items()},
+        "negative_log_likelihood": {
+            "value": round(-found.mean, 2),
+            "std_error": round(found.std_error, 2),
+            "mc_error": round(found.mc_error, 4),
+            "num_particles": PARTICLES,
+        },
+        "kl_by_layer": {name: round(kl.mean, 2) for name, kl in sorted(divergences.items())},
+    }
+    published = setting.published.get("steps")
+    if isinstance(published, int):
+        hours = published * seconds / steps / 3600
+        entry["hours_for_published_schedule"] = round(hours, 1)
+    return entry
+
+
+def line(entry: dict[str, object]) -> str:
+    """An entry in words."""
+    text = (
+        f"{entry['name']}: -log p(x) {entry['negative_log_likelihood']['value']}, "  # type: ignore[index]
+        f"bounds {entry['negative_test_bound']}, KL {entry['kl_by_layer']}, "
+        f"{entry['epochs']} epochs in {entry['training_seconds']} s; published {entry['published']}"
+    )
+    if "hours_for_published_schedule" in entry:
+        text += f"; its schedule would need {entry['hours_for_published_schedule']} hours here"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("group", choices=GROUPS)
+    parser.add_argument("--only", nargs="*", help="entries to train; all, if not given")
+    parser.add_argument("--epochs", type=int, help="instead of each setting's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="instead of results/<group>_cpu.json")
+    options = parser.parse_args()
+    path = options.json or RESULTS / f"{options.group}_cpu.json"
+    data = pvae.data.load("binarized-mnist")
+    for setting in GROUPS[options.group]():
+        if options.only and setting.name not in options.only:
+            continue
+        if options.epochs:
+            setting = Setting(**{**asdict(setting), "epochs": options.epochs})
+        began = time.perf_counter()
+        entry = trained(setting, data, options.seed)
+        entry["total_seconds"] = round(time.perf_counter() - began, 1)
+        entry["hardware"] = machine(torch.device("cpu"))
+        print(line(entry), flush=True)
+        # Read again: another one may have been trained meanwhile.
+        results = json.loads(path.read_text()) if path.exists() else {}
+        command = f"python tests/benchmarks/helmholtz.py {shlex.quote(options.group)}"
+        results |= {"data": "binarized-mnist", "command": command, "units": "nats per datum"}
+        results.setdefault("entries", {})[setting.name] = entry
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
