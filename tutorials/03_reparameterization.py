@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import pvae
-from pvae.objectives import ELBO, REINFORCE, STL, Objective, PerDatum
+from pvae import objectives
 
 SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
 FIGURES = Path("figures")
@@ -106,14 +106,14 @@ def make():
 
 
 # %%
-class WholeBatch(Objective):
+class WholeBatch(objectives.Objective):
     """The score of each draw times the log-weight of the whole batch."""
 
     def estimate(self, pair, batch):
         draw = pair.particles.draw(batch, self.num_particles)
         signal = draw.log_weights.detach().sum(1, keepdim=True)  # (particles, 1)
         surrogate = draw.log_weights + signal * draw.score
-        return PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.shared)
+        return objectives.PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.shared)
 
 
 # %% [markdown]
@@ -154,12 +154,12 @@ def variance(draws):
 
 ESTIMATORS = {  # whether draws are scored, and the objective with a number of draws
     "score, f of the whole batch": (True, WholeBatch),
-    "score, no baseline": (True, lambda n: REINFORCE(n, baseline="none")),
-    "score, moving average": (True, lambda n: REINFORCE(n, baseline="moving_average")),
-    "score, leave one out": (True, lambda n: REINFORCE(n, baseline="leave_one_out")),
-    "path, A: Monte Carlo": (False, ELBO),
-    "path, B: analytic KL": (False, lambda n: ELBO(n, kl="analytic")),
-    "path, STL": (False, STL),
+    "score, no baseline": (True, lambda n: objectives.REINFORCE(n, baseline="none")),
+    "score, moving average": (True, lambda n: objectives.REINFORCE(n, baseline="moving_average")),
+    "score, leave one out": (True, lambda n: objectives.REINFORCE(n, baseline="leave_one_out")),
+    "path, A: Monte Carlo": (False, objectives.ELBO),
+    "path, B: analytic KL": (False, lambda n: objectives.ELBO(n, kl="analytic")),
+    "path, STL": (False, objectives.STL),
 }
 
 model, guide, scored, encoder = make()
@@ -254,10 +254,10 @@ figure.savefig(FIGURES / "03_variance.png", dpi=150)
 
 # %%
 TRAINED = {
-    "path, B": (False, lambda: ELBO(kl="analytic")),
-    "score, leave one out": (True, lambda: REINFORCE(2, baseline="leave_one_out")),
-    "score, moving average": (True, lambda: REINFORCE(baseline="moving_average")),
-    "score, no baseline": (True, lambda: REINFORCE(baseline="none")),
+    "path, B": (False, lambda: objectives.ELBO(kl="analytic")),
+    "score, leave one out": (True, lambda: objectives.REINFORCE(2, baseline="leave_one_out")),
+    "score, moving average": (True, lambda: objectives.REINFORCE(baseline="moving_average")),
+    "score, no baseline": (True, lambda: objectives.REINFORCE(baseline="none")),
 }
 EPOCHS = 15 if SHORT else 60
 histories = {}

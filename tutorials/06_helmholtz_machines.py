@@ -19,7 +19,7 @@ import pyro
 import torch
 
 import pvae
-from pvae.objectives import ELBO, REINFORCE, RWS, VIMCO, Concrete, WakeSleep
+from pvae import objectives
 
 SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
 FIGURES = Path("figures")
@@ -88,7 +88,10 @@ def train(dims, objective):
     )
 
 
-WAYS = {"reparameterized bound": (ELBO, "tab:blue"), "wake-sleep": (WakeSleep, "tab:orange")}
+WAYS = {
+    "reparameterized bound": (objectives.ELBO, "tab:blue"),
+    "wake-sleep": (objectives.WakeSleep, "tab:orange"),
+}
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
 lowest = 0.0
 for axes, (layers, dims) in zip(panels, machines.items(), strict=True):
@@ -143,11 +146,11 @@ figure.savefig(FIGURES / "06_wake_sleep.png", dpi=150)
 # %%
 BINARY = {"x_shape": digits.x_shape, "dims": (20, 10), "hidden": (), "latent": "bernoulli"}
 ESTIMATORS = {
-    "RWS": (RWS, "tab:green"),
-    "VIMCO": (VIMCO, "tab:blue"),
-    "REINFORCE": (REINFORCE, "tab:purple"),
-    "Concrete": (Concrete, "tab:red"),
-    "wake-sleep": (WakeSleep, "tab:orange"),
+    "RWS": (objectives.RWS, "tab:green"),
+    "VIMCO": (objectives.VIMCO, "tab:blue"),
+    "REINFORCE": (objectives.REINFORCE, "tab:purple"),
+    "Concrete": (objectives.Concrete, "tab:red"),
+    "wake-sleep": (objectives.WakeSleep, "tab:orange"),
 }
 figure, axes = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 for name, (objective, colour) in ESTIMATORS.items():
