@@ -186,12 +186,11 @@ def test_the_tutorial_on_helmholtz_machines_shows_what_its_prose_says(outputs):
             ends[layers, way] = numbers(
                 rf"{layers} +{way} +(-[\d.]+) nats .+ spreads by ([\d.]+)", text
             )
-    assert ends["two layers", "reparameterized bound"][0] > ends["two layers", "wake-sleep"][0] + 2
-    assert ends["two layers", "reparameterized bound"][1] > 0.8
-    assert ends["two layers", "wake-sleep"][1] < 0.6
-    assert (
-        abs(ends["one layer", "wake-sleep"][0] - ends["one layer", "reparameterized bound"][0]) < 2
-    )
+    for layers in ("one layer", "two layers"):
+        assert ends[layers, "reparameterized bound"][0] > ends[layers, "wake-sleep"][0] - 0.2
+    spread = {key: value for key, (_, value) in ends.items()}
+    assert spread["one layer", "wake-sleep"] == pytest.approx(1, abs=0.2)
+    assert spread["two layers", "wake-sleep"] > 1.5 * spread["two layers", "reparameterized bound"]
     pairs = re.findall(r"(\S+) +test bound (-[\d.]+), log-likelihood (-[\d.]+)", text)
     assert [name for name, _, _ in pairs] == ["RWS", "VIMCO", "REINFORCE", "Concrete", "wake-sleep"]
     assert all(float(evidence) > float(bound) for _, bound, evidence in pairs)

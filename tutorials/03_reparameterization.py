@@ -180,11 +180,11 @@ pvae.fit(model, guide, digits, epochs=20 if SHORT else 200, learning_rate=3e-3, 
 trained = measure("trained")
 
 # %% [markdown]
-# Each repair of the score function takes orders of magnitude off, and the path takes off what they
-# leave. A baseline that is the same for all digits helps less after training, when digits differ in
-# how well they are explained: leaving one out, which knows the digit, is then the better. B is far
-# ahead of A as long as the guide is near the prior; near the optimum most of that lead is gone,
-# and STL has it.
+# Each repair of the score function takes orders of magnitude off, and the path a few times more. A
+# baseline that is the same for all digits helps less after training, when digits differ in how well
+# they are explained: leaving one out, which knows the digit, is then the better. B is far ahead of
+# A as long as the guide is near the prior; near the optimum most of that lead is gone, and STL has
+# it.
 #
 # All of them estimate the same gradient. If so, the means of two estimators are no further apart
 # than their variances allow: the squared distance over its expectation should be about 1.

@@ -118,16 +118,16 @@ for axes, (layers, dims) in zip(panels, machines.items(), strict=True):
     axes.minorticks_off()
 panels[0].set(ylabel="bound, nats per datum")
 panels[0].set_ylim(bottom=lowest - 5)  # the first steps of training are lower still
-panels[1].legend(loc="lower right", fontsize="small")
+panels[0].legend(loc="lower right", fontsize="small")
 figure.savefig(FIGURES / "06_wake_sleep.png", dpi=150)
 
 # %% [markdown]
-# The reparameterized bound ends ahead. With one layer the distance is small on the small digits,
-# and larger on MNIST. With two layers wake-sleep falls far behind, and on the small digits it soon
-# stops learning altogether. The spread of z1 shows how. In the wake phase p(z1 | z2) learns from
-# the codes that the guide makes, in the sleep phase the guide learns from the codes that the model
-# makes. All that the two ask for is that they agree, and no one fixes how wide a layer in between
-# is. Narrow codes that say little about x are easy to agree on. (Both began at about 1.)
+# The reparameterized bound ends ahead: with two layers by more than with one, and on MNIST by more
+# than on the small digits. The spread of z1 in dreams, which began at about 1, shows one reason. In
+# the wake phase p(z1 | z2) learns from the codes that the guide makes, in the sleep phase the guide
+# learns from the codes that the model makes. How wide a layer in between is, the two have to agree
+# on and neither has to decide: the width wanders off, and all networks around the layer must keep
+# up with it. The top layer's prior is fixed, and so is its width.
 #
 # ## Binary layers
 #
@@ -183,8 +183,8 @@ figure.savefig(FIGURES / "06_binary_layers.png", dpi=150)
 # The curves are the plain bound for all five, so that they can be compared, though VIMCO and RWS
 # raise a tighter one. The log-likelihood is the fairer judge: its distance from the bound is what a
 # guide costs that is not the posterior, and it is largest for Concrete, whose guide was trained for
-# another model. Wake-sleep, which needs the least, ends last. One run each of a small network on
-# small data: do not read the order of neighbours as a law.
+# another model. By the log-likelihood wake-sleep, which asks for the least, is last. One run each
+# of a small network on small data: do not read the order of neighbours as a law.
 #
 # ## What do the upper layers do?
 #
