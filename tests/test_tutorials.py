@@ -17,6 +17,8 @@ FIGURES = {
         "01_zoo_reconstructions",
     },
     "02_your_own_pair": {"02_latent_means", "02_reconstructions", "02_learning_curve"},
+    "03_reparameterization": {"03_variance", "03_training"},
+    "06_helmholtz_machines": {"06_wake_sleep", "06_binary_layers", "06_layers", "06_dreams"},
     "08_evaluation": {"08_particles", "08_calibration"},
     "13_speed_and_scale": {"13_engines", "13_batches"},
 }  # fmt: skip
@@ -143,6 +145,64 @@ def test_the_tutorial_on_evaluation_shows_what_its_prose_says(outputs):
         r"exact (-[\d.]+), importance sampling (-[\d.]+) \+- ([\d.]+)", text
     )
     assert abs(exact - sampled) < 4 * error + 0.001
+
+
+def test_the_tutorial_on_gradients_shows_what_its_prose_says(outputs):
+    text = outputs["03_reparameterization"][0]
+    untrained, trained = (
+        dict(re.findall(r"  ((?:score|path), .+?) +variance +([\d.]+)", part))
+        for part in text.split("\ntrained, ")
+    )
+    names = list(untrained)
+    assert len(names) == 7
+    assert set(trained) == set(names)
+    whole, none, average, left_out, a, b, stl = names
+    for found in (untrained, trained):
+        assert float(found[whole]) > 100 * float(found[none])
+        assert float(found[none]) > 10 * max(float(found[average]), float(found[left_out]))
+        assert float(found[left_out]) > 1.5 * float(found[a])
+    assert float(untrained[a]) > 4 * float(untrained[b])
+    assert float(trained[average]) > 2 * float(trained[left_out])
+    assert float(trained[b]) > 2 * float(trained[stl])
+    apart = re.findall(r"A and .+: ([\d.]+)", text)
+    assert len(apart) == 3
+    assert all(0.3 < float(ratio) < 3 for ratio in apart)
+    for name in ("score, no baseline", "path, A: Monte Carlo", "path, STL"):
+        (ratio,) = numbers(rf"{name} +L from 1 to 8: variance ([\d.]+) times", text)
+        assert 4 < ratio < 16  # 8, from few draws
+    trainings = re.findall(r"validation bound (-[\d.]+) after", text)
+    assert float(trainings[0]) > float(trainings[-1]) + 1
+    far, near = numbers(r"path, STL +variance ([\d.e+-]+) at .+, ([\d.e+-]+) at", text)
+    assert far > 100 * near
+    far, near = numbers(r"path, A: Monte Carlo +variance ([\d.e+-]+) at .+, ([\d.e+-]+) at", text)
+    assert far < 4 * near
+
+
+def test_the_tutorial_on_helmholtz_machines_shows_what_its_prose_says(outputs):
+    text = outputs["06_helmholtz_machines"][0]
+    ends = {}
+    for layers in ("one layer", "two layers"):
+        for way in ("reparameterized bound", "wake-sleep"):
+            ends[layers, way] = numbers(
+                rf"{layers} +{way} +(-[\d.]+) nats .+ spreads by ([\d.]+)", text
+            )
+    assert ends["two layers", "reparameterized bound"][0] > ends["two layers", "wake-sleep"][0] + 2
+    assert ends["two layers", "reparameterized bound"][1] > 0.8
+    assert ends["two layers", "wake-sleep"][1] < 0.6
+    assert (
+        abs(ends["one layer", "wake-sleep"][0] - ends["one layer", "reparameterized bound"][0]) < 2
+    )
+    pairs = re.findall(r"(\S+) +test bound (-[\d.]+), log-likelihood (-[\d.]+)", text)
+    assert [name for name, _, _ in pairs] == ["RWS", "VIMCO", "REINFORCE", "Concrete", "wake-sleep"]
+    assert all(float(evidence) > float(bound) for _, bound, evidence in pairs)
+    top = r" +bound -[\d.]+;.+ z3: ([\d.]+) nats"
+    (bottom_up,) = numbers(rf"bottom-up{top}", text)
+    (warm,) = numbers(rf"bottom-up, warm-up{top}", text)
+    (ladder,) = numbers(rf"ladder{top}", text)
+    assert bottom_up < warm < ladder
+    within = [float(part) for part in re.findall(r"(\d+)% of the variance of pixels", text)]
+    assert within == sorted(within, reverse=True)
+    assert within[0] > within[2] + 20
 
 
 @pytest.mark.parametrize("name", NAMES)
