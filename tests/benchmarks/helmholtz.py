@@ -109,10 +109,11 @@ def ladder() -> list[Setting]:
     """Five Gaussian layers with two guides, and one layer."""
     five: dict[str, object] = {
         "dims": (64, 32, 16, 8, 4),
-        "hidden": (256,),
+        "hidden": (128,),
         "norm": "batch",
+        "residual": True,
     }
-    rest = {"epochs": 40, "learning_rate": 2e-3, "batch_size": 256, "warmup": 20}
+    rest = {"epochs": 40, "learning_rate": 1e-3, "batch_size": 250, "warmup": 20}
     elbo: tuple[str, dict[str, object]] = ("elbo", {"kl": "analytic"})
     return [
         Setting("ladder-5", five, elbo, guide="ladder", **rest),  # type: ignore[arg-type]
