@@ -50,7 +50,7 @@ class Setting:
     objective: tuple[str, dict[str, object]]
     guide: str = "bottom_up"
     epochs: int = 40
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     batch_size: int = 100
     warmup: int = 0
     published: dict[str, object] = field(default_factory=dict)
@@ -78,6 +78,7 @@ def belief_networks() -> list[Setting]:
             f"{way}-{layers}",
             {"dims": (200,) * layers, "latent": "bernoulli"},
             objective,
+            learning_rate=0.02,
             published=papers.get((way, layers), {}),
         )
         for layers in (1, 2)
@@ -100,8 +101,7 @@ def gaussian_layers() -> list[Setting]:
     }
     options: dict[str, object] = {"dims": (100, 50), "hidden": (200, 200), "activation": "tanh"}
     return [
-        Setting(way, options, objective, learning_rate=1e-3, published=papers[way])
-        for way, objective in ways.items()
+        Setting(way, options, objective, published=papers[way]) for way, objective in ways.items()
     ]
 
 
@@ -113,7 +113,7 @@ def ladder() -> list[Setting]:
         "norm": "batch",
         "residual": True,
     }
-    rest = {"epochs": 40, "learning_rate": 1e-3, "batch_size": 250, "warmup": 20}
+    rest = {"epochs": 40, "batch_size": 250, "warmup": 20}
     elbo: tuple[str, dict[str, object]] = ("elbo", {"kl": "analytic"})
     return [
         Setting("ladder-5", five, elbo, guide="ladder", **rest),  # type: ignore[arg-type]
