@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
-from pvae.objectives.tiling import tiled_arguments
+from pvae.objectives.tiling import Overfull, tiled_arguments
 from pvae.objectives.weights import DataPlate, Terms, by_row, log_probs, site_log_prob
 from pvae.traces import Site, sample_sites
 
@@ -144,8 +144,7 @@ class Particles:
         # Around the trace, which is to hold the values that the program goes on with.
         with _Cut() if detached else nullcontext():
             if tiled or not depth:
-                trace = poutine.trace(guide).get_trace(*tiled_arguments(batch, count))
-                return Proposal(trace, count, 0)
+                return Proposal(_on_tiles(guide, batch, count), count, 0)
             with pyro.plate("particles of the data", count, dim=-depth - 1):
                 return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
 
@@ -153,7 +152,7 @@ class Particles:
         """Run the model at the values of a proposal."""
         values = {n: self.as_rows(proposal, n, value) for n, value in proposal.values.items()}
         at_values = poutine.replay(self.model, trace=trace_of(values))
-        trace = poutine.trace(at_values).get_trace(*tiled_arguments(batch, proposal.count))
+        trace = _on_tiles(at_values, batch, proposal.count)
         found = log_probs(trace, self.plate, scaled=self.scaled)
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.shared)  # fmt: skip
@@ -210,6 +209,11 @@ class Particles:
         while value.dim() > events - frame.dim and value.shape[0] == 1:
             value = value[0]
         return value
+
+
+def _on_tiles(program: Callable[..., object], batch: _Batch, count: int) -> poutine.Trace:
+    with Overfull():
+        return poutine.trace(program).get_trace(*tiled_arguments(batch, count))
 
 
 def total(by_site: Mapping[str, Tensor]) -> Tensor:

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["tiled", "tiled_arguments"]
+__all__ = ["Overfull", "tiled", "tiled_arguments"]
 
 
 def tiled(batch: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
@@ -23,3 +27,14 @@ def tiled_arguments(batch: tuple[Any, ...], count: int) -> tuple[Any, ...]:
         else part
         for part in batch
     )
+
+
+class Overfull(Messenger):
+    """Lets a plate that is sized to the data set hold more rows: several of each datum."""
+
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        if not site_is_subsample(msg):
+            return
+        fn: Any = msg["fn"]
+        if (fn.subsample_size or 0) > fn.size:
+            msg["value"], msg["done"] = torch.arange(fn.subsample_size) % fn.size, True

@@ -205,6 +205,29 @@ def test_a_plate_larger_than_the_batch_weighs_the_sum_not_the_particles():
     assert abs(bound.mean() - exact.mean()) < 5
 
 
+def test_a_plate_holds_more_particles_than_the_data_set_has_rows():
+    decoder = nn.Linear(2, 3)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    objective = objectives.IWAE(6)
+    objective.prepare(model, guide, X[:8])
+    pyro.set_rng_seed(0)
+    bound = objective.per_datum(model, guide, X[:8])
+    pyro.set_rng_seed(0)
+    loss = objective.loss(model, guide, X[:8])
+    assert bound.shape == (8,)
+    assert loss == pytest.approx(-bound.sum().item() * 20 / 8, rel=1e-5)
+
+
 def test_global_sites_have_one_draw_for_all_particles():
     torch.manual_seed(0)
     model, guide = PAIRS["constrained globals"]()
