@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvae.randomness import preserved
 from pvae.reach import reach
+from pvae.registering import registered
 from pvae.scoped import Program
 from pvae.traces import paired_traces
 from pvae.watch import Watch
@@ -116,7 +117,7 @@ class Belongings:
             network.to(self.device)
             self.networks[name] = network
             with self.scope():
-                pyro.module(name, network)
+                registered(name, network)
 
     def elsewhere(self) -> list[str]:
         """Names of plain tensors that the programs use and that lie on another device."""

@@ -59,6 +59,10 @@ class Options:
                 f"warmup scales single sites, and {type(self.objective).__name__} is no sum over "
                 "sites: use an ELBO such as pyro.infer.Trace_ELBO(), or leave warmup out"
             )
+        if self.warmup and getattr(self.objective, "warmup", 0):
+            raise ValueError(
+                "warmup was given to fit and to the objective, which would multiply: give it to one"
+            )
         for name, least in (("epochs", 0), ("warmup", 0), ("patience", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -112,7 +116,11 @@ def _adam(rate: float) -> MakeOptimizer:
 def _described(thing: object) -> str:
     """A name that tells one objective or optimizer from another."""
     if isinstance(thing, ELBO):
-        plain = {k: v for k, v in vars(thing).items() if isinstance(v, bool | int | float | str)}
+        plain = {
+            k: v
+            for k, v in vars(thing).items()
+            if isinstance(v, bool | int | float | str | tuple | list)
+        }
         given = ", ".join(f"{k}={v}" for k, v in sorted(plain.items()) if not k.startswith("_"))
         return f"{type(thing).__name__}({given})"
     if isinstance(thing, PyroOptim):

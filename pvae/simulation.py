@@ -39,8 +39,13 @@ def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) 
     found: dict[str, int] = {}
     for name, site in observed_sites(trace).items():
         same = [i for i, part in enumerate(probe) if site["value"] is part]
-        same += [i for i, part in enumerate(probe) if _equal(site["value"], part)]
+        same = same or [i for i, part in enumerate(probe) if _equal(site["value"], part)]
         free = [i for i in same if i not in found.values()]
+        if len(free) > 1:
+            raise ValueError(
+                f"site {name!r} observes one of arguments {free}, which have the same values here: "
+                "observe an argument as it is, or try data in which they differ"
+            )
         if not free:
             raise ValueError(
                 f"site {name!r} observes no argument of the model as it was given, so simulated "

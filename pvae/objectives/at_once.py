@@ -16,7 +16,14 @@ __all__ = ["takes_particles"]
 
 _TRIED = 3  # particles by which a way to draw is tried
 # What a program raises that was not written for a further dimension.
-_CANNOT = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, AssertionError)
+_CANNOT = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    NotImplementedError,
+    AssertionError,
+)
 
 
 def takes_particles(
@@ -56,7 +63,8 @@ def takes_particles(
             for site in (*found.sites.values(), *again.sites.values()):
                 site["mask"] = None  # what is masked here may count elsewhere
             wanted, got = particles.log_q(again).local, particles.log_q(found).local
-            same = all(torch.allclose(wanted[n], got[n], 1e-3, 1e-3) for n in got)
+            shapes = all(again.sites[n]["fn"].shape() == v.shape for n, v in as_rows.items())
+            same = shapes and all(torch.allclose(wanted[n], got[n], 1e-3, 1e-3) for n in got)
             return particles if same and not particles.draw(head, _TRIED).log_p.shared else None
     except _CANNOT:
         return None

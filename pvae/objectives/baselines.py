@@ -81,7 +81,9 @@ class NetworkBaseline(nn.Module):
 
     def forward(self, *batch: Any) -> Tensor:
         """The learning signal to be expected of each datum, shape (rows,)."""
-        y: Tensor = self.network(batch[0].flatten(1))[..., 0]
+        weight = next(self.network.parameters())
+        x = batch[0].reshape(len(batch[0]), -1).to(weight.dtype)
+        y: Tensor = self.network(x)[..., 0]
         total: Tensor = self.average() + y
         return total
 

@@ -1,42 +1,48 @@
-"""The guide once more, with its parameters held constant."""
+"""log q with the guide's parameters held constant."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.particles import Particles, Proposal
+from pvae.objectives.pair import Pair
+from pvae.objectives.particles import Proposal
+from pvae.objectives.weights import Terms
 
-__all__ = ["held_constant"]
+__all__ = ["log_q_of_values"]
 
 
-def held_constant(particles: Particles, batch: tuple[Any, ...], proposal: Proposal) -> Proposal:
-    """The guide at the values of a proposal: log q of it is differentiated through z alone.
+def log_q_of_values(pair: Pair, batch: tuple[Any, ...], proposal: Proposal) -> Terms:
+    """log q at the values of a proposal by site, differentiated through these values alone.
+
+    The guide is run again.
 
     Args:
-        particles: draws from the pair.
+        pair: model and guide.
         batch: the arguments of the programs.
-        proposal: has the values, and knows the guide's parameters.
+        proposal: has the values.
     """
-    sites = proposal.trace.nodes.values()
-    leaves = [cast(Any, site["value"]).unconstrained() for site in sites if site["type"] == "param"]
-    with _constant(leaves):
-        return particles.propose(batch, proposal.count, at=proposal)
+    # Other tensors than the first run's, which transforms would look up with what made them.
+    values = {name: value.view_as(value) for name, value in proposal.values.items()}
+    fresh = Proposal(proposal.trace, proposal.count, proposal.depth, values)
+    with _constant(pair.parameters.values()):
+        # Within the block: transforms have networks that run in log_prob.
+        return pair.particles.log_q(pair.particles.propose(batch, proposal.count, at=fresh))
 
 
 @contextmanager
-def _constant(leaves: list[Tensor]) -> Iterator[None]:
+def _constant(parameters: Iterable[Tensor]) -> Iterator[None]:
     """Nothing that is computed in the block is differentiated by these."""
-    flags = [leaf.requires_grad for leaf in leaves]
-    for leaf in leaves:
-        leaf.requires_grad_(False)
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
     try:
         with warnings.catch_warnings():
             # pyro.module says so of each parameter; they are registered already.
             warnings.filterwarnings("ignore", ".*was not registered in the param store")
             yield
     finally:
-        for leaf, flag in zip(leaves, flags, strict=True):
-            leaf.requires_grad_(flag)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

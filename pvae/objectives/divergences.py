@@ -1,5 +1,8 @@
 """The divergence of each latent site from its prior: in closed form, or at the draws."""
 
+from typing import Any
+
+import pyro.distributions as dist
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -46,12 +49,19 @@ def _closed_form(particles: Particles, proposed: Site, prior: Site) -> Tensor | 
     scales = tuple(own_scale(site, particles.plate) for site in (proposed, prior))
     if masks[0] is not masks[1] or not _same(*scales):
         return None
+    if isinstance(_innermost(proposed["fn"]), dist.Delta):
+        return None  # its log_density would be left out
     try:
         divergence = kl_divergence(proposed["fn"], prior["fn"])
     except NotImplementedError:
         return None
     divergence = scale_and_mask(divergence, scales[0] if particles.scaled else 1.0, masks[0])
     return by_row(divergence, proposed, particles.plate)
+
+
+def _innermost(fn: Any) -> Any:
+    inner = getattr(fn, "base_dist", fn)
+    return fn if inner is fn else _innermost(inner)
 
 
 def _same(one: float | Tensor, other: float | Tensor) -> bool:

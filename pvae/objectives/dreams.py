@@ -3,6 +3,7 @@
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -11,6 +12,7 @@ from pvae.objectives.pair import Pair, UnsuitableError
 from pvae.objectives.particles import total
 from pvae.objectives.weights import log_probs
 from pvae.simulation import arguments_observed, simulate
+from pvae.traces import latent_sites
 
 __all__ = ["dreamt", "find_observed"]
 
@@ -26,6 +28,18 @@ def find_observed(name: str, pair: Pair, batch: tuple[Any, ...]) -> dict[str, in
     Raises:
         UnsuitableError: data that were drawn could not be handed to the guide.
     """
+    own = latent_sites(pair.model_trace)
+    guide = latent_sites(pair.guide_trace)
+    further = [
+        site
+        for site, value in guide.items()
+        if site not in own or isinstance(value["fn"], dist.Delta)
+    ]
+    if further:
+        raise UnsuitableError(
+            f"{name} raises log q of what the model draws, and sites {further} of the guide are "
+            "not the model's, or no distributions: use RWS(insomnia=1.0), or IWAE"
+        )
     try:
         with pyro.validation_enabled(False), torch.no_grad():
             return arguments_observed(pair.model, batch)

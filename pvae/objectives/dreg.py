@@ -4,12 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.constant import held_constant
+from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.pair import Pair
 from pvae.objectives.particles import Proposal, total
 from pvae.objectives.requirements import refuse_discrete, refuse_noisy_guide, refuse_shared
+from pvae.objectives.weights import own_scale
+from pvae.traces import Site
 
 __all__ = ["DReG"]
 
@@ -45,7 +47,7 @@ class DReG(Objective):
         weights: list[Tensor] = []
         proposal = _damped(pair, drawn, weights)
         draw = particles.weigh(batch, proposal)
-        log_q = particles.log_q(held_constant(particles, batch, proposal))
+        log_q = log_q_of_values(pair, batch, proposal)
         log_weights = total(draw.log_p.local) - total(log_q.local)
         weights.append(log_weights.detach().softmax(0))
         surrogate = (weights[0] * log_weights).sum(0)
@@ -55,18 +57,30 @@ class DReG(Objective):
 def _damped(pair: Pair, drawn: Proposal, weights: list[Tensor]) -> Proposal:
     """The proposal with values whose gradients are multiplied by the weights once more.
 
-    The weights are known only after the model was run at these values. Inside the guide, where one
-    draw depends on another, the gradient passes the values as they were.
+    Where log q counts b times, the gradient that stands for its score is w (1 - b (1 - w)), which
+    is w^2 for b = 1. The weights are known only after the model was run at these values. Inside the
+    guide, where one draw depends on another, the gradient passes the values as they were.
     """
+
+    spread = pair.particles.spread
 
     def once_more(name: str, value: Tensor) -> Tensor:
         if not value.requires_grad:
             return value
         copy = value.view_as(value)
+        counted = _counted(pair, drawn.sites[name])
         copy.register_hook(
-            lambda gradient: gradient * pair.particles.spread(drawn, name, weights[0])
+            lambda gradient: gradient * (1 - counted * (1 - spread(drawn, name, weights[0])))
         )
         return copy
 
     values = {name: once_more(name, value) for name, value in drawn.values.items()}
     return Proposal(drawn.trace, drawn.count, drawn.depth, values)
+
+
+def _counted(pair: Pair, site: Site) -> float | Tensor:
+    """How often log q counts at a site: its scale and mask."""
+    scale, mask = own_scale(site, pair.plate), site["mask"]
+    if isinstance(mask, Tensor):
+        return scale * mask.reshape(*mask.shape, *(1,) * len(site["fn"].event_shape))
+    return scale if mask is not False else 0.0

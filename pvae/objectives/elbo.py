@@ -91,6 +91,12 @@ class ELBO(Objective):
         wrong = [name for name in self.sites or () if name not in known]
         if wrong:
             raise UnsuitableError(f"ELBO got sites {wrong}: the model's latent sites are {known}")
+        further = [name for name in latent_sites(pair.guide_trace) if name not in known]
+        if further and (self.sites is not None or self.free_bits):
+            raise UnsuitableError(
+                f"ELBO got sites or free_bits, and the guide draws {further}, which the model does "
+                "not have: to which divergence they belong is not known; leave these options out"
+            )
         self.weight = self.weight.to(batch[0].device)
 
     def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:

@@ -12,8 +12,8 @@ from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from pvae.objectives.pair import Pair, Program, found_to_be
-from pvae.objectives.weights import DataPlate
-from pvae.randomness import preserved
+from pvae.reach import reach
+from pvae.steps import undone
 from pvae.traces import paired_traces
 
 __all__ = ["Objective", "PerDatum"]
@@ -60,14 +60,19 @@ class Objective(ELBO):
     least_particles = 1
 
     def __init__(self, num_particles: int = 1) -> None:
-        if num_particles < self.least_particles:
-            raise ValueError(
-                f"{type(self).__name__} got num_particles={num_particles}: it needs at least "
-                f"{self.least_particles}"
-            )
+        self.num_particles = num_particles
+        self._check_number()
         super().__init__(num_particles=num_particles, vectorize_particles=True)  # type: ignore[no-untyped-call]
         self._pair: Pair | None = None
         self._asked: tuple[object, ...] = ()
+        self._parts: list[nn.Module] = []
+
+    def _check_number(self) -> None:
+        if self.num_particles < self.least_particles:
+            raise ValueError(
+                f"{type(self).__name__} got num_particles={self.num_particles}: it needs at least "
+                f"{self.least_particles}"
+            )
 
     @abstractmethod
     def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
@@ -111,14 +116,19 @@ class Objective(ELBO):
         Raises:
             UnsuitableError: this objective makes no sense for the pair.
         """
-        asked = (model, guide, self.num_particles > 1)
+        modes = [part.training for part in self._parts]
+        asked = (model, guide, self.num_particles, modes)
         if self._pair is None or self._asked != asked:
-            with preserved():
+            self._check_number()
+            networks = [network for _, network in reach({"": model, " ": guide}, nn.Module)]
+            with undone(networks):
                 programs = self.programs(model, guide)
                 name, several = type(self).__name__, self.num_particles > 1
                 pair = found_to_be(name, *programs, batch, several=several)
                 self.refuse(pair, batch)
-            self._pair, self._asked = pair, asked
+            self._parts = [part for network in networks for part in network.modules()]
+            modes = [part.training for part in self._parts]
+            self._pair, self._asked = pair, (model, guide, self.num_particles, modes)
         return self._pair
 
     def per_datum(self, model: Program, guide: Program, *batch: Any) -> Tensor:
@@ -137,7 +147,7 @@ class Objective(ELBO):
         pair = self.prepare(model, guide, *batch)
         found = self.estimate(pair, batch)
         bound = found.surrogate + (found.value - found.surrogate).detach()
-        return -(bound.sum() * _weight(pair.plate, len(batch[0])) + found.shared)
+        return -(bound.sum() * pair.weight(len(batch[0])) + found.shared)
 
     def loss(self, model: Program, guide: Program, *batch: Any) -> float:
         """Minus the bound, summed over the data, without a gradient."""
@@ -157,11 +167,6 @@ class Objective(ELBO):
         """One draw, as Pyro's base class asks for."""
         del kwargs
         return paired_traces(model, guide, args)
-
-
-def _weight(plate: DataPlate, rows: int) -> float:
-    """What the sum over a batch is multiplied with, where the plate is larger than the batch."""
-    return plate.full_size / rows if plate.full_size != plate.rows else 1.0
 
 
 def _read(loss: Tensor) -> float:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.objectives.at_once import takes_particles
 from pvae.objectives.particles import Particles
 from pvae.objectives.weights import DataPlate, data_plate
-from pvae.traces import latent_sites, paired_traces
+from pvae.reach import reach
+from pvae.traces import latent_sites, paired_traces, sample_sites
 
 __all__ = ["Pair", "Program", "UnsuitableError", "found_to_be"]
 
@@ -32,6 +33,8 @@ class Pair:
         particles: draws from it.
         model_trace: of a run on the first batch, at the draws of `guide_trace`.
         guide_trace: likewise.
+        parameters: what either program registers, and what networks that it reaches hold, by name.
+        sized: whether the data plate has a size of its own, of which a batch is a sample.
     """
 
     model: Program
@@ -40,6 +43,12 @@ class Pair:
     particles: Particles
     model_trace: poutine.Trace
     guide_trace: poutine.Trace
+    parameters: dict[str, Tensor]
+    sized: bool
+
+    def weight(self, rows: int) -> float:
+        """What the sum over a batch of so many rows is multiplied with, for the whole data set."""
+        return self.plate.full_size / rows if self.sized else 1.0
 
     @property
     def discrete(self) -> list[str]:
@@ -99,8 +108,13 @@ def found_to_be(
         step = max(1, len(batch[0]) // 4)
         head = tuple(_rows(part, slice(None, None, step), len(batch[0])) for part in batch)
         particles = takes_particles(model, guide, plate, head, scaled=True)
-    particles = particles or Particles(model, guide, plate, scaled=True)
-    pair = Pair(model, guide, plate, particles, *traces)
+    if particles is None:
+        particles = Particles(model, guide, plate, scaled=True)
+        if several:
+            _try_tiles(name, particles, batch)
+    parameters = _parameters(model, guide, traces)
+    sized = _has_own_size(model, guide, plate, batch)
+    pair = Pair(model, guide, plate, particles, *traces, parameters, sized)
     loose = [site for site in pair.shared if site in pair.discrete]
     if loose:
         raise UnsuitableError(
@@ -108,6 +122,48 @@ def found_to_be(
             "reparameterized: use Trace_ELBO"
         )
     return pair
+
+
+def _has_own_size(model: Program, guide: Program, plate: DataPlate, batch: tuple[Any, ...]) -> bool:
+    """Whether the data plate keeps its size when the batch has a row less."""
+    rows = len(batch[0])
+    if plate.full_size != rows or rows == 1:
+        return plate.full_size != rows
+    try:
+        fewer = paired_traces(
+            model, guide, tuple(_rows(part, slice(rows - 1), rows) for part in batch)
+        )
+    except (RuntimeError, ValueError, IndexError):
+        return False  # it has this size and no other
+    frames = [plate.frame(site) for _, site in sample_sites(fewer[0])]
+    return any(frame is not None and frame.full_size == rows for frame in frames)
+
+
+def _try_tiles(name: str, particles: Particles, batch: tuple[Any, ...]) -> None:
+    try:
+        particles.draw(batch, 2)
+    except (RuntimeError, ValueError, IndexError) as error:
+        rows = len(batch[0])
+        raise UnsuitableError(
+            f"{name} runs two particles of {rows} data as {2 * rows} rows, and this pair does not "
+            f"run on them ({type(error).__name__}: {error}): plates and parameters are to follow "
+            "the size of the batch; or use ELBO with one particle"
+        ) from error
+
+
+def _parameters(
+    model: Program, guide: Program, traces: tuple[poutine.Trace, poutine.Trace]
+) -> dict[str, Tensor]:
+    found: dict[int, tuple[str, Tensor]] = {}
+    for trace in traces:
+        for name, site in trace.nodes.items():
+            if site["type"] == "param":
+                leaf = cast(Any, site["value"]).unconstrained()
+                found.setdefault(id(leaf), (name.replace("$$$", "."), leaf))
+    for name, network in reach({"model": model, "guide": guide}, nn.Module):
+        for part, leaf in network.named_parameters():
+            found.setdefault(id(leaf), (f"{name}.{part}", leaf))
+    return dict(found.values())
 
 
 def _rows(part: Any, where: slice, rows: int) -> Any:

@@ -19,6 +19,7 @@ from pvae.traces import Site, sample_sites
 __all__ = ["Draw", "Particles", "Proposal", "total", "trace_of"]
 
 _Batch = tuple[Any, ...]
+_PLATE = "particles of the data"
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,20 @@ class Draw:
         model: the trace of the model at the proposed values, on the tiled batch.
         log_p: of the model by site; local ones have shape (particles, rows), shared ones ().
         log_q: of the guide, likewise.
+        score: log q of the local sites whose draws have no gradient, without scale or mask, since
+            what is drawn counts elsewhere; shape (particles, rows).
     """
 
     proposal: Proposal
     model: poutine.Trace
     log_p: Terms
     log_q: Terms
+    score: Tensor
 
     @property
     def log_weights(self) -> Tensor:
         """log p(x, z) - log q(z | x) of the local sites, shape (particles, rows), in nats."""
         return total(self.log_p.local) - total(self.log_q.local)
-
-    @property
-    def score(self) -> Tensor:
-        """log q of the local sites whose draws have no gradient, shape (particles, rows)."""
-        sites = self.proposal.sites
-        log_q = self.log_q.local
-        return total({name: log_q[name] for name in log_q if not sites[name]["fn"].has_rsample})
 
     @property
     def shared(self) -> Tensor:
@@ -145,7 +142,7 @@ class Particles:
         with _Cut() if detached else nullcontext():
             if tiled or not depth:
                 return Proposal(_on_tiles(guide, batch, count), count, 0)
-            with pyro.plate("particles of the data", count, dim=-depth - 1):
+            with pyro.plate(_PLATE, count, dim=-depth - 1):
                 return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
 
     def weigh(self, batch: _Batch, proposal: Proposal) -> Draw:
@@ -156,7 +153,16 @@ class Particles:
         found = log_probs(trace, self.plate, scaled=self.scaled)
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.shared)  # fmt: skip
-        return Draw(proposal, trace, log_p, self.log_q(proposal))
+        return Draw(proposal, trace, log_p, self.log_q(proposal), self.score(proposal))
+
+    def score(self, proposal: Proposal) -> Tensor:
+        """As of a `Draw`."""
+        found = {
+            name: self._by_particle(site, site["fn"].log_prob(site["value"]), proposal)
+            for name, site in proposal.sites.items()
+            if not site["fn"].has_rsample and self.plate.frame(site) is not None
+        }
+        return total(found)
 
     def log_q(self, proposal: Proposal) -> Terms:
         """The log-probabilities of a proposal by site."""
@@ -206,7 +212,9 @@ class Particles:
         # Particles come first; put before the data they become one dimension with them.
         before = frame.dim - events - 1
         value = value.movedim(0, before).flatten(before, before + 1)
-        while value.dim() > events - frame.dim and value.shape[0] == 1:
+        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != _PLATE]
+        own = max(-f.dim for f in frames)  # a plate of size 1 is the user's
+        while value.dim() > events + own and value.shape[0] == 1:
             value = value[0]
         return value
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline, leave_one_out
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.pair import Pair
+from pvae.registering import registered
 
 __all__ = ["REINFORCE"]
 
@@ -90,9 +90,13 @@ class REINFORCE(Objective):
             return leave_one_out(signal), signal.new_zeros(())
         if self._module is None:
             return signal.new_zeros(()), signal.new_zeros(())
-        if any(True for _ in self._module.parameters()):
-            pyro.module("objective.baseline", self._module)
+        registered("objective.baseline", self._module)
         expected = self._module(*batch)
+        if expected.shape not in ((), signal.shape[1:]):
+            raise ValueError(
+                f"the baseline gave shape {tuple(expected.shape)} for {signal.shape[1]} data: give "
+                "one number for each, shape (rows,)"
+            )
         error = (signal - expected) ** 2
         if isinstance(self._module, MovingAverage | NetworkBaseline) and torch.is_grad_enabled():
             self._module.see(signal)

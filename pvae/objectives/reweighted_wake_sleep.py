@@ -48,7 +48,7 @@ class RWS(Objective):
     def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
         """Refuse a guide that shares parameters with the model, and models that cannot dream."""
         refuse_shared(self, pair, "VIMCO, or IWAE where draws have a gradient")
-        refuse_shared_parameters(self, pair, "VIMCO, or IWAE where draws have a gradient")
+        refuse_shared_parameters(self, pair, batch, "VIMCO, or IWAE where draws have a gradient")
         if self.insomnia < 1:
             self._observed = find_observed(type(self).__name__, pair, batch)
 

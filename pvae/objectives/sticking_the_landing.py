@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pvae.objectives.constant import held_constant
+from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.pair import Pair
 from pvae.objectives.particles import total
@@ -33,6 +33,6 @@ class STL(Objective):
     def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
         """The mean log-weight of each datum; its gradient is the path's alone."""
         draw = pair.particles.draw(batch, self.num_particles)
-        log_q = pair.particles.log_q(held_constant(pair.particles, batch, draw.proposal))
+        log_q = log_q_of_values(pair, batch, draw.proposal)
         path = (total(draw.log_p.local) - total(log_q.local)).mean(0)
         return PerDatum(path, path, total(draw.log_p.shared) - total(log_q.shared))

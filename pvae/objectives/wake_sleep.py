@@ -35,7 +35,8 @@ class WakeSleep(Objective):
     def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
         """Refuse a guide that shares parameters with the model, and models that cannot dream."""
         refuse_shared(self, pair, "ELBO, or Trace_ELBO")
-        refuse_shared_parameters(self, pair, "ELBO, or REINFORCE where draws have no gradient")
+        nearest = "ELBO, or REINFORCE where draws have no gradient"
+        refuse_shared_parameters(self, pair, batch, nearest)
         self._observed = find_observed(type(self).__name__, pair, batch)
 
     def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:

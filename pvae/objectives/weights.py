@@ -81,11 +81,17 @@ def data_plate(
     names = _of_size(model_trace, rows) | _of_size(guide_trace, rows)
     if len(names) > 1 and rows > 1:
         # A plate that happens to have as many elements does not follow the batch's size.
-        fewer = traces(tuple(part[:-1] for part in batch))
+        fewer = traces(tuple(_but_last(part, rows) for part in batch))
         following = names & (_of_size(fewer[0], rows - 1) | _of_size(fewer[1], rows - 1))
         names = following or names
     plate = next((plate for name, plate in found.items() if name in names), None)
     return replace(plate, names=frozenset(names)) if plate is not None else None
+
+
+def _but_last(part: Tensor, rows: int) -> Tensor:
+    """A row less; numbers, and tensors that are no rows of data, stay as they are."""
+    data = isinstance(part, Tensor) and part.dim() and len(part) == rows
+    return part[:-1] if data else part
 
 
 def _of_size(trace: poutine.Trace, rows: int) -> set[str]:
