@@ -99,9 +99,9 @@ def gaussian_layers() -> list[Setting]:
         "iwae": {"m = 5000": 86.17, "schedule": schedule, "steps": 9_770_000},
         "dreg": {},
     }
-    options: dict[str, object] = {"dims": (100, 50), "hidden": (200, 200), "activation": "tanh"}
+    options: dict[str, object] = {"dims": (100, 50), "hidden": (200, 200)}
     return [
-        Setting(way, options, objective, published=papers[way]) for way, objective in ways.items()
+        Setting(way, options, objective, warmup=10, published=papers[way]) for way, objective in ways.items()
     ]
 
 
