@@ -101,7 +101,8 @@ def gaussian_layers() -> list[Setting]:
     }
     options: dict[str, object] = {"dims": (100, 50), "hidden": (200, 200)}
     return [
-        Setting(way, options, objective, warmup=10, published=papers[way]) for way, objective in ways.items()
+        Setting(way, options, objective, warmup=10, published=papers[way])
+        for way, objective in ways.items()
     ]
 
 
