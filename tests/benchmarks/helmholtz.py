@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -183,10 +184,28 @@ def trained(setting: Setting, data: pvae.data.DataSet, seed: int) -> dict[str, o
     return entry
 
 
-def line(entry: dict[str, object]) -> str:
+def row(entry: dict[str, Any]) -> str:
+    """An entry as a row of the README's table."""
+    bounds, published = entry["negative_test_bound"], entry["published"]
+    layers = ", ".join(f"{value:.1f}" for value in entry["kl_by_layer"].values())
+    beside = ", ".join(
+        f"{key}: {value}" for key, value in published.items() if isinstance(value, float)
+    )
+    cells = [
+        entry["name"],
+        *(f"{bounds[key]:.1f}" for key in ("m = 1", "m = 5", "m = 50")),
+        f"{entry['negative_log_likelihood']['value']:.1f}",
+        layers,
+        f"{entry['training_seconds'] / 60:.0f}",
+        beside or "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def line(entry: dict[str, Any]) -> str:
     """An entry in words."""
     text = (
-        f"{entry['name']}: -log p(x) {entry['negative_log_likelihood']['value']}, "  # type: ignore[index]
+        f"{entry['name']}: -log p(x) {entry['negative_log_likelihood']['value']}, "
         f"bounds {entry['negative_test_bound']}, KL {entry['kl_by_layer']}, "
         f"{entry['epochs']} epochs in {entry['training_seconds']} s; published {entry['published']}"
     )
