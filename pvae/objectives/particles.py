@@ -58,20 +58,27 @@ class Draw:
         model: the trace of the model at the proposed values, on the tiled batch.
         log_p: of the model by site; local ones have shape (particles, rows), shared ones ().
         log_q: of the guide, likewise.
-        score: log q of the local sites whose draws have no gradient, without scale or mask, since
-            what is drawn counts elsewhere; shape (particles, rows).
+        particles: what drew them.
     """
 
     proposal: Proposal
     model: poutine.Trace
     log_p: Terms
     log_q: Terms
-    score: Tensor
+    particles: "Particles"
 
     @property
     def log_weights(self) -> Tensor:
         """log p(x, z) - log q(z | x) of the local sites, shape (particles, rows), in nats."""
         return total(self.log_p.local) - total(self.log_q.local)
+
+    @property
+    def score(self) -> Tensor:
+        """log q of the local sites whose draws have no gradient, shape (particles, rows).
+
+        Without scale or mask, since what is drawn counts elsewhere.
+        """
+        return self.particles.score(self.proposal)
 
     @property
     def shared(self) -> Tensor:
@@ -153,7 +160,7 @@ class Particles:
         found = log_probs(trace, self.plate, scaled=self.scaled)
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.shared)  # fmt: skip
-        return Draw(proposal, trace, log_p, self.log_q(proposal), self.score(proposal))
+        return Draw(proposal, trace, log_p, self.log_q(proposal), self)
 
     def score(self, proposal: Proposal) -> Tensor:
         """As of a `Draw`."""
@@ -226,7 +233,6 @@ def _on_tiles(program: Callable[..., object], batch: _Batch, count: int) -> pout
 
 def total(by_site: Mapping[str, Tensor]) -> Tensor:
     """The sum over sites; 0 of none."""
-    # Python's sum starts from an int, which a tensor takes.
     return sum(by_site.values(), start=torch.zeros(()))
 
 

@@ -8,6 +8,7 @@ import pyro.distributions.transforms as transforms
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pvae import objectives
@@ -175,3 +176,19 @@ def test_networks_that_run_in_log_prob_are_held_constant():
         mean_gradient(objectives.DReG(3), *pair, names),
         mean_gradient(objectives.IWAE(3), *pair, names),
     )
+
+
+def test_a_flow_without_an_inverse_can_be_drawn_from_but_not_asked():
+    torch.manual_seed(0)
+    pair = flow_pair(lambda: transforms.planar(2))
+    x = torch.randn(6)
+    wanted = sum(Trace_ELBO().loss(*pair, x) for _ in range(1000)) / 1000
+    assert objectives.ELBO(1000).loss(*pair, x) == pytest.approx(wanted, rel=0.1)
+    for objective in (
+        objectives.STL(),
+        objectives.DReG(3),
+        objectives.RWS(3),
+        objectives.WakeSleep(),
+    ):
+        with pytest.raises(UnsuitableError, match="no inverse"):
+            objective.loss(*pair, x)
