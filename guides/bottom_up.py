@@ -13,6 +13,8 @@ from pvae.nn import MLP, Flatten, positive
 __all__ = ["BottomUp"]
 
 _LATENTS = ("gaussian", "bernoulli")
+# Logit that binary units start at, as those of `HelmholtzMachine`.
+_REST = -2.0
 
 
 class BottomUp(nn.Module):
@@ -21,7 +23,7 @@ class BottomUp(nn.Module):
     q(z1, ..., zM | x) = q(z1 | x) prod_{m > 1} q(z_m | z_{m-1})
 
     Gaussian layers are N(loc(.), scale(.)^2), where a network that gives 0 gives scale 1; Bernoulli
-    layers have the values 0 and 1 and logits from a network.
+    layers have the values 0 and 1 and logits from a network, which start near -2 as the model's.
 
     Its sites are "z1", ..., "zM", `(batch, dims[m - 1])`, in the plate "data".
 
@@ -68,10 +70,18 @@ class BottomUp(nn.Module):
         if latent not in _LATENTS:
             raise ValueError(f"unknown latent {latent!r}; choose one of {list(_LATENTS)}")
         self.flatten = Flatten(x_shape)
-        outputs = 2 if latent == "gaussian" else 1
+        outputs, start = (2, None) if latent == "gaussian" else (1, _REST)
         sizes = (self.flatten.out_features, *self.dims)
         self.layers = nn.ModuleList(
-            MLP(size, hidden, outputs * dim, activation=activation, norm=norm, residual=residual)
+            MLP(
+                size,
+                hidden,
+                outputs * dim,
+                activation=activation,
+                norm=norm,
+                residual=residual,
+                out_bias=start,
+            )
             for size, dim in pairwise(sizes)
         )
 

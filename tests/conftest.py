@@ -31,6 +31,8 @@ load_file("wrong_training")
 load_file("wrong_distributions")
 load_file("right_pairs")
 load_file("small_pairs")
+load_file("small_gaussians")
+load_file("small_beliefs")
 load_file("exact_objectives")
 load_file("gradient_draws")
 

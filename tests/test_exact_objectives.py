@@ -5,14 +5,11 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from small_pairs import Belief, Gaussian, Hierarchy, gauss_hermite, states
+from small_beliefs import Belief
+from small_gaussians import REPARAMETERIZED, Gaussian
+from small_pairs import gauss_hermite, states
 
-PAIRS = {
-    "gaussian": Gaussian,
-    "up": lambda: Hierarchy("up"),
-    "down": lambda: Hierarchy("down"),
-    "belief": Belief,
-}
+PAIRS = REPARAMETERIZED | {"belief": Belief}
 
 
 @pytest.fixture(params=PAIRS)

@@ -11,7 +11,8 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
-from small_pairs import Belief, Gaussian, Hierarchy
+from small_beliefs import Belief
+from small_gaussians import Gaussian, Hierarchy
 
 UNBIASED = {
     "Trace_ELBO of a Gaussian": (Trace_ELBO, Gaussian),

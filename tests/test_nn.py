@@ -32,6 +32,12 @@ def test_mlp_is_linear_without_hidden_layers_and_at_the_end():
     assert (nn.MLP(3, 50, 200, activation="relu")(x) < 0).any()
 
 
+@pytest.mark.parametrize("norm", [None, "weight", "batch"])
+def test_the_last_bias_starts_where_asked(norm):
+    mlp = nn.MLP(3, 4, 2, norm=norm, out_bias=-2.0)
+    assert mlp.layers[-1].bias.tolist() == [-2.0, -2.0]
+
+
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu", "softplus", "gelu"])
 def test_activation_stands_between_the_layers(activation):
     mlp = nn.MLP(3, 4, 2, activation=activation)

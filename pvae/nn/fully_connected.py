@@ -76,6 +76,7 @@ class MLP(nn.Module):
         activation: name of the nonlinearity after each hidden layer.
         norm: of the `HiddenLayers`: "batch", "weight" (of the last layer too) or None.
         residual: of the `HiddenLayers`: whether each adds its input to its output.
+        out_bias: what the bias of the last layer starts at; drawn as torch does, if None.
 
     Raises:
         ValueError: as of `HiddenLayers`.
@@ -95,6 +96,7 @@ class MLP(nn.Module):
         activation: str = "silu",
         norm: str | None = None,
         residual: bool = False,
+        out_bias: float | None = None,
     ) -> None:
         super().__init__()
         if out_features < 1:
@@ -104,7 +106,10 @@ class MLP(nn.Module):
             )
         layers = _layers(in_features, hidden, activation, norm, residual)
         last = (in_features, *_widths(hidden))[-1]
-        self.layers = nn.Sequential(*layers, _linear(last, out_features, norm))
+        out = _linear(last, out_features, norm)
+        if out_bias is not None:
+            nn.init.constant_(out.bias, out_bias)
+        self.layers = nn.Sequential(*layers, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(*batch, in_features)` to `(*batch, out_features)`."""
@@ -168,7 +173,7 @@ def _layers(
     return layers
 
 
-def _linear(size: int, next_size: int, norm: str | None) -> nn.Module:
+def _linear(size: int, next_size: int, norm: str | None) -> nn.Linear:
     linear = nn.Linear(size, next_size)
     return weight_norm(linear) if norm == "weight" else linear
 

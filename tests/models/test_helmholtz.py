@@ -134,6 +134,15 @@ def test_bernoulli_layers_draw_only_0_and_1_and_what_their_logits_say():
     )
 
 
+@pytest.mark.parametrize("hidden", [(), 7])
+def test_bernoulli_units_start_mostly_off(hidden):
+    options = {"x_shape": (4, 3), "dims": (40, 30, 20), "latent": "bernoulli", "hidden": hidden}
+    for program in (HelmholtzMachine(**options), BottomUp(**options)):
+        nodes = poutine.trace(program).get_trace(data(500)).nodes
+        for m in (1, 2, 3):
+            assert 0.08 < nodes[f"z{m}"]["value"].mean() < 0.2
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_elbo_and_every_gradient_are_finite(network):
     options = {"x_shape": (4, 3), "dims": DIMS, **network}

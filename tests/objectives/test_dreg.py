@@ -3,21 +3,15 @@
 import exact_objectives as exact
 import pytest
 from gradient_draws import assert_unbiased, draw
-from small_pairs import Gaussian, Hierarchy
+from small_gaussians import REPARAMETERIZED, Gaussian, Hierarchy
 
 from pvae import objectives
 
-PAIRS = {
-    "gaussian": Gaussian,
-    "up": lambda: Hierarchy("up"),
-    "down": lambda: Hierarchy("down"),
-}
-
 
 @pytest.mark.parametrize("rows", [1, 7])
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", REPARAMETERIZED)
 def test_it_is_unbiased(name, rows):
-    pair = PAIRS[name]()
+    pair = REPARAMETERIZED[name]()
     x = pair.x[:rows]
     target = exact.importance_weighted(pair, x, 2)
     assert_unbiased(objectives.DReG(num_particles=2), pair, x, target)

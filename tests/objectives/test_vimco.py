@@ -4,7 +4,8 @@ import exact_objectives as exact
 import pytest
 import torch
 from gradient_draws import assert_unbiased, draw
-from small_pairs import Belief, Gaussian, Hierarchy
+from small_beliefs import Belief
+from small_gaussians import Gaussian, Hierarchy
 
 from pvae import objectives
 from pvae.objectives.iwae import importance_weighted

@@ -3,19 +3,13 @@
 import exact_objectives as exact
 import pytest
 from gradient_draws import assert_unbiased
-from small_pairs import Belief, Gaussian, Hierarchy
+from small_beliefs import Belief
+from small_gaussians import REPARAMETERIZED, SCORED
 
 from pvae import objectives
 
 ROWS = pytest.mark.parametrize("rows", [1, 7])
-PAIRS = {
-    "gaussian": Gaussian,
-    "gaussian by scores": lambda: Gaussian(scored=True),
-    "up": lambda: Hierarchy("up"),
-    "up, one by scores": lambda: Hierarchy("up", scored=("z2",)),
-    "down": lambda: Hierarchy("down"),
-    "belief": Belief,
-}
+PAIRS = REPARAMETERIZED | SCORED | {"belief": Belief}
 
 
 @ROWS
