@@ -176,6 +176,16 @@ def test_batch_norm_is_over_all_leading_dimensions():
     torch.testing.assert_close(hidden(x)[1, 2], hidden(x[1, 2]))
 
 
+def test_batch_norm_of_one_row_is_that_of_eval_mode():
+    hidden = nn.HiddenLayers(6, 7, norm="batch")
+    hidden(torch.randn(50, 6))
+    x = torch.randn(1, 1, 6)
+    before = {name: value.clone() for name, value in hidden.state_dict().items()}
+    in_training = hidden(x)
+    assert all(torch.equal(hidden.state_dict()[name], value) for name, value in before.items())
+    torch.testing.assert_close(in_training, hidden.eval()(x))
+
+
 def test_batch_norm_leaves_the_last_layer_alone():
     mlp = nn.MLP(6, 7, 4, norm="batch")
     assert [type(layer).__name__ for layer in mlp.layers] == [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from pvae.nn.choices import ACTIVATIONS, check_name
@@ -30,8 +31,9 @@ class HiddenLayers(nn.Module):
         hidden: width of the one hidden layer, or widths of each.
         activation: name of the nonlinearity after each hidden layer.
         norm: "batch" normalizes what enters each nonlinearity over all leading dimensions, which
-            makes the data of a batch meet in train mode; "weight" takes the length of each row of
-            each weight apart; None does neither.
+            makes the data of a batch meet in train mode, where a batch of one is normalized as in
+            eval mode; "weight" takes the length of each row of each weight apart; None does
+            neither.
         residual: whether each hidden layer adds its input to its output.
 
     Attributes:
@@ -118,10 +120,17 @@ class MLP(nn.Module):
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalization over all leading dimensions."""
+    """Batch normalization over all leading dimensions; of one row by the running statistics."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+        rows = x.reshape(-1, x.shape[-1])
+        # The last batch of an epoch may be one datum, which has no spread.
+        if self.training and len(rows) == 1:
+            mean, var = self.running_mean, self.running_var
+            normalized = batch_norm(rows, mean, var, self.weight, self.bias, eps=self.eps)
+        else:
+            normalized = super().forward(rows)
+        return normalized.reshape(x.shape)
 
 
 class _Residual(nn.Module):
