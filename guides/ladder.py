@@ -22,7 +22,8 @@ class Ladder(nn.Module):
     of N(loc_hat, scale_hat^2) and the model's p(z_m | z_{m+1}): precisions add, and loc is the mean
     weighted by them. The model's networks are trained from both sides, and are not part of this
     module: moving it, or setting its mode, leaves the model as it is. The paper trains five layers
-    with batch normalization and a warm-up of the latent terms.
+    with batch normalization, of the model's hidden layers and these, and a warm-up of the latent
+    terms: without either, layers far from the data tend to collapse to the prior.
 
     Its sites are "zM", ..., "z1", `(batch, dims[m - 1])`, in the plate "data".
 
