@@ -1,6 +1,7 @@
 """The recognition network of a Helmholtz machine: from the data up, layer by layer."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import pyro
@@ -71,17 +72,10 @@ class BottomUp(nn.Module):
             raise ValueError(f"unknown latent {latent!r}; choose one of {list(_LATENTS)}")
         self.flatten = Flatten(x_shape)
         outputs, start = (2, None) if latent == "gaussian" else (1, _REST)
+        network = partial(MLP, hidden=hidden, activation=activation, norm=norm, residual=residual)
         sizes = (self.flatten.out_features, *self.dims)
         self.layers = nn.ModuleList(
-            MLP(
-                size,
-                hidden,
-                outputs * dim,
-                activation=activation,
-                norm=norm,
-                residual=residual,
-                out_bias=start,
-            )
+            network(size, out_features=outputs * dim, out_bias=start)
             for size, dim in pairwise(sizes)
         )
 
