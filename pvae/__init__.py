@@ -3,10 +3,10 @@
 from pvae import data, evaluation, guides, likelihoods, models, nn, objectives, plots
 from pvae.checking import check
 from pvae.evaluation import ais, bdmc, elbo, log_likelihood
-from pvae.loading import load
-from pvae.programs import infer, reconstruct, sample
+from pvae.pair.predictive import infer, reconstruct, sample
 from pvae.svi import SVI
-from pvae.training import fit
+from pvae.training.fitting import fit
+from pvae.training.loading import load
 
 __all__ = [
     "SVI",

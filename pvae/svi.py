@@ -11,13 +11,13 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pvae.engine.optimizers import MakeOptimizer, TorchOptim, put
+from pvae.engine.precision import PRECISIONS, Networks, matmul_precision, refuse_missing
+from pvae.engine.replay import Replay
+from pvae.engine.schedule import TIERS
+from pvae.engine.step import Step, eager_step, undone
 from pvae.objectives import Objective
-from pvae.optimizers import MakeOptimizer, TorchOptim, put
-from pvae.precision import PRECISIONS, Networks, matmul_precision, refuse_missing
-from pvae.reach import reach
-from pvae.replay import Replay
-from pvae.steps import Step, eager_step, undone
-from pvae.tiers import TIERS
+from pvae.pair.discovery import reach
 
 __all__ = ["ENGINES", "SVI"]
 

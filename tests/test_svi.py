@@ -1,11 +1,11 @@
 """A step from a recorded graph is Pyro's step: same random numbers, losses, parameters, buffers."""
 
-import kinds_of_pair as kinds
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs_to_record import PAIRS, X, assert_same, linear, run
+from pairs import callables as kinds
+from pairs.recordable import PAIRS, X, assert_same, linear, run
 from pyro.infer import (
     RenyiELBO,
     ReweightedWakeSleep,

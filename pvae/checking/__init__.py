@@ -8,29 +8,29 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pvae.checking.dimensions import undeclared_dimensions
+from pvae.checking.failures import OF_PROGRAMS, failed, program_failed
 from pvae.checking.finding import Finding, PairError
 from pvae.checking.frozen import thawed_parameters
 from pvae.checking.gradients import parameters_without_gradient, unregistered_networks
+from pvae.checking.inspection import Subject
 from pvae.checking.leaks import leaks_across_rows
+from pvae.checking.likelihood import probabilities_as_logits, saturated_outputs
 from pvae.checking.names import names_used_twice
-from pvae.checking.outputs import probabilities_as_logits, saturated_outputs
+from pvae.checking.objective import unsuited_objective
 from pvae.checking.plates import no_data_plate, one_batch_size_only
 from pvae.checking.prior_support import guide_outside_prior
 from pvae.checking.reparameterized import draws_without_gradient
 from pvae.checking.report import Report, SiteRow, described
-from pvae.checking.running import OF_PROGRAMS, failed, program_failed
 from pvae.checking.scales import wrong_scales
 from pvae.checking.shapes import shapes_of_latents
 from pvae.checking.shared import global_sites_in_the_data_plate
 from pvae.checking.sites import unmatched_sites
 from pvae.checking.structure import sites_at_random
-from pvae.checking.subject import Subject
-from pvae.checking.suited import unsuited_objective
-from pvae.checking.support import data_outside_support
 from pvae.checking.supports import Supports
-from pvae.modules import Belongings
+from pvae.engine.step import undone
 from pvae.objectives import Objective
-from pvae.steps import undone
+from pvae.pair.distributions import data_outside_support
+from pvae.pair.pair import Belongings
 
 __all__ = [
     "OF_PROGRAMS",

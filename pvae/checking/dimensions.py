@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.checking.support import distribution_name
-from pvae.traces import Site
+from pvae.checking.inspection import Subject
+from pvae.pair.distributions import distribution_name
+from pvae.pair.traces import Site
 
 __all__ = ["undeclared_dimensions"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pvae.checking.places import Place
+from pvae.pair.locations import Place
 
 __all__ = ["Finding", "PairError"]
 

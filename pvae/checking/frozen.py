@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
+from pvae.checking.inspection import Subject
 
 __all__ = ["thawed_parameters"]
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 
 from pvae.checking.finding import Finding
-from pvae.checking.places import Place
-from pvae.checking.subject import Subject
-from pvae.steps import undone
+from pvae.checking.inspection import Subject
+from pvae.engine.step import undone
+from pvae.pair.locations import Place
 
 __all__ = ["parameters_without_gradient", "unregistered_networks"]
 

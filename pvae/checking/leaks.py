@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
+from pvae.checking.inspection import Subject
 
 __all__ = ["leaks_across_rows"]
 

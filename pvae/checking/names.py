@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from pvae.checking.finding import Finding
-from pvae.checking.places import Place
-from pvae.checking.subject import Subject
+from pvae.checking.inspection import Subject
+from pvae.pair.locations import Place
 
 __all__ = ["names_used_twice"]
 

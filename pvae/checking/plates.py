@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from pyro.infer.autoguide import AutoGuide
 
+from pvae.checking.failures import OF_PROGRAMS, failed
 from pvae.checking.finding import Finding
-from pvae.checking.places import place_of_error
-from pvae.checking.running import OF_PROGRAMS, failed
-from pvae.checking.subject import Subject
-from pvae.objectives.weights import log_probs
-from pvae.traces import observed_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.locations import place_of_error
+from pvae.pair.log_prob import log_probs
+from pvae.pair.traces import observed_sites
 
 __all__ = ["no_data_plate", "one_batch_size_only"]
 

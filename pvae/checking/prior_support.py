@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.checking.support import distribution_name
-from pvae.randomness import seeded
-from pvae.traces import latent_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.distributions import distribution_name
+from pvae.pair.preserve import seeded
+from pvae.pair.traces import latent_sites
 
 __all__ = ["guide_outside_prior"]
 

@@ -11,9 +11,9 @@ from pyro.infer import (
 )
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.checking.support import distribution_name
-from pvae.traces import latent_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.distributions import distribution_name
+from pvae.pair.traces import latent_sites
 
 __all__ = ["draws_without_gradient"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pyro.poutine.util import site_is_factor
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.checking.support import distribution_name
-from pvae.traces import Site
+from pvae.checking.inspection import Subject
+from pvae.pair.distributions import distribution_name
+from pvae.pair.traces import Site
 
 __all__ = ["Report", "SiteRow", "described"]
 

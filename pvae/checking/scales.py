@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.traces import Site
+from pvae.checking.inspection import Subject
+from pvae.pair.traces import Site
 
 __all__ = ["wrong_scales"]
 

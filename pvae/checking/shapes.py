@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.traces import latent_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.traces import latent_sites
 
 __all__ = ["shapes_of_latents"]
 

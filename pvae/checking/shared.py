@@ -7,11 +7,11 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from pvae.checking.failures import OF_PROGRAMS
 from pvae.checking.finding import Finding
-from pvae.checking.running import OF_PROGRAMS
-from pvae.checking.subject import Subject
-from pvae.randomness import preserved
-from pvae.traces import latent_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.preserve import preserved
+from pvae.pair.traces import latent_sites
 
 __all__ = ["global_sites_in_the_data_plate"]
 

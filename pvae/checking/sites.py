@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.traces import latent_sites, observed_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.traces import latent_sites, observed_sites
 
 __all__ = ["unmatched_sites"]
 

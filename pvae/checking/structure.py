@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pvae.checking.finding import Finding
-from pvae.checking.subject import Subject
-from pvae.randomness import seeded
-from pvae.traces import paired_traces, sample_sites
+from pvae.checking.inspection import Subject
+from pvae.pair.preserve import seeded
+from pvae.pair.traces import paired_traces, sample_sites
 
 __all__ = ["sites_at_random"]
 

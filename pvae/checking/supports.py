@@ -7,8 +7,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae.checking.finding import Finding, PairError
-from pvae.checking.support import distribution_name, elementwise_support, not_validated
-from pvae.traces import observed_sites
+from pvae.pair.distributions import distribution_name, elementwise_support, not_validated
+from pvae.pair.traces import observed_sites
 
 __all__ = ["Supports"]
 

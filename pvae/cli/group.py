@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from pvae.failure import DivergedError
+from pvae.training.divergence import DivergedError
 
 __all__ = ["AT_LEAST_1", "SPLITS", "main", "of_a_pair", "print_notes"]
 

@@ -9,16 +9,16 @@ import click
 import torch
 from torch import Tensor
 
-from pvae import data, likelihoods, objectives, targets
-from pvae.bench import PYRO, Timings, contenders, machine
+from pvae import data, likelihoods, objectives, zoo
 from pvae.checking import PairError, check
+from pvae.cli.bench import PYRO, Timings, contenders, machine
 from pvae.cli.group import AT_LEAST_1, main, of_a_pair, print_notes
+from pvae.cli.invocation import make_objective, pair_and_data
+from pvae.cli.report import table
 from pvae.data import batches
-from pvae.devices import find_device
-from pvae.invocation import make_objective, pair_and_data
-from pvae.randomness import seeded
-from pvae.report import table
-from pvae.targets import Built
+from pvae.pair.preserve import seeded
+from pvae.training.devices import find_device
+from pvae.zoo import Built
 
 __all__ = ["bench_", "check_", "list_"]
 
@@ -74,7 +74,7 @@ def list_() -> None:
     """Print the models, guides, data sets, likelihoods and objectives that have names."""
     for title, role in (("models", "model"), ("guides", "guide")):
         click.echo(f"{title}:")
-        for entry in targets.zoo(role):
+        for entry in zoo.entries(role):
             options = ", ".join(f"{name}={value}" for name, value in entry.options)
             click.echo(f"  {entry.name:<12} {entry.summary} [{options}]")
     for title, known in (

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from pvae import plots
+from pvae.cli.figures import observed_name
 from pvae.cli.group import AT_LEAST_1, SPLITS, main, print_notes
-from pvae.fits import Fit
-from pvae.invocation import split_of
-from pvae.loading import load
-from pvae.programs import infer, sample
-from pvae.randomness import seeded
-from pvae.report import evaluate, observed_name, table
-from pvae.runs import Run
+from pvae.cli.invocation import split_of
+from pvae.cli.report import evaluate, table
+from pvae.pair.predictive import infer, sample
+from pvae.pair.preserve import seeded
+from pvae.training.loading import load
+from pvae.training.result import Fit
+from pvae.training.run import Run
 
 __all__ = ["evaluate_", "infer_", "sample_"]
 

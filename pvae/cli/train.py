@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
+from pvae.cli.figures import figures
 from pvae.cli.group import AT_LEAST_1, main, of_a_pair, print_notes
-from pvae.data import DataSet
-from pvae.fits import Fit
-from pvae.invocation import (
+from pvae.cli.invocation import (
     as_started,
     free_folder,
     held_out,
@@ -19,9 +18,11 @@ from pvae.invocation import (
     pair_and_data,
     remembered,
 )
-from pvae.report import evaluate, figures, table
-from pvae.runs import Run
-from pvae.training import fit
+from pvae.cli.report import evaluate, table
+from pvae.data import DataSet
+from pvae.training.fitting import fit
+from pvae.training.result import Fit
+from pvae.training.run import Run
 
 __all__ = ["train"]
 

@@ -1,14 +1,12 @@
 """What a trained pair is worth: one quantity a file, each with its errors."""
 
 from pvae.evaluation.activity import ActiveUnits, SiteActivity, active_units
-from pvae.evaluation.aevb import marginal_by_hmc
-from pvae.evaluation.aggregated import Information, information
+from pvae.evaluation.aggregated_posterior import Information, information
 from pvae.evaluation.amortization import AmortizationGap, amortization_gap
 from pvae.evaluation.annealed_importance import ais
 from pvae.evaluation.bidirectional import Sandwich, bdmc
 from pvae.evaluation.bound import elbo
 from pvae.evaluation.collapse import LatentUse, latent_use
-from pvae.evaluation.divergence import Divergence, kl_by_site
 from pvae.evaluation.estimate import (
     AnnealedLogLikelihood,
     Bound,
@@ -17,7 +15,9 @@ from pvae.evaluation.estimate import (
     UndefinedError,
 )
 from pvae.evaluation.importance import log_likelihood
-from pvae.evaluation.ranks import Calibration, SiteCalibration, calibration
+from pvae.evaluation.kl_divergence import Divergence, kl_by_site
+from pvae.evaluation.reciprocal_importance import marginal_by_hmc
+from pvae.evaluation.simulation_based_calibration import Calibration, SiteCalibration, calibration
 
 __all__ = [
     "ActiveUnits",

@@ -8,10 +8,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.evaluation.latents import Setting, parts, setting, to_rows
-from pvae.objectives.tiling import tiled
-from pvae.programs import at_means
-from pvae.traces import sample_sites
+from pvae.evaluation.context import Setting, parts, setting, to_rows
+from pvae.pair.predictive import at_means
+from pvae.pair.tiling import tiled
+from pvae.pair.traces import sample_sites
 
 __all__ = ["ActiveUnits", "SiteActivity", "active_units"]
 

@@ -11,14 +11,14 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
+from pvae.evaluation.context import Setting, parts, setting
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.families import Family, family_of
-from pvae.evaluation.latents import Setting, parts, setting
-from pvae.objectives.tiling import tiled
-from pvae.objectives.weights import terms
-from pvae.programs import at_means
-from pvae.randomness import seeded
-from pvae.traces import latent_sites, paired_traces
+from pvae.pair.log_prob import terms
+from pvae.pair.predictive import at_means
+from pvae.pair.preserve import seeded
+from pvae.pair.tiling import tiled
+from pvae.pair.traces import latent_sites, paired_traces
 
 __all__ = ["AmortizationGap", "amortization_gap"]
 

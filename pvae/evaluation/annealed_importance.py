@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pvae.evaluation.annealing import Chains, anneal, gradients, temperatures, tune
-from pvae.evaluation.densities import Densities
+from pvae.evaluation.blocks import plan, rows_per_call
+from pvae.evaluation.chains import at_least_one, prepared, proposal
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, of_weights
-from pvae.evaluation.particles import plan, rows_per_call
-from pvae.evaluation.requirements import at_least_one, prepared, proposal
+from pvae.pair.densities import Densities
 
 __all__ = ["ais", "both_ways"]
 

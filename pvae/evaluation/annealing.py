@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pvae.evaluation.densities import Densities
-from pvae.evaluation.hmc import Latents, LogDensity, Point, evaluate, transition
+from pvae.pair.densities import Densities
+from pvae.pair.hmc import Latents, LogDensity, Point, evaluate, transition
 
 __all__ = ["Chains", "anneal", "gradients", "temperatures", "tempered", "tune"]
 

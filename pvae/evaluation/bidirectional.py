@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pvae.evaluation.annealed_importance import both_ways
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, UndefinedError
-from pvae.modes import evaluating
-from pvae.programs import sample
-from pvae.randomness import seeded
-from pvae.sources import source_for
-from pvae.traces import observed_sites, sample_sites
+from pvae.pair.modes import evaluating
+from pvae.pair.predictive import sample
+from pvae.pair.preserve import seeded
+from pvae.pair.sources import source_for
+from pvae.pair.traces import observed_sites, sample_sites
 
 __all__ = ["Sandwich", "bdmc"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from pvae.data import rows
+from pvae.evaluation.blocks import blocks
 from pvae.evaluation.estimate import Bound, Estimate
-from pvae.evaluation.particles import blocks
 
 __all__ = ["elbo"]
 

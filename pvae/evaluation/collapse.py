@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pvae.evaluation.activity import ActiveUnits, active_units
-from pvae.evaluation.aggregated import Information, information
-from pvae.evaluation.divergence import Divergence, kl_by_site
+from pvae.evaluation.aggregated_posterior import Information, information
 from pvae.evaluation.estimate import UndefinedError
+from pvae.evaluation.kl_divergence import Divergence, kl_by_site
 
 __all__ = ["LatentUse", "latent_use"]
 

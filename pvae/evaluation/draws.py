@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pvae.objectives.at_once import takes_particles
-from pvae.objectives.tiling import tiled
-from pvae.objectives.weights import DataPlate, terms
-from pvae.traces import paired_traces
+from pvae.pair.log_prob import DataPlate, terms
+from pvae.pair.tiling import tiled
+from pvae.pair.traces import paired_traces
+from pvae.pair.vectorized_guide import takes_particles
 
 __all__ = ["Draws", "draws_at_once", "tiled_draws"]
 

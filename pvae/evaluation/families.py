@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, constraints, transfor
 from torch.distributions.constraints import Constraint
 
 from pvae.evaluation.estimate import UndefinedError
-from pvae.traces import Site
+from pvae.pair.traces import Site
 
 __all__ = ["Family", "family_of"]
 

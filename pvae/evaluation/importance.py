@@ -7,15 +7,15 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 
-from pvae.checking.support import elementwise_support
 from pvae.data import rows
+from pvae.evaluation.blocks import blocks
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError, of_weights
 from pvae.evaluation.pareto import Tails
-from pvae.evaluation.particles import blocks
-from pvae.modes import evaluating
-from pvae.randomness import preserved
-from pvae.sources import source_for
-from pvae.traces import observed_sites
+from pvae.pair.distributions import elementwise_support
+from pvae.pair.modes import evaluating
+from pvae.pair.preserve import preserved
+from pvae.pair.sources import source_for
+from pvae.pair.traces import observed_sites
 
 __all__ = ["log_likelihood"]
 

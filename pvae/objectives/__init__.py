@@ -12,10 +12,10 @@ from pvae.objectives.dreg import DReG
 from pvae.objectives.elbo import ELBO
 from pvae.objectives.iwae import IWAE
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair, UnsuitableError
 from pvae.objectives.reinforce import REINFORCE
 from pvae.objectives.reweighted_wake_sleep import RWS
 from pvae.objectives.sticking_the_landing import STL
+from pvae.objectives.structure import Pair, UnsuitableError
 from pvae.objectives.vimco import VIMCO
 from pvae.objectives.wake_sleep import WakeSleep
 

@@ -8,10 +8,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
+from pvae.objectives.compatibility import refuse_discrete
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
-from pvae.objectives.requirements import refuse_discrete
+from pvae.objectives.structure import Pair
 
 __all__ = ["Concrete"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.pair import Pair
-from pvae.objectives.particles import Proposal
-from pvae.objectives.weights import Terms
+from pvae.objectives.structure import Pair
+from pvae.pair.log_prob import Terms
+from pvae.pair.particles import Proposal
 
 __all__ = ["log_q_of_values"]
 

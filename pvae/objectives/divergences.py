@@ -7,9 +7,9 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pvae.objectives.particles import Draw, Particles
-from pvae.objectives.weights import by_row, own_scale
-from pvae.traces import Site, latent_sites
+from pvae.pair.log_prob import by_row, own_scale
+from pvae.pair.particles import Draw, Particles
+from pvae.pair.traces import Site, latent_sites
 
 __all__ = ["analytic", "at_draws"]
 

@@ -8,11 +8,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.objectives.pair import Pair, UnsuitableError
-from pvae.objectives.particles import total
-from pvae.objectives.weights import log_probs
-from pvae.simulation import arguments_observed, simulate
-from pvae.traces import latent_sites
+from pvae.objectives.structure import Pair, UnsuitableError
+from pvae.pair.log_prob import log_probs
+from pvae.pair.particles import total
+from pvae.pair.simulation import arguments_observed, simulate
+from pvae.pair.traces import latent_sites
 
 __all__ = ["dreamt", "find_observed"]
 

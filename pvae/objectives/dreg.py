@@ -4,14 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
+from pvae.objectives.compatibility import refuse_discrete, refuse_noisy_guide, refuse_shared
 from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
-from pvae.objectives.particles import Proposal, total
-from pvae.objectives.requirements import refuse_discrete, refuse_noisy_guide, refuse_shared
-from pvae.objectives.weights import own_scale
-from pvae.traces import Site
+from pvae.objectives.structure import Pair
+from pvae.pair.log_prob import own_scale
+from pvae.pair.particles import Proposal, total
+from pvae.pair.traces import Site
 
 __all__ = ["DReG"]
 

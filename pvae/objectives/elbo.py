@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.objectives.compatibility import refuse_discrete
 from pvae.objectives.divergences import analytic, at_draws
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair, UnsuitableError
-from pvae.objectives.particles import total
-from pvae.objectives.requirements import refuse_discrete
-from pvae.traces import latent_sites
+from pvae.objectives.structure import Pair, UnsuitableError
+from pvae.pair.particles import total
+from pvae.pair.traces import latent_sites
 
 __all__ = ["ELBO"]
 

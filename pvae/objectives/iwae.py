@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pvae.objectives.compatibility import refuse_discrete
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
-from pvae.objectives.requirements import refuse_discrete
+from pvae.objectives.structure import Pair
 
 __all__ = ["IWAE", "importance_weighted"]
 

@@ -11,10 +11,10 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
-from pvae.objectives.pair import Pair, Program, found_to_be
-from pvae.reach import reach
-from pvae.steps import undone
-from pvae.traces import paired_traces
+from pvae.engine.step import undone
+from pvae.objectives.structure import Pair, Program, found_to_be
+from pvae.pair.discovery import reach
+from pvae.pair.traces import paired_traces
 
 __all__ = ["Objective", "PerDatum"]
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline, leave_one_out
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
-from pvae.registering import registered
+from pvae.objectives.structure import Pair
+from pvae.pair.registering import registered
 
 __all__ = ["REINFORCE"]
 

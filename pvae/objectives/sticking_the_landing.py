@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from pvae.objectives.compatibility import refuse_discrete, refuse_noisy_guide
 from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
-from pvae.objectives.particles import total
-from pvae.objectives.requirements import refuse_discrete, refuse_noisy_guide
+from pvae.objectives.structure import Pair
+from pvae.pair.particles import total
 
 __all__ = ["STL"]
 

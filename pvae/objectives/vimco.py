@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
+from pvae.objectives.structure import Pair
 
 __all__ = ["VIMCO"]
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from pvae.objectives.compatibility import refuse_shared, refuse_shared_parameters
 from pvae.objectives.dreams import dreamt, find_observed
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.pair import Pair
-from pvae.objectives.particles import total
-from pvae.objectives.requirements import refuse_shared, refuse_shared_parameters
+from pvae.objectives.structure import Pair
+from pvae.pair.particles import total
 
 __all__ = ["WakeSleep"]
 

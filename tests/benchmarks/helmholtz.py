@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import pvae
-from pvae.bench import machine
+from pvae.cli.bench import machine
 from pvae.evaluation import kl_by_site
 from pvae.guides import BottomUp, Ladder
 from pvae.models import HelmholtzMachine

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import pvae
-from pvae.bench import machine
+from pvae.cli.bench import machine
 
 X, HIDDEN, Z = 784, 400, 20
 BLOCK = 2048  # rows of one product

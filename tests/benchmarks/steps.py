@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, silu, softplus
 
 import pvae
-from pvae.bench import PYRO, Contender, Timings, contenders, machine, spread
+from pvae.cli.bench import PYRO, Contender, Timings, contenders, machine, spread
 
 SIZES = [(64, 2, 64), (128, 10, 100), (128, 20, 400), (128, 30, 2000)]  # batch, z_dim, hidden
 X = 784
@@ -149,7 +149,7 @@ def measure(
 
 
 def deep(rounds: int, device: torch.device) -> list[dict[str, object]]:
-    where = Path(__file__).with_name("pairs.py")
+    where = Path(__file__).with_name("deep_pairs.py")
     spec = importlib.util.spec_from_file_location("pairs", where)
     pairs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pairs)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pairs_to_record import PAIRS, X
+from pairs.recordable import PAIRS, X
 from torch import nn
 
 import pvae

@@ -1,9 +1,9 @@
 """Doubly reparameterized gradients: IWAE's, with a signal that does not drown as K grows."""
 
-import exact_objectives as exact
 import pytest
-from gradient_draws import assert_unbiased, draw
-from small_gaussians import REPARAMETERIZED, Gaussian, Hierarchy
+from exact import targets as exact
+from exact.gaussian_layers import REPARAMETERIZED, Gaussian, Hierarchy
+from exact.gradients import assert_unbiased, draw
 
 from pvae import objectives
 

@@ -1,9 +1,9 @@
 """The importance-weighted bound: unbiased gradients, and a value that rises to the evidence."""
 
-import exact_objectives as exact
 import pytest
-from gradient_draws import assert_unbiased, draw
-from small_gaussians import REPARAMETERIZED, Gaussian
+from exact import targets as exact
+from exact.gaussian_layers import REPARAMETERIZED, Gaussian
+from exact.gradients import assert_unbiased, draw
 
 from pvae import objectives
 

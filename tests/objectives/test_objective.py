@@ -2,12 +2,12 @@
 
 import math
 
-import kinds_of_pair as kinds
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pairs_to_record import PAIRS, X, assert_same, run
+from pairs import callables as kinds
+from pairs.recordable import PAIRS, X, assert_same, run
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
@@ -15,11 +15,11 @@ from torch import nn
 import pvae
 from pvae import objectives
 from pvae.objectives import Objective, PerDatum
-from pvae.objectives.at_once import takes_particles
-from pvae.objectives.particles import Particles
-from pvae.objectives.weights import data_plate
-from pvae.reach import reach
-from pvae.traces import paired_traces
+from pvae.pair.discovery import reach
+from pvae.pair.log_prob import data_plate
+from pvae.pair.particles import Particles
+from pvae.pair.traces import paired_traces
+from pvae.pair.vectorized_guide import takes_particles
 
 REPARAMETERIZED = [n for n in PAIRS if n not in ("bernoulli hierarchy",)]
 

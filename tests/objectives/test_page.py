@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import torch
-from pairs_to_record import PAIRS, X
+from pairs.recordable import PAIRS, X
 
 import pvae
 from pvae import objectives

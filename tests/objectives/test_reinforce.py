@@ -1,11 +1,11 @@
 """The score function: the ELBO's gradient, whatever the baseline; and what a baseline is for."""
 
-import exact_objectives as exact
 import pytest
 import torch
-from gradient_draws import assert_unbiased, draw
-from small_beliefs import Belief
-from small_gaussians import Gaussian, Hierarchy
+from exact import targets as exact
+from exact.belief_network import Belief
+from exact.gaussian_layers import Gaussian, Hierarchy
+from exact.gradients import assert_unbiased, draw
 
 from pvae import objectives
 from pvae.objectives import MovingAverage, NetworkBaseline

@@ -1,10 +1,10 @@
 """Reweighted wake-sleep: normalized weights of each datum by itself, exact by enumeration."""
 
-import exact_objectives as exact
 import pytest
-from gradient_draws import assert_unbiased
-from small_beliefs import Belief
-from small_gaussians import REPARAMETERIZED, SCORED
+from exact import targets as exact
+from exact.belief_network import Belief
+from exact.gaussian_layers import REPARAMETERIZED, SCORED
+from exact.gradients import assert_unbiased
 
 from pvae import objectives
 

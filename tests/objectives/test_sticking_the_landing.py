@@ -1,10 +1,10 @@
 """Sticking the landing: the ELBO's gradient, and next to no variance where q is the posterior."""
 
-import exact_objectives as exact
 import pytest
 import torch
-from gradient_draws import assert_unbiased, draw
-from small_gaussians import REPARAMETERIZED, Gaussian, Hierarchy
+from exact import targets as exact
+from exact.gaussian_layers import REPARAMETERIZED, Gaussian, Hierarchy
+from exact.gradients import assert_unbiased, draw
 
 from pvae import objectives
 

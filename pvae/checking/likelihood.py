@@ -1,0 +1,77 @@
+"""Do the likelihood's parameters make sense before any training?"""
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from pvae.checking.finding import Finding
+from pvae.checking.inspection import Subject
+from pvae.pair.distributions import distribution_name
+from pvae.pair.traces import Site, observed_sites
+
+__all__ = ["probabilities_as_logits", "saturated_outputs"]
+
+_FEWEST = 32  # elements that tell a pattern from chance
+_IMPOSSIBLE = -10.0  # nats of one element
+_SHARE = 0.05
+_FAR = 100.0  # scales between a value and its mean
+
+
+def saturated_outputs(subject: Subject) -> Iterator[Finding]:
+    """Likelihoods that are all but sure of what is not so."""
+    for name, site in observed_sites(subject.model).items():
+        fn, value = _elements(site["fn"]), site["value"]
+        said = ""
+        if hasattr(fn, "logits") and hasattr(fn, "probs"):
+            share = (fn.log_prob(value) < _IMPOSSIBLE).double().mean().item()
+            if share > _SHARE:
+                said = (
+                    f"gives {share:.0%} of the data a probability below {math.exp(_IMPOSSIBLE):.0e}"
+                )
+        elif hasattr(fn, "loc") and isinstance(scale := getattr(fn, "scale", None), Tensor):
+            share = (((value - fn.loc) / scale).abs() > _FAR).double().mean().item()
+            if share > _SHARE:
+                said = f"puts {share:.0%} of the data more than {_FAR:.0f} scales from its mean"
+        if said:
+            yield Finding.at(
+                subject.place("model", name),
+                "warning",
+                f"the {distribution_name(site['fn'])} at {name!r} is saturated before training: it "
+                f"{said}; gradients vanish or explode there. Bring the data near 1 (divide grey "
+                "levels by 255), start with smaller weights or a larger scale",
+            )
+
+
+def probabilities_as_logits(subject: Subject) -> Iterator[Finding]:
+    """Logits that all lie in [0, 1], as those that went through a sigmoid or softmax do."""
+    for name, site in observed_sites(subject.model).items():
+        logits = _given_logits(site)
+        if logits is None or logits.numel() < _FEWEST:
+            continue
+        if logits.min() >= 0 and logits.max() <= 1 and logits.std() > 0:
+            low, high = logits.min().item(), logits.max().item()
+            kind = distribution_name(site["fn"])
+            yield Finding.at(
+                subject.place("model", name),
+                "warning",
+                f"the logits of the {kind} at {name!r} all lie between {low:.2f} and {high:.2f}, "
+                "as probabilities do: a sigmoid or softmax is applied twice if the network ends in "
+                f"one; give probs= instead, or drop the last activation",
+            )
+
+
+def _given_logits(site: Site) -> Tensor | None:
+    """The logits that the distribution was made with; None if it was given probabilities."""
+    fn = _elements(site["fn"])
+    logits = vars(fn).get("logits")
+    given = isinstance(logits, Tensor) and logits is getattr(fn, "_param", None)
+    return cast(Tensor, logits).detach() if given else None
+
+
+def _elements(fn: Distribution) -> Distribution:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn

@@ -1,0 +1,3 @@
+"""How one gradient step is carried out."""
+
+__all__: list[str] = []

@@ -1,0 +1,168 @@
+"""One way to step, save and restore Pyro's optimizers and torch's."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from pvae.engine.fused_adam import FusedAdam, is_fused
+
+__all__ = [
+    "MakeOptimizer",
+    "MakeScheduler",
+    "TorchOptim",
+    "end_epoch",
+    "learning_rate_of",
+    "put",
+    "restore_optimizer",
+]
+
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class TorchOptim(PyroOptim):
+    """One torch optimizer over all parameters, where Pyro's own makes one a parameter.
+
+    Parameters that appear at a later step join the optimizer that a callable made. An `Optimizer`
+    that the user made keeps the parameters that the user gave it: leaving one out is how to freeze
+    it.
+
+    Args:
+        make: a torch `Optimizer`, or a callable from an iterable of parameters to one.
+    """
+
+    def __init__(self, make: Optimizer | MakeOptimizer) -> None:
+        if not isinstance(make, Optimizer) and not callable(make):
+            raise TypeError(
+                f"optimizer is a {type(make).__name__}: give a torch Optimizer, a callable from "
+                "parameters to one (such as torch.optim.Adam), or one of pyro.optim"
+            )
+        if make is torch.optim.LBFGS or isinstance(make, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates the loss several times a step, which is random here")
+        self.optimizer = make if isinstance(make, Optimizer) else None
+        self.make = None if isinstance(make, Optimizer) else make
+        self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
+        self._fused: FusedAdam | None = None
+
+    def prepare(self, params: Iterable[Tensor]) -> Optimizer:
+        """The optimizer over at least these parameters, made if there is none yet."""
+        params = list(params)
+        if self.optimizer is None:
+            assert self.make is not None
+            self.optimizer = self.make(params)
+            if not isinstance(self.optimizer, Optimizer):
+                raise TypeError(
+                    f"the optimizer callable returned a {type(self.optimizer).__name__}, "
+                    "not a torch Optimizer"
+                )
+        elif self.make is not None:
+            known = self.optimized()
+            new = [p for p in params if id(p) not in known]
+            if new:
+                self.optimizer.add_param_group({"params": new})
+        return self.optimizer
+
+    def given(self) -> list[Tensor]:
+        """The parameters of an optimizer that the user made."""
+        if self.optimizer is None or self.make is not None:
+            return []
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def optimized(self) -> set[int]:
+        """Ids of the parameters that the optimizer updates."""
+        groups = self.optimizer.param_groups if self.optimizer is not None else []
+        return {id(p) for group in groups for p in group["params"]}
+
+    def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
+        """Take a step."""
+        optimizer = self.prepare(params)
+        optimizer.step()
+        # All it holds, also what this step did not use: a gradient must never add up unseen.
+        optimizer.zero_grad()
+
+    def take(self, trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
+        """Take a step along gradients divided by a number.
+
+        Args:
+            trained: parameters.
+            gradients: theirs; may be changed.
+            divisor: of shape (), or None for 1.
+        """
+        optimizer = self.prepare(trained)
+        if is_fused(optimizer):
+            if self._fused is None or not self._fused.serves(optimizer, trained):
+                self._fused = FusedAdam(optimizer, trained)
+            if self._fused.complete:
+                self._fused.step(gradients, divisor)
+                for parameter in trained:
+                    parameter.grad = None
+                return
+        put(trained, gradients, divisor)
+        self(trained)
+
+    def get_state(self) -> dict[str, Any]:
+        """State of the optimizer and its scheduler."""
+        assert self.optimizer is not None
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+        }
+
+    def set_state(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `get_state` returned."""
+        assert self.optimizer is not None
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state_dict["scheduler"])
+
+    def end_epoch(self, loss: float) -> None:
+        """Advance the learning-rate schedule by one epoch."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+
+def put(trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
+    """Give parameters their gradients, divided by a number."""
+    if divisor is not None and gradients:
+        torch._foreach_div_(gradients, divisor)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def restore_optimizer(optim: PyroOptim, state: Mapping[str, Any]) -> None:
+    """Restore a state into an optimizer that may have taken steps already."""
+    if not isinstance(optim, TorchOptim):
+        # Pyro hands a state to a parameter's optimizer when it makes that: make them anew.
+        optim.optim_objs.clear()
+        optim.grad_clip.clear()
+    optim.set_state(dict(state))
+
+
+def learning_rate_of(optim: PyroOptim) -> float | None:
+    """The learning rate of the first parameter group, if there is one."""
+    if isinstance(optim, TorchOptim):
+        optimizer = optim.optimizer
+    else:
+        first = next(iter(optim.optim_objs.values()), None)
+        optimizer = getattr(first, "optimizer", first)
+    if optimizer is None:
+        return None
+    rate = optimizer.param_groups[0].get("lr")
+    return float(rate) if rate is not None else None
+
+
+def end_epoch(optim: PyroOptim, loss: float) -> None:
+    """Advance the learning-rate schedule, whichever kind it is, by one epoch."""
+    if isinstance(optim, TorchOptim):
+        optim.end_epoch(loss)
+    elif isinstance(optim, PyroLRScheduler):
+        plateau = any(isinstance(o, ReduceLROnPlateau) for o in optim.optim_objs.values())
+        optim.step(loss) if plateau else optim.step()

@@ -1,0 +1,126 @@
+"""What a replayed step gives beside what Pyro's own step gives, from the same random numbers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pvae.engine.recording import Recording
+from pvae.engine.step import eager_step, undone
+
+__all__ = ["aliased", "difference"]
+
+_LOSS, _GRADIENT, _NOISE = 1e-4, 1e-3, 1e-5  # differences that rounding can make, relative
+# How many times what a rounding of each parameter does to a gradient it may differ by.
+_ROUNDINGS = 16.0
+_COARSE = 100.0  # how much larger they are under reduced precision
+
+
+def difference(
+    recording: Recording,
+    tensors: Sequence[Tensor],
+    loss_and_grads: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    networks: Sequence[nn.Module],
+    *,
+    coarse: bool = False,
+) -> str | None:
+    """What differs beyond rounding between a replay and a step of Pyro's, in words.
+
+    Neither step leaves a trace.
+
+    Args:
+        recording: what is replayed.
+        tensors: those among the arguments.
+        loss_and_grads: the objective's, of the pair.
+        args: of the programs.
+        kwargs: likewise.
+        networks: those of the pair, whose buffers are compared too.
+        coarse: whether products are rounded to less than float32.
+    """
+    factor = _COARSE if coarse else 1.0
+    with undone(networks):
+        got = recording(tensors)
+        buffers = _buffers(networks)
+    with undone(networks):
+        wanted = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)
+        wanted_buffers = _buffers(networks)
+    for one, other in zip(got.losses, wanted.losses, strict=True):
+        one = cast(Tensor, one)
+        other = torch.as_tensor(cast(Any, other), device=one.device, dtype=one.dtype)
+        if not _near(one, other, _LOSS * factor, 0.0):
+            return "the loss"
+    if {id(p) for p in wanted.params} != {id(p) for p in got.params}:
+        return "the set of parameters"
+    names = {id(p): name for name, p in pyro.get_param_store()._params.items()}
+    gradients = {id(p): g for p, g in zip(got.trained, got.gradients, strict=True)}
+    wanted_gradients = {id(p): g for p, g in zip(wanted.trained, wanted.gradients, strict=True)}
+    for parameter in got.params:
+        if (id(parameter) in gradients) != (id(parameter) in wanted_gradients):
+            return f"whether {names.get(id(parameter), 'a parameter')!r} has a gradient"
+    sizes = [gradient.abs().max() for gradient in wanted.gradients if gradient.numel()]
+    noise = _NOISE * factor * float(torch.stack(sizes).max()) if sizes else 0.0
+    far = [
+        key
+        for key, gradient in gradients.items()
+        if not _near(gradient, wanted_gradients[key], _GRADIENT * factor, noise)
+    ]
+    if far:
+        with undone(networks), _rounded(got.params):
+            other = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)
+        moved = {id(p): g for p, g in zip(other.trained, other.gradients, strict=True)}
+    for key in far:
+        own = float((moved[key] - wanted_gradients[key]).abs().max()) if key in moved else 0.0
+        allowed = noise + _ROUNDINGS * own
+        if not _near(gradients[key], wanted_gradients[key], _GRADIENT * factor, allowed):
+            return f"the gradient of {names.get(key, 'a parameter')!r}"
+    for one, other in zip(buffers, wanted_buffers, strict=True):
+        if not _near(one.float(), other.float(), _GRADIENT * factor, _NOISE * factor):
+            return "a buffer"
+    return None
+
+
+def aliased(recording: Recording, tensors: Sequence[Tensor], networks: Sequence[nn.Module]) -> bool:
+    """Whether gradients share memory with one another or with what the step reads.
+
+    Scaling such a gradient in place would change another value too.
+    """
+    with undone(networks):
+        gradients = recording(tensors).gradients
+    read = {t.untyped_storage().data_ptr() for t in (*tensors, *recording.constants)}
+    own = [gradient.untyped_storage().data_ptr() for gradient in gradients if gradient.numel()]
+    return len(set(own)) < len(own) or not read.isdisjoint(own)
+
+
+@contextmanager
+def _rounded(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Parameters differ within the block by one rounding each, some up and some down."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            signs = torch.arange(parameter.numel(), device=parameter.device) % 2 * 2 - 1
+            step = torch.finfo(parameter.dtype).eps * signs.reshape(parameter.shape)
+            parameter.mul_(1 + step.to(parameter.dtype))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+
+
+def _buffers(networks: Sequence[nn.Module]) -> list[Tensor]:
+    return [buffer.clone() for network in networks for buffer in network.buffers()]
+
+
+def _near(got: Tensor, wanted: Tensor, relative: float, absolute: float) -> bool:
+    if got.shape != wanted.shape:
+        return False
+    if not got.numel():
+        return True
+    largest = float((got - wanted).abs().max())
+    return not largest > relative * float(wanted.abs().max()) + absolute

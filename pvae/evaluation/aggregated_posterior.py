@@ -1,0 +1,228 @@
+"""What z says about x, and how far the aggregated posterior is from the prior."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from pvae.evaluation.context import Setting, from_rows, parts, setting
+from pvae.evaluation.estimate import Estimate, UndefinedError
+from pvae.pair.tiling import tiled
+from pvae.pair.traces import Site, latent_sites, paired_traces
+
+__all__ = ["Information", "information"]
+
+# Numbers that a table of densities, or of what they are made of, holds at once.
+_TABLE = 2**22
+
+
+@dataclass(frozen=True)
+class Information:
+    """The parts of E_x KL(q(z | x) || p(z)), over all latent sites together, in nats per datum.
+
+    Attributes:
+        mutual_information: I_q(x; z) = E KL(q(z | x) || q(z)), at most `ceiling`.
+        aggregated: KL(q(z) || p(z)) of the aggregated posterior q(z) = mean_n q(z | x_n).
+        kl: E KL(q(z | x) || p(z)), the sum of both.
+        num_data: number N of data that the aggregated posterior is made of.
+    """
+
+    mutual_information: Estimate
+    aggregated: Estimate
+    kl: Estimate
+    num_data: int
+
+    @property
+    def ceiling(self) -> float:
+        """log N in nats: N data cannot show more mutual information."""
+        return math.log(self.num_data)
+
+    @property
+    def sentence(self) -> str:
+        """What the numbers say, and which way they err."""
+        mean = self.mutual_information.mean
+        said = f"z tells {mean:.3g} nats about which of {self.num_data} data it comes from"
+        if mean > self.ceiling - 1:
+            said += f", close to the most that so many can show, {self.ceiling:.3g}: use more data"
+        return f"{said}, in expectation a lower bound for more data of their kind"
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON."""
+        return {
+            "mutual_information": self.mutual_information.as_json(),
+            "aggregated": self.aggregated.as_json(),
+            "kl": self.kl.as_json(),
+            "num_data": self.num_data,
+            "ceiling": self.ceiling,
+        }
+
+
+def information(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    data: object,
+    *,
+    num_data: int = 1000,
+    num_particles: int = 4,
+    seed: int = 0,
+) -> Information:
+    """Split E_x KL(q(z | x) || p(z)) into mutual information and the aggregated divergence.
+
+    E KL(q(z | x) || p(z)) = I_q(x; z) + KL(q(z) || p(z)),  log q(z) = log mean_n q(z | x_n)
+
+    With the N data taken as all there are, both parts are unbiased. With N data as a sample of a
+    distribution, the mutual information is a lower bound in expectation, at most log N, and the
+    aggregated divergence is too high by as much; the bias falls as 1 / N once N is far above
+    exp(I). z is all latent sites together; in a hierarchy the guide is run for each draw and each
+    datum with the latent sites at the draw.
+
+    References:
+        ELBO Surgery: Yet Another Way to Carve Up the Variational Evidence Lower Bound
+        (M. D. Hoffman, M. J. Johnson, 2016), http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+
+    Args:
+        model: p(x, z), called with one batch.
+        guide: q(z | x), called with the same.
+        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        num_data: data used at most, at least 2; drawn at random where there are more. Costs grow as
+            its square.
+        num_particles: draws from the guide per datum, at least 1.
+        seed: seeds the draws, of data too.
+
+    Returns:
+        An `Information`, with the estimates `.mutual_information`, `.aggregated` and `.kl`.
+
+    Raises:
+        ValueError: numbers out of range; one datum alone; no vectorized data plate, no latent site
+            in it, or (`UndefinedError`) global latent sites in the guide, or ones that the model
+            does not have.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles is {num_particles}: give at least 1")
+    runs = []
+    with setting(model, guide, data, seed=seed) as pair:
+        size = min(num_data, len(pair.source))
+        if size < 2:
+            raise ValueError(f"num_data is {num_data} of {len(pair.source)} rows: at least 2 it is")
+        rows = torch.randperm(len(pair.source))[:size].sort().values.to(pair.source.device)
+        _check_joint(guide, pair)
+        for _ in range(num_particles):
+            values, log_prior = _draws(model, guide, pair, rows)
+            own, aggregated = _densities(guide, pair, rows, values)
+            runs.append((own - aggregated, aggregated - log_prior))
+    mutual, divergence = (torch.stack(part).double().cpu() for part in zip(*runs, strict=True))
+    return Information(
+        _estimate(mutual), _estimate(divergence), _estimate(mutual + divergence), size
+    )
+
+
+def _check_joint(guide: Callable[..., object], pair: Setting) -> None:
+    trace = poutine.trace(guide).get_trace(*pair.source.first(2))
+    auxiliary = sorted(set(latent_sites(trace)) - set(pair.sites))
+    if auxiliary:
+        raise UndefinedError(
+            f"the model has no sites {auxiliary}, which the guide samples: the density q(z | x) "
+            "with them integrated out is not known, and so the information is not either"
+        )
+
+
+def _estimate(values: Tensor) -> Estimate:
+    """The mean of values (particles, N), each of one draw."""
+    num_particles, size = values.shape
+    per_datum = values.mean(0)
+    # That each datum is also a part of q(z) adds nothing to first order: its share in q at draws
+    # from q(z) is 1 on average, int q(z | x_n) dz.
+    mean, std_error = Estimate.over_data(per_datum)
+    mc_error = math.nan
+    if num_particles > 1:
+        mc_error = math.sqrt((values.var(0) / num_particles).sum().item()) / size
+    return Estimate(mean, std_error, mc_error, num_particles, per_datum.float())
+
+
+def _draws(
+    model: Callable[..., object], guide: Callable[..., object], pair: Setting, rows: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One draw per datum by site, (N, ...), and its log p(z), (N,)."""
+    values: dict[str, list[Tensor]] = {}
+    log_prior = []
+    for part in parts(len(rows), pair.limit):
+        batch = pair.source.arguments(rows[part])
+        model_trace, guide_trace = paired_traces(model, guide, batch)
+        log_prior.append(torch.stack(tuple(pair.log_probs(model_trace).values())).sum(0))
+        for name, value in pair.values(guide_trace).items():
+            values.setdefault(name, []).append(value)
+    return {name: torch.cat(found) for name, found in values.items()}, torch.cat(log_prior)
+
+
+def _densities(
+    guide: Callable[..., object], pair: Setting, rows: Tensor, values: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """log q(z_n | x_n) and log q(z_n) of one draw per datum, each (N,)."""
+    size = len(rows)
+    own, aggregated = [], []
+    for part in parts(size, _TABLE // size):
+        here = {name: value[part] for name, value in values.items()}
+        table = _table(guide, pair, rows, here)
+        own.append(table[:, part].diagonal())
+        aggregated.append(table.logsumexp(1) - math.log(size))
+    return torch.cat(own), torch.cat(aggregated)
+
+
+def _table(
+    guide: Callable[..., object], pair: Setting, rows: Tensor, values: dict[str, Tensor]
+) -> Tensor:
+    """log q(z_i | x_n) of some draws under all data, (draws, N)."""
+    draws = len(next(iter(values.values())))
+    columns = []
+    for part in parts(len(rows), pair.limit):
+        batch = pair.source.arguments(rows[part])
+        width = len(batch[0])
+        latents = latent_sites(poutine.trace(guide).get_trace(*batch))
+        fn = latents[pair.sites[0]]["fn"]
+        if len(latents) == 1 and _broadcasts(fn, width):
+            value = values[pair.sites[0]]
+            few = _TABLE // max(1, width * value[0].numel())
+            blocks = [fn.log_prob(value[some][:, None]) for some in parts(draws, few)]
+        else:
+            blocks = [
+                _run(guide, pair, batch, latents, {name: v[some] for name, v in values.items()})
+                for some in parts(draws, pair.limit // width)
+            ]
+        columns.append(torch.cat(blocks))
+    return torch.cat(columns, 1)
+
+
+def _run(
+    guide: Callable[..., object],
+    pair: Setting,
+    batch: tuple[Tensor, ...],
+    latents: dict[str, Site],
+    values: dict[str, Tensor],
+) -> Tensor:
+    """log q(z_i | x_n) by the guide itself, with its latent sites at the draws, (draws, rows)."""
+    draws, width = len(next(iter(values.values()))), len(batch[0])
+    at_draws = {
+        name: from_rows(
+            value.repeat_interleave(width, 0),
+            pair.frame(latents[name]),
+            len(latents[name]["fn"].event_shape),
+        )
+        for name, value in values.items()
+    }
+    conditioned = poutine.condition(guide, at_draws)
+    trace = poutine.trace(conditioned).get_trace(*tiled(batch, draws))
+    log_probs = torch.stack(tuple(pair.log_probs(trace).values()))
+    return log_probs.sum(0).reshape(draws, width)
+
+
+def _broadcasts(fn: Distribution, rows: int) -> bool:
+    """Whether log_prob takes (draws, 1, ...) to (draws, rows), without running the guide again."""
+    if tuple(fn.batch_shape) != (rows,):
+        return False
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return isinstance(fn, Normal | MultivariateNormal)

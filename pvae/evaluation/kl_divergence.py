@@ -1,0 +1,209 @@
+"""KL(q(z | x) || p(z)), latent site by latent site and coordinate by coordinate."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
+
+from pvae.evaluation.context import Setting, parts, setting, to_rows
+from pvae.evaluation.estimate import Estimate
+from pvae.pair.tiling import tiled
+from pvae.pair.traces import Site, latent_sites, paired_traces
+
+__all__ = ["Divergence", "kl_by_site"]
+
+
+@dataclass(frozen=True)
+class Divergence(Estimate):
+    """The divergence from posterior to prior of one latent site.
+
+    Attributes:
+        analytic: whether each draw's term is a closed form, not a log-ratio of densities.
+        per_coordinate: means over data in nats, shape (D,), which add up to `mean`; None where the
+            distributions do not factorize over coordinates.
+        per_coordinate_error: their standard errors over data, shape (D,).
+    """
+
+    analytic: bool
+    per_coordinate: Tensor | None
+    per_coordinate_error: Tensor | None
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON."""
+        coordinates = self.per_coordinate
+        return {
+            **super().as_json(),
+            "num_data": len(self.per_datum),
+            "analytic": self.analytic,
+            "per_coordinate": None if coordinates is None else coordinates.tolist(),
+        }
+
+
+def kl_by_site(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    data: object,
+    *,
+    num_particles: int = 10,
+    seed: int = 0,
+) -> dict[str, Divergence]:
+    """Split E_x KL(q(z | x) || p(z)) by latent site, in nats per datum.
+
+    The term of a site is E_q[log q(z_l | ..., x) - log p(z_l | ...)], given what it depends on in
+    the guide and in the model. Where both programs sample the latent sites in the same order and
+    the closed form is known, the term is E_q KL(q(z_l | ..., x) || p(z_l | ...)), else the
+    log-ratio at the draw. Terms add up to the divergence of all sites; the term of one site alone
+    may be below 0 where the orders differ. Global sites are left out.
+
+    References:
+        Ladder Variational Autoencoders (C. K. Sønderby, T. Raiko, L. Maaløe, S. K. Sønderby,
+        O. Winther, 2016), https://arxiv.org/abs/1602.02282, for the terms of a hierarchy.
+
+    Args:
+        model: p(x, z), called with one batch.
+        guide: q(z | x), called with the same.
+        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        num_particles: draws from the guide per datum, at least 1.
+        seed: seeds the draws.
+
+    Returns:
+        By site in the data plate, a `Divergence`: `.mean`, `.std_error`, `.mc_error` (0 where no
+        draw enters), `.per_datum` (N,), `.per_coordinate` (D,).
+
+    Raises:
+        ValueError: no particles; no vectorized data plate, or no latent site in it.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles is {num_particles}: give at least 1")
+    sums: dict[str, list[_Sums]] = {}
+    with setting(model, guide, data, seed=seed, shared=True) as pair:
+        for rows in parts(len(pair.source), max(1, pair.limit // num_particles)):
+            batch = pair.source.arguments(rows)
+            for name, part in _batch(model, guide, pair, batch, num_particles).items():
+                sums.setdefault(name, []).append(part)
+        # A draw of a global site is shared by all data of a call: the spread is not known.
+        spread_known = num_particles > 1 and not pair.shared
+    return {name: _divergence(found, num_particles, spread_known) for name, found in sums.items()}
+
+
+@dataclass
+class _Sums:
+    """Sums over the particles of some rows: (rows,), (rows,), and (rows, D) where it factorizes."""
+
+    first: Tensor
+    second: Tensor
+    coordinates: Tensor
+    factorized: bool
+    analytic: bool
+    exact: bool
+
+
+def _batch(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    pair: Setting,
+    batch: tuple[Tensor, ...],
+    num_particles: int,
+) -> dict[str, _Sums]:
+    found: dict[str, _Sums] = {}
+    width = len(batch[0])
+    for part in parts(num_particles, pair.limit // width):
+        count = part.stop - part.start
+        model_trace, guide_trace = paired_traces(model, guide, tiled(batch, count))
+        proposed, prior = latent_sites(guide_trace), latent_sites(model_trace)
+        # Otherwise a site's parents in the model may be drawn from it in the guide, and the closed
+        # form, which holds them fixed, would not be the expectation.
+        aligned = [n for n in proposed if n in prior] == [n for n in prior if n in proposed]
+        for name in pair.sites:
+            frame = pair.frame(proposed[name])
+            terms, factorized, analytic = _terms(proposed[name], prior[name], aligned)
+            rest = terms.dim() - len(proposed[name]["fn"].batch_shape)
+            by_row = to_rows(terms, frame, rest).double().reshape(count, width, -1).cpu()
+            total = by_row.sum(-1)
+            exact = analytic and name == next(iter(proposed))
+            new = _Sums(
+                total.sum(0), total.square().sum(0), by_row.sum(0), factorized, analytic, exact
+            )
+            old = found.setdefault(name, new)
+            if old is not new:
+                old.first += new.first
+                old.second += new.second
+                old.coordinates += new.coordinates
+    return found
+
+
+def _divergence(found: list[_Sums], num_particles: int, spread_known: bool) -> Divergence:
+    per_datum = torch.cat([part.first for part in found]) / num_particles
+    second = torch.cat([part.second for part in found])
+    if found[0].exact:  # no draw enters the first site's closed form
+        mc_error = 0.0
+    elif spread_known:
+        spread = (second - num_particles * per_datum.square()).clamp(min=0) / (num_particles - 1)
+        mc_error = math.sqrt(spread.sum().item() / num_particles) / len(per_datum)
+    else:
+        mc_error = math.nan
+    mean, std_error = Estimate.over_data(per_datum)
+    coordinates = error = None
+    if found[0].factorized:
+        means = torch.cat([part.coordinates for part in found]) / num_particles
+        coordinates = means.mean(0).float()
+        error = (means.std(0) / math.sqrt(len(means))).float()
+    return Divergence(
+        mean,
+        std_error,
+        mc_error,
+        num_particles,
+        per_datum.float(),
+        found[0].analytic,
+        coordinates,
+        error,
+    )
+
+
+def _terms(q_site: Site, p_site: Site, aligned: bool) -> tuple[Tensor, bool, bool]:
+    """A site's divergence at the draw, (*batch, ...); whether by coordinate, and in closed form."""
+    value = q_site["value"]
+    unmasked = q_site["mask"] is None and p_site["mask"] is None
+    if unmasked:
+        q, p = _pulled_apart(q_site["fn"], p_site["fn"])
+        factorized = not q.event_shape
+        closed = _closed_form(q, p) if aligned else None
+        if closed is not None:
+            return closed, factorized, True
+        return q.log_prob(value) - p.log_prob(value), factorized, False
+    log_q, log_p = (
+        scale_and_mask(site["fn"].log_prob(value), 1.0, site["mask"]) for site in (q_site, p_site)
+    )
+    return log_q - log_p, not q_site["fn"].event_shape, False
+
+
+def _pulled_apart(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution]:
+    """Both distributions over single coordinates, where both are products over the same."""
+    while (
+        isinstance(q, Independent)
+        and isinstance(p, Independent)
+        and q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims
+    ):
+        q, p = q.base_dist, p.base_dist
+    return q, p
+
+
+def _closed_form(q: Distribution, p: Distribution) -> Tensor | None:
+    if isinstance(q, MultivariateNormal) and isinstance(p, Independent):
+        base = p.base_dist
+        if isinstance(base, Normal) and p.reinterpreted_batch_ndims == 1:
+            p = MultivariateNormal(base.loc, scale_tril=torch.diag_embed(base.scale))
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None

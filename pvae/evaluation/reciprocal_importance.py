@@ -1,0 +1,157 @@
+"""The marginal likelihood by posterior samples, the estimator of the first VAE paper."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+from tqdm import tqdm
+
+from pvae.evaluation.annealing import gradients, temperatures, tempered, tune
+from pvae.evaluation.blocks import rows_per_call
+from pvae.evaluation.chains import at_least_one, prepared, proposal
+from pvae.evaluation.estimate import Estimate
+from pvae.pair.densities import Densities
+from pvae.pair.hmc import Latents, evaluate, transition
+
+__all__ = ["marginal_by_hmc"]
+
+# The paper: "as long as the dimensionality of the sampled space is low (less then 5 dimensions)".
+_MOST = 5
+# Temperatures of the way from the start density to the posterior, which tunes the steps.
+_TEMPERATURES = 50
+
+
+def marginal_by_hmc(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    data: object,
+    num_particles: int = 16,
+    num_samples: int = 100,
+    *,
+    start: str = "guide",
+    leapfrog: int = 10,
+    seed: int = 0,
+    budget: int | None = None,
+    progress: bool = False,
+) -> Estimate:
+    """Estimate log p(x) as -log mean_l q(z_l) / p(x, z_l) over posterior draws, in nats per datum.
+
+    Chains of Hamiltonian Monte Carlo are brought to p(z | x) by annealing, which tunes their step
+    sizes; these are frozen then. To the first half of what each chain draws a density q is fitted,
+    a Gaussian with full covariance of the unconstrained latents (the paper leaves the kind open);
+    the mean is over the second half. It has the expectation 1 / p(x), so that the estimate is an
+    upper bound in expectation, if the chains have reached the posterior. Where the posterior's
+    tails are lighter than a Gaussian's, the variance may be infinite.
+
+    References:
+        Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013), appendix D,
+        https://arxiv.org/abs/1312.6114
+
+    Args:
+        model: p(x, z), as in `pvae.ais`, with at most 5 latent dimensions per datum.
+        guide: q(z | x), called with the same; not run at all if `start` is "prior".
+        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        num_particles: chains per datum.
+        num_samples: draws of each chain, at least 2.
+        start: where the chains come from: "guide" or "prior".
+        leapfrog: leapfrog steps of one transition.
+        seed: seeds the chains.
+        budget: bytes that the tensors of one gradient may take; at least one datum's chains go
+            into one.
+        progress: show a progress bar.
+
+    Returns:
+        An `Estimate`: `.mean`, `.std_error`, `.mc_error`, from the spread between chains and given
+        the fit, `.per_datum` (N,).
+
+    Raises:
+        ValueError: as `pvae.ais`; more than 5 latent dimensions; fewer than 2 samples, or in the
+            first halves of all chains too few for the fit.
+    """
+    at_least_one(num_particles=num_particles, num_samples=num_samples, leapfrog=leapfrog)
+    at_least_one(budget=1 if budget is None else budget)
+    used = proposal(guide, start)
+    means, variances = [], []
+    with prepared(model, used, data, seed) as (source, plate):
+        limit = rows_per_call(
+            lambda batch, count: gradients(Densities(model, used, batch, count, plate)),
+            source,
+            plate,
+            budget,
+        )
+        width = max(1, limit // num_particles)
+        bar = tqdm(
+            total=len(source),
+            desc="posterior draws",
+            unit="rows",
+            disable=None if progress else True,
+            leave=False,
+        )
+        for first in range(0, len(source), width):
+            batch = source.arguments(slice(first, first + width))
+            densities = Densities(model, used, batch, num_particles, plate)
+            _check_sizes(densities.draws, num_particles, num_samples)
+            draws, log_joint = _posterior(densities, len(batch[0]), num_samples, leapfrog)
+            log_mean, variance = _reciprocal(draws, log_joint)
+            means.append(-log_mean.cpu())
+            variances.append(variance.cpu())
+            bar.update(len(batch[0]))
+        bar.close()
+    per_datum = torch.cat(means)
+    mc_error = math.sqrt(torch.cat(variances).sum().item()) / len(per_datum)
+    mean, std_error = Estimate.over_data(per_datum)
+    return Estimate(mean, std_error, mc_error, num_particles, per_datum.float())
+
+
+def _check_sizes(z: Latents, num_particles: int, num_samples: int) -> None:
+    sizes = {name: value.shape[1] for name, value in z.items()}
+    dimensions = sum(sizes.values())
+    if dimensions > _MOST:
+        raise ValueError(
+            f"latent sites {sizes} have {dimensions} dimensions, and a density fitted to posterior "
+            f"draws is no use above {_MOST}: estimate log p(x) with pvae.ais or pvae.log_likelihood"
+        )
+    if num_samples < 2 or num_samples // 2 * num_particles <= 2 * dimensions:
+        raise ValueError(
+            f"num_samples is {num_samples} with {num_particles} chains: give at least 2, and so "
+            f"many that half of all draws are more than {2 * dimensions}, to fit a density to"
+        )
+
+
+def _posterior(
+    densities: Densities, rows: int, num_samples: int, leapfrog: int
+) -> tuple[Tensor, Tensor]:
+    """Draws of p(z | x), (samples, chains, rows, dim), and log p(x, z) there, float64."""
+    steps, z = tune(densities, temperatures(_TEMPERATURES), rows, leapfrog)
+    log_density = tempered(densities, 1.0)
+    point = evaluate(log_density, z)
+    step = steps[-1].repeat(len(point.log_density) // rows)
+    draws, log_joint = [], []
+    for _ in range(num_samples):
+        point, _ = transition(log_density, point, step, leapfrog)
+        draws.append(torch.cat(tuple(point.z.values()), 1).double().reshape(-1, rows, _dim(z)))
+        log_joint.append(point.log_density.reshape(-1, rows))
+    return torch.stack(draws), torch.stack(log_joint)
+
+
+def _dim(z: Latents) -> int:
+    return sum(value.shape[1] for value in z.values())
+
+
+def _reciprocal(draws: Tensor, log_joint: Tensor) -> tuple[Tensor, Tensor]:
+    """log mean q(z) / p(x, z) per datum, (rows,), and its variance, from the spread of chains."""
+    half = len(draws) // 2
+    fitted = draws[:half].flatten(0, 1)  # (samples, rows, dim)
+    loc = fitted.mean(0)
+    centred = (fitted - loc).movedim(1, 0)
+    covariance = centred.mT @ centred / (len(fitted) - 1)
+    q = MultivariateNormal(loc, covariance)
+    log_ratios = q.log_prob(draws[half:]) - log_joint[half:]  # (samples, chains, rows)
+    of_chains = log_ratios.logsumexp(0) - math.log(len(log_ratios))
+    num_chains = len(of_chains)
+    log_mean = of_chains.logsumexp(0) - math.log(num_chains)
+    # The delta method, with chains that are independent of each other.
+    relative = (of_chains - log_mean).exp()
+    return log_mean, relative.var(0) / num_chains

@@ -1,0 +1,174 @@
+"""A pair as an objective meets it: its data plate, and how its particles are drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pyro import poutine
+from torch import Tensor, nn
+
+from pvae.pair.discovery import reach
+from pvae.pair.log_prob import DataPlate, data_plate
+from pvae.pair.particles import Particles
+from pvae.pair.traces import latent_sites, paired_traces, sample_sites
+from pvae.pair.vectorized_guide import takes_particles
+
+__all__ = ["Pair", "Program", "UnsuitableError", "found_to_be"]
+
+Program = Callable[..., object]
+
+
+class UnsuitableError(ValueError):
+    """An objective and a pair that do not go together; the message says why, and what would do."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair as an objective has found it to be, before its first step.
+
+    Attributes:
+        model: p(x, z).
+        guide: q(z | x).
+        plate: the data plate.
+        particles: draws from it.
+        model_trace: of a run on the first batch, at the draws of `guide_trace`.
+        guide_trace: likewise.
+        parameters: what either program registers, and what networks that it reaches hold, by name.
+        sized: whether the data plate has a size of its own, of which a batch is a sample.
+    """
+
+    model: Program
+    guide: Program
+    plate: DataPlate
+    particles: Particles
+    model_trace: poutine.Trace
+    guide_trace: poutine.Trace
+    parameters: dict[str, Tensor]
+    sized: bool
+
+    def weight(self, rows: int) -> float:
+        """What the sum over a batch of so many rows is multiplied with, for the whole data set."""
+        return self.plate.full_size / rows if self.sized else 1.0
+
+    @property
+    def discrete(self) -> list[str]:
+        """Sites of the guide whose draws have no gradient."""
+        sites = latent_sites(self.guide_trace)
+        return [name for name, site in sites.items() if not site["fn"].has_rsample]
+
+    @property
+    def shared(self) -> list[str]:
+        """Global sites of the guide."""
+        sites = latent_sites(self.guide_trace)
+        return [name for name, site in sites.items() if self.plate.frame(site) is None]
+
+
+def found_to_be(
+    name: str, model: Program, guide: Program, batch: tuple[Any, ...], *, several: bool
+) -> Pair:
+    """Find out what an objective has to know of a pair.
+
+    Args:
+        name: of the objective.
+        model: p(x, z).
+        guide: q(z | x).
+        batch: the arguments of the programs, each of shape (rows, ...).
+        several: whether there will be more than one particle of a datum.
+
+    Raises:
+        UnsuitableError: no bound for each datum can be had of the pair.
+    """
+    if not batch or not isinstance(batch[0], Tensor) or not batch[0].dim():
+        raise UnsuitableError(
+            f"{name} takes a batch, x of shape (rows, ...), as the first argument of the "
+            f"programs, not {_shape_of(batch[0]) if batch else 'nothing'}; use Trace_ELBO"
+        )
+    traces = paired_traces(model, guide, batch)
+    plate = data_plate(lambda part: paired_traces(model, guide, part), batch)
+    if plate is None or not plate.vectorized or plate.subsamples:
+        what = (
+            f"no plate of {len(batch[0])} elements encloses the data"
+            if plate is None
+            else f"plate {plate.name!r} picks rows of the batch by itself"
+            if plate.subsamples
+            else f"plate {plate.name!r} is a loop"
+        )
+        raise UnsuitableError(
+            f"{name} is a bound for each datum, and {what}: put the sites of a datum into "
+            'pyro.plate("data", len(x)), or use Trace_ELBO'
+        )
+    missing = [site for site in latent_sites(traces[0]) if site not in traces[1].nodes]
+    if missing:
+        raise UnsuitableError(
+            f"{name} needs a draw of each latent site, and the guide has none of {missing}: "
+            "add them to the guide, or use TraceEnum_ELBO, which sums them out"
+        )
+    particles = None
+    if several:
+        step = max(1, len(batch[0]) // 4)
+        head = tuple(_rows(part, slice(None, None, step), len(batch[0])) for part in batch)
+        particles = takes_particles(model, guide, plate, head, scaled=True)
+    if particles is None:
+        particles = Particles(model, guide, plate, scaled=True)
+        if several:
+            _try_tiles(name, particles, batch)
+    parameters = _parameters(model, guide, traces)
+    sized = _has_own_size(model, guide, plate, batch)
+    pair = Pair(model, guide, plate, particles, *traces, parameters, sized)
+    loose = [site for site in pair.shared if site in pair.discrete]
+    if loose:
+        raise UnsuitableError(
+            f"{name} has no gradient of the global sites {loose}, whose draws are not "
+            "reparameterized: use Trace_ELBO"
+        )
+    return pair
+
+
+def _has_own_size(model: Program, guide: Program, plate: DataPlate, batch: tuple[Any, ...]) -> bool:
+    """Whether the data plate keeps its size when the batch has a row less."""
+    rows = len(batch[0])
+    if plate.full_size != rows or rows == 1:
+        return plate.full_size != rows
+    try:
+        fewer = paired_traces(
+            model, guide, tuple(_rows(part, slice(rows - 1), rows) for part in batch)
+        )
+    except (RuntimeError, ValueError, IndexError):
+        return False  # it has this size and no other
+    frames = [plate.frame(site) for _, site in sample_sites(fewer[0])]
+    return any(frame is not None and frame.full_size == rows for frame in frames)
+
+
+def _try_tiles(name: str, particles: Particles, batch: tuple[Any, ...]) -> None:
+    try:
+        particles.draw(batch, 2)
+    except (RuntimeError, ValueError, IndexError) as error:
+        rows = len(batch[0])
+        raise UnsuitableError(
+            f"{name} runs two particles of {rows} data as {2 * rows} rows, and this pair does not "
+            f"run on them ({type(error).__name__}: {error}): plates and parameters are to follow "
+            "the size of the batch; or use ELBO with one particle"
+        ) from error
+
+
+def _parameters(
+    model: Program, guide: Program, traces: tuple[poutine.Trace, poutine.Trace]
+) -> dict[str, Tensor]:
+    found: dict[int, tuple[str, Tensor]] = {}
+    for trace in traces:
+        for name, site in trace.nodes.items():
+            if site["type"] == "param":
+                leaf = cast(Any, site["value"]).unconstrained()
+                found.setdefault(id(leaf), (name.replace("$$$", "."), leaf))
+    for name, network in reach({"model": model, "guide": guide}, nn.Module):
+        for part, leaf in network.named_parameters():
+            found.setdefault(id(leaf), (f"{name}.{part}", leaf))
+    return dict(found.values())
+
+
+def _rows(part: Any, where: slice, rows: int) -> Any:
+    return part[where] if isinstance(part, Tensor) and part.dim() and len(part) == rows else part
+
+
+def _shape_of(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -1,0 +1,86 @@
+"""Where the user's statements stand: file and line of sample and parameter statements."""
+
+import sys
+import sysconfig
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
+
+__all__ = ["Place", "Places", "place_of_error", "user_frame"]
+
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+_OWN = str(Path(__file__).parent.parent)
+_CALLER = str(Path(_OWN, "pair", "program.py"))  # what is further out called the program
+_ZOO = tuple(str(Path(_OWN, name)) for name in ("models", "guides"))
+
+
+class Place(NamedTuple):
+    """A line of a program."""
+
+    file: str
+    line: int
+
+
+class Places(Messenger):
+    """Notes where each site is sampled, and where each parameter is made.
+
+    Attributes:
+        sites: by name, the sample statement.
+        params: by name, the statements that give the parameter a first value, in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, Place] = {}
+        self.params: dict[str, list[Place]] = {}
+
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        place = _statement()
+        if place is not None and msg["name"] is not None and not site_is_subsample(msg):
+            self.sites.setdefault(msg["name"], place)
+
+    def _pyro_param(self, msg: Message[Any, Any]) -> None:
+        place = _statement()
+        name, *init = msg["args"]
+        known = self.params.setdefault(name, [])
+        if place is not None and init and place not in known:
+            known.append(place)
+
+
+def place_of_error(passed: TracebackType | None) -> Place | None:
+    """The innermost line of the user's that an error passed through."""
+    place = None
+    while passed is not None:
+        if not _is_foreign(passed.tb_frame.f_code.co_filename):
+            place = Place(passed.tb_frame.f_code.co_filename, passed.tb_lineno)
+        passed = passed.tb_next
+    return place
+
+
+def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
+    """File and line of the innermost frame that is the user's, as `file.py:12`; or nothing."""
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _OWN))]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _statement() -> Place | None:
+    """The innermost line of a program that is being run."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not _is_foreign(file) or file.startswith(_ZOO):
+            return Place(file, frame.f_lineno)
+        if frame.f_back is None or file == _CALLER:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith((*_LIBRARIES, _OWN, "<"))

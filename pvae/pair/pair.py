@@ -1,0 +1,297 @@
+"""Which networks and parameters belong to a pair, and the scope in which they live."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.params.param_store import ParamStoreDict
+from torch import Tensor, nn
+
+from pvae.pair.discovery import reach
+from pvae.pair.preserve import preserved
+from pvae.pair.program import Program
+from pvae.pair.registering import registered
+from pvae.pair.traces import paired_traces
+from pvae.pair.watch import Watch
+
+__all__ = ["Belongings", "Program", "belongings_of"]
+
+
+class Belongings:
+    """The networks, named parameters and parameter scope of one pair.
+
+    Found are the `nn.Module`s that are the callables or their `__self__`, that the functions'
+    closures and globals reach, and that are passed to `pyro.module` while the programs run; and the
+    parameters that `pyro.param` makes. Networks are trained in place, as in PyTorch.
+
+    Args:
+        model: the model as the user wrote it.
+        guide: the guide as the user wrote it.
+    """
+
+    def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
+        self.device = torch.device("cpu")
+        # The tables of Pyro's parameter store that this pair sees.
+        self._scope = _tables(ParamStoreDict())
+        for program in (model, guide):
+            if isinstance(
+                program, Program
+            ):  # of another pair: its values are where this one starts
+                for key, table in program.belongings._scope.items():
+                    self._scope[key].update(table)
+        model = model.fn if isinstance(model, Program) else model
+        guide = guide.fn if isinstance(guide, Program) else guide
+        self.model = Program(model, self, "model")
+        self.guide = Program(guide, self, "guide")
+        self.networks: dict[str, nn.Module] = {}
+        # Parameters of networks that *are* the program, or that share a registered name with
+        # another network: Pyro would leave them untrained without a word.
+        self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
+        # Two networks that the programs register under one name.
+        self.namesakes: list[tuple[str, nn.Module, nn.Module]] = []
+        # Parameters of networks that the programs reach but do not register, by network.
+        self.unused: dict[str, dict[str, nn.Parameter]] = {}
+        for name, network in reach({"model": model, "guide": guide}, nn.Module):
+            self._add(name, network)
+        # Those that arrive with requires_grad=False; Pyro makes trainable what it registers.
+        self.frozen = [
+            (f"{name}.{inner}", parameter)
+            for name, network in self.networks.items()
+            for inner, parameter in network.named_parameters()
+            if not parameter.requires_grad
+        ]
+
+    def _add(self, name: str, network: nn.Module) -> None:
+        """Adopt a network under the first free name, and move it to the device."""
+        if any(network is part for known in self.networks.values() for part in known.modules()):
+            return
+        free, number = name, 1
+        while free in self.networks:
+            number += 1
+            free = f"{name}_{number}"
+        self.networks[free] = network
+
+    # The scope of the parameter store
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Pyro's parameter store holds this pair's parameters within the block, and only those."""
+        store = pyro.get_param_store()
+        if store._params is self._scope["_params"]:
+            yield
+            return
+        # Pyro's own `scope` forgets what a block that raised had registered, and its `get_state`
+        # strips the marks by which a step under way outside finds its parameters.
+        outside = _tables(store)
+        vars(store).update(self._scope)
+        try:
+            yield
+        finally:
+            self._scope = _tables(store)
+            vars(store).update(outside)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The trained (unconstrained) parameters by their name in the scope, each tensor once."""
+        store = pyro.get_param_store()
+        named: dict[int, tuple[str, Tensor]] = {}
+        with self.scope():
+            for name, parameter in store._params.items():
+                named.setdefault(id(parameter), (name, parameter))
+        return dict(named.values())
+
+    def to(self, device: torch.device) -> None:
+        """Move networks and parameters; parameters that are made later are made there."""
+        self.device = device
+        for network in self.networks.values():
+            network.to(device)
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.to(device)
+
+    def include(self, networks: Mapping[str, nn.Module]) -> None:
+        """Take in networks that are not the programs' own, and register their parameters."""
+        for name, network in networks.items():
+            network.to(self.device)
+            self.networks[name] = network
+            with self.scope():
+                registered(name, network)
+
+    def elsewhere(self) -> list[str]:
+        """Names of plain tensors that the programs use and that lie on another device."""
+        programs = {"model": self.model.fn, "guide": self.guide.fn}
+        return [
+            name
+            for name, tensor in reach(programs, Tensor)
+            if tensor.device.type != self.device.type
+        ]
+
+    # Finding out by running
+
+    def discover(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
+        """Run both programs once to see what they register.
+
+        Generators and buffers are left as they were. Returns the traces of the model, replayed
+        against the guide, and of the guide.
+        """
+        watch = Watch(self.device)
+        with preserved(), self._buffers_preserved(), self.scope(), watch:
+            traces = paired_traces(self.model, self.guide, batch)
+            for name, network in watch.networks:
+                self._add(name, network)
+            self.namesakes = [
+                (name, first, second)
+                for i, (name, first) in enumerate(watch.networks)
+                for other, second in watch.networks[i + 1 :]
+                if other == name
+            ]
+            self._drop_parts()
+            self._register_rest([network for _, network in watch.networks])
+        return traces
+
+    def _drop_parts(self) -> None:
+        """Forget networks that are part of another one: the whole speaks for them."""
+        parts = {
+            id(part)
+            for network in self.networks.values()
+            for part in network.modules()
+            if part is not network
+        }
+        self.networks = {n: net for n, net in self.networks.items() if id(net) not in parts}
+
+    def _register_rest(self, passed: list[nn.Module]) -> None:
+        """Note what must be registered beside what the programs registered by themselves."""
+        registered = {id(p) for p in self.parameters().values()}
+        self.unused = {}
+        for name, network in self.networks.items():
+            rest = {
+                f"{name}$$${parameter_name}": parameter
+                for parameter_name, parameter in network.named_parameters()
+                if parameter.requires_grad and id(parameter) not in registered
+            }
+            own = (p for p in (self.model, self.guide) if network in (p.fn, _owner(p.fn)))
+            role = next((p.role for p in own), None)
+            parts = {id(part) for part in network.modules()}
+            if role is None and any(id(other) in parts for other in passed):
+                role = "model"
+            if role is not None:
+                self._register(role, rest)
+            elif rest:
+                self.unused[name] = rest
+
+    def _register(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Have a program register parameters, from now on and before its first step."""
+        self.unregistered[role] = {**self.unregistered.get(role, {}), **parameters}
+        for name, parameter in parameters.items():
+            pyro.param(name, parameter)
+
+    @contextmanager
+    def _buffers_preserved(self) -> Iterator[None]:
+        before = [
+            (buffer, buffer.detach().clone())
+            for network in self.networks.values()
+            for buffer in network.buffers()
+        ]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
+
+    def bare(self, role: str) -> Callable[..., object]:
+        """A program for use within the scope: the user's own, where nothing need be added."""
+        program = self.model if role == "model" else self.guide
+        return program if self.unregistered.get(role) else program.fn
+
+    def adopt(self, optimized: set[int]) -> None:
+        """Take in what the user's optimizer updates, by id, without the programs registering it."""
+        for network, parameters in list(self.unused.items()):
+            given = {name: p for name, p in parameters.items() if id(p) in optimized}
+            if given:
+                self._register("model", given)
+                del self.unused[network]
+
+    def finite(self) -> bool:
+        """Whether every parameter is; reads the device."""
+        return all(bool(torch.isfinite(p).all()) for p in self.parameters().values())
+
+    # Modes and state
+
+    def train(self) -> None:
+        """Put the networks into train mode; parts that arrived frozen in eval mode stay so."""
+        trained = {id(p) for p in self.parameters().values()}
+        for network in self.networks.values():
+            # One that arrived in eval mode and is not trained was frozen on purpose.
+            if not network.training and any(id(p) in trained for p in network.parameters()):
+                network.train()
+
+    def eval(self) -> None:
+        """Put the networks into eval mode."""
+        for network in self.networks.values():
+            network.eval()
+
+    def state_dict(self) -> dict[str, dict[str, object]]:
+        """A copy of everything that was trained: networks with buffers, and other parameters."""
+        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
+        return {
+            "networks": {n: copy.deepcopy(net.state_dict()) for n, net in self.networks.items()},
+            "params": {
+                name: parameter.detach().clone()
+                for name, parameter in self.parameters().items()
+                if id(parameter) not in owned
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, object]]) -> None:
+        """Copy saved values into the networks and parameters; `discover` comes first.
+
+        Raises:
+            ValueError: the names or shapes saved are not those of this pair.
+        """
+        params = self.parameters()
+        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
+        own = {n for n, p in params.items() if id(p) not in owned}
+        _same_names("networks", set(state["networks"]), set(self.networks))
+        _same_names("parameters", set(state["params"]), own)
+        for name, network in self.networks.items():
+            saved = cast(Mapping[str, Tensor], state["networks"][name])
+            try:
+                network.load_state_dict(saved)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the saved values do not fit network {name!r}: {error}"
+                ) from error
+        with torch.no_grad():
+            for name in own:
+                value = cast(Tensor, state["params"][name])
+                if value.shape != params[name].shape:
+                    raise ValueError(
+                        f"parameter {name!r} was saved with shape {tuple(value.shape)}, "
+                        f"the program makes it with {tuple(params[name].shape)}"
+                    )
+                params[name].copy_(value)
+
+
+def _tables(store: ParamStoreDict) -> dict[str, dict[object, object]]:
+    """What a parameter store consists of."""
+    return {key: vars(store)[key] for key in ("_params", "_param_to_name", "_constraints")}
+
+
+def belongings_of(*programs: Callable[..., object]) -> Belongings | None:
+    """What belongs to the pair that `fit` made these programs of, if it did."""
+    return next((p.belongings for p in programs if isinstance(p, Program)), None)
+
+
+def _owner(program: Callable[..., object]) -> object:
+    return getattr(program, "__self__", None)
+
+
+def _same_names(what: str, saved: set[str], own: set[str]) -> None:
+    if saved != own:
+        raise ValueError(
+            f"the saved {what} are {sorted(saved)}, the pair's are {sorted(own)}: "
+            "load with the programs that were trained"
+        )

@@ -1,0 +1,210 @@
+"""What the two programs answer by themselves: draws, latent codes, reconstructions."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
+from pyro.poutine.util import site_is_factor, site_is_subsample
+from torch import Tensor
+
+from pvae.data import rows
+from pvae.pair.modes import evaluating
+from pvae.pair.sources import source_for
+from pvae.pair.traces import observed_sites, sample_sites
+
+__all__ = ["at_means", "decode", "infer", "reconstruct", "sample", "unobserved"]
+
+
+def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
+    """Draw every site of a model once per row: latent codes from the prior, then the data.
+
+    Args:
+        model: p(x, z), called with one batch; its observed sites are drawn too.
+        like: data whose number of rows, shape and type the draws take: a tensor of shape
+            (rows, ...), a tuple of such, or a split of a data set. Values count only where the
+            model conditions on them.
+
+    Returns:
+        By site, a tensor of shape (rows, ...); a global site has one draw for all.
+
+    Example:
+        >>> import pvae, torch
+        >>> draws = pvae.sample(pvae.models.VAE(x_shape=(8, 8), z_dim=2), torch.zeros(5, 8, 8))
+        >>> draws["x"].shape, draws["z"].shape
+        (torch.Size([5, 8, 8]), torch.Size([5, 2]))
+    """
+    # One call for all rows, so that they share one draw of the global sites.
+    (draws,) = (
+        _values(unobserved(model), batch)
+        for batch in _batches(like, model, batch_size=len(rows(like)))
+    )
+    return draws
+
+
+def infer(guide: Callable[..., object], x: object) -> dict[str, Tensor]:
+    """The latent codes of x: at each site the mean of q, given the means at the sites before it.
+
+    A site whose distribution has no mean in its support (a discrete one, a flow) is drawn instead.
+
+    Args:
+        guide: q(z | x), called with one batch.
+        x: data: a tensor of shape (rows, ...), a tuple of such, or a split of a data set.
+
+    Returns:
+        By site, a tensor of shape (rows, ...); a global site has one value for all.
+    """
+    parts = [(len(batch[0]), _values(at_means(guide), batch)) for batch in _batches(x, guide)]
+    return {
+        name: torch.cat([part[name] for _, part in parts])
+        if all(part[name].shape[:1] == (size,) for size, part in parts)
+        else first
+        for name, first in parts[0][1].items()
+    }
+
+
+def reconstruct(
+    model: Callable[..., object], guide: Callable[..., object], x: object, *, site: str = "x"
+) -> Tensor:
+    """The mean of p(x | z) at the latent codes of x; a draw where the distribution has no mean.
+
+    Args:
+        model: p(x, z), called with one batch.
+        guide: q(z | x), called with the same.
+        x: data: a tensor of shape (rows, ...), a tuple of such, or a split of a data set.
+        site: the observed site to reconstruct; the only one there is, whatever its name.
+
+    Returns:
+        A tensor of shape (rows, ...).
+
+    Raises:
+        ValueError: the model observes several sites, and none has the given name.
+    """
+    parts = [
+        _expected(model, infer(guide, batch), batch, site) for batch in _batches(x, model, guide)
+    ]
+    return torch.cat(parts)
+
+
+def decode(
+    model: Callable[..., object], codes: Mapping[str, Tensor], like: object, *, site: str = "x"
+) -> Tensor:
+    """The mean of p(x | z) at given latent codes; a draw where the distribution has no mean.
+
+    Args:
+        model: p(x, z), called with one batch.
+        codes: by latent site, a tensor of shape (rows, ...); sites left out are drawn.
+        like: data of as many rows and the shape of x; values count only where the model conditions
+            on them.
+        site: the observed site to decode; the only one there is, whatever its name.
+
+    Returns:
+        A tensor of shape (rows, ...).
+
+    Raises:
+        ValueError: the model observes several sites, and none has the given name.
+    """
+    (batch,) = _batches(like, model, batch_size=len(rows(like)))
+    with torch.no_grad(), evaluating(model):
+        return _expected(model, codes, batch, site)
+
+
+def _expected(
+    model: Callable[..., object], codes: Mapping[str, Tensor], batch: tuple[Tensor, ...], site: str
+) -> Tensor:
+    """The mean of an observed site, with latent sites at given values."""
+    observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
+    if len(observed) == 1:
+        (site,) = observed
+    if site not in observed:
+        raise ValueError(f"the model observes {observed}, not {site!r}: name one with site=")
+    moved = {name: value.to(batch[0].device) for name, value in codes.items()}
+    at_codes = poutine.condition(unobserved(model), moved)
+    trace = poutine.trace(at_means(at_codes, {site})).get_trace(*batch)
+    value: Tensor = dict(sample_sites(trace))[site]["value"]
+    return value
+
+
+class _Free(UnconditionMessenger):
+    """Draws what is observed, but leaves alone what is computed: `pyro.deterministic`."""
+
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        if not (msg["infer"] or {}).get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
+def unobserved(model: Callable[..., object]) -> Callable[..., object]:
+    """The program with its observed sites drawn, like all others.
+
+    Args:
+        model: p(x, z), called with one batch.
+    """
+
+    def run(*args: object) -> object:
+        with _Free():
+            return model(*args)
+
+    return run
+
+
+class _Means(Messenger):
+    """Puts the mean of a site's distribution in the place of a draw, where there is one."""
+
+    def __init__(self, sites: set[str] | None) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg: Message[Any, Any]) -> None:
+        fn = cast(Any, msg["fn"])
+        if msg["done"] or msg["is_observed"] or site_is_subsample(msg):
+            return
+        if self.sites is None:
+            # The mean of a discrete variable is no value of it.
+            if not fn.has_rsample:
+                return
+        elif msg["name"] not in self.sites:
+            return
+        try:
+            mean = fn.mean
+        except NotImplementedError:
+            return
+        if torch.isfinite(mean).all():
+            msg["value"], msg["done"] = mean, True
+
+
+def at_means(
+    program: Callable[..., object], sites: set[str] | None = None
+) -> Callable[..., object]:
+    """The program with the mean of a site's distribution in the place of its draw.
+
+    Args:
+        program: a model or a guide.
+        sites: those at which the mean is taken; all that are continuous, where None. A site whose
+            distribution has no mean in its support is drawn.
+    """
+
+    def run(*args: object) -> object:
+        with _Means(sites):
+            return program(*args)
+
+    return run
+
+
+def _batches(
+    data: object, *programs: Callable[..., object], batch_size: int = 1024
+) -> Iterator[tuple[Tensor, ...]]:
+    source = source_for(data, *programs)
+    with torch.no_grad(), evaluating(*programs):
+        yield from source.batches(batch_size)
+
+
+def _values(program: Callable[..., object], batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    trace = poutine.trace(program).get_trace(*batch)
+    return {
+        name: site["value"]
+        for name, site in sample_sites(trace)
+        if not site_is_factor(cast(Any, site))
+    }

@@ -1,0 +1,77 @@
+"""What to tell when a program fails: where in the user's code, and which site broke first."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import torch
+from torch import Tensor
+
+from pvae.pair.traces import paired_traces, sample_sites
+
+__all__ = ["DivergedError", "diverged", "first_broken_site"]
+
+
+class DivergedError(ArithmeticError):
+    """The loss became NaN or infinite.
+
+    Attributes:
+        step: the step at which it did, counted from 0 over the whole run.
+        site: the site whose log-probability went first, or None where it could not be found again.
+    """
+
+    def __init__(self, message: str, *, step: int, site: str | None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.site = site
+
+
+def diverged(
+    *,
+    step: int,
+    epoch: int,
+    site: tuple[str, str] | None,
+    learning_rate: float | None,
+    kept: Path | None,
+) -> DivergedError:
+    """The error for a loss that is no number any more."""
+    name = site[0] if site is not None else None
+    which = f"site {site[0]!r} went first, {site[1]}" if site else "a replay did not show the site"
+    back = f"; the last good checkpoint is {kept}" if kept is not None else ""
+    rate = f" (now {learning_rate:g})" if learning_rate is not None else ""
+    return DivergedError(
+        f"the loss is not finite from step {step} on, in epoch {epoch}: {which}. The pair is back "
+        f"at the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, clip_norm, or "
+        "data and scales nearer to 1",
+        step=step,
+        site=name,
+    )
+
+
+def first_broken_site(
+    model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
+) -> tuple[str, str] | None:
+    """The first site, guide before model, that is not finite; and what is wrong with it.
+
+    Returns:
+        The name of the site and a phrase such as "in the guide: its loc is NaN", or None where
+        every log-probability is finite.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False):
+        model_trace, guide_trace = paired_traces(model, guide, batch)
+        for role, trace in (("guide", guide_trace), ("model", model_trace)):
+            for name, site in sample_sites(trace):
+                log_prob = site["fn"].log_prob(site["value"])
+                if not torch.isfinite(log_prob).all():
+                    return name, f"in the {role}: {_parameter_at_fault(site['fn'])}"
+    return None
+
+
+def _parameter_at_fault(fn: object) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    for key in getattr(fn, "arg_constraints", {}):
+        value = getattr(fn, key, None)
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            return f"the {key} of its {type(fn).__name__} is not finite"
+    return f"the log-probability of its {type(fn).__name__} is not finite"

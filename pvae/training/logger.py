@@ -1,0 +1,146 @@
+"""Where the course of a training goes: progress bar, metrics.jsonl, checkpoint, TensorBoard."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pvae.training.checkpoint import load_checkpoint, save_checkpoint
+from pvae.training.result import Fit
+from pvae.training.run import Run
+
+__all__ = ["Tracker"]
+
+# What decides the numbers of a run; a resumed run may only be longer.
+_FIXED = (
+    "objective", "optimizer", "learning_rate", "batch_size", "steps_per_epoch", "warmup",
+    "clip_norm", "precision", "seed",
+)  # fmt: skip
+
+
+class _Writer(Protocol):
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Tracker:
+    """Writes what happens, as far as it was asked for.
+
+    Args:
+        out: the run folder, or None.
+        tensorboard: whether TensorBoard's files are written there too.
+        progress: whether a progress bar is shown.
+    """
+
+    def __init__(self, out: str | Path | None, *, tensorboard: bool, progress: bool) -> None:
+        if tensorboard and out is None:
+            raise ValueError("tensorboard writes into the run folder: give out=")
+        self.run = Run(out) if out is not None else None
+        self.progress = progress
+        self._writer = _tensorboard(self.run.path) if tensorboard and self.run is not None else None
+        self._bar: tqdm[Any] | None = None
+
+    def start(
+        self,
+        config: Mapping[str, object],
+        example: Sequence[Tensor],
+        device: torch.device,
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """Begin a run, or go on with one: then its last state and its history are returned.
+
+        Raises:
+            ValueError: the folder holds a run and neither was asked for, or it was made otherwise.
+        """
+        if resume and self.run is None:
+            raise ValueError("resume needs the folder of the run: give out=")
+        if self.run is None:
+            return None
+        if not resume:
+            self.run.start(config, example, overwrite)
+            return None
+        _refuse_other(self.run.config(), config)
+        state = load_checkpoint(self.run.checkpoint, device)
+        self.run.update_config(config)
+        return state, self.run.keep_history(state["epoch"])
+
+    def open_bar(self, first: int, epochs: int) -> None:
+        """Show how many epochs there are."""
+        self._bar = tqdm(
+            initial=first, total=epochs, unit="epoch", disable=None if self.progress else True
+        )
+
+    def epoch(self, row: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Write down one epoch, the checkpoint last."""
+        if self.run is not None:
+            self.run.add_metrics(row)
+            save_checkpoint(self.run.checkpoint, state)
+        if self._writer is not None:
+            for tag, value in _flat(row):
+                self._writer.add_scalar(tag, value, row["epoch"])
+        if self._bar is not None:
+            bounds = {"bound": f"{-row['train_loss']:.2f}"}
+            if row.get("valid_elbo") is not None:
+                bounds["valid"] = f"{row['valid_elbo']:.2f}"
+            self._bar.set_postfix(bounds)
+            self._bar.update()
+
+    def close(self, fit: Fit, device: torch.device) -> None:
+        """Write the summary."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+        if self.run is not None:
+            last = fit.history[-1] if fit.history else {}
+            self.run.write_summary(
+                {
+                    "epochs": last.get("epoch", 0),
+                    "steps": last.get("step", 0),
+                    "stopped": fit.stopped,
+                    "best_epoch": fit.best_epoch,
+                    "engine": fit.engine,
+                    "device": str(device),
+                    "train_loss": last.get("train_loss"),
+                    "valid_elbo": last.get("valid_elbo"),
+                    "seconds": sum(row["seconds"] for row in fit.history),
+                    "examples_per_second": last.get("examples_per_second"),
+                    "notes": fit.notes,
+                }
+            )
+
+
+def _refuse_other(old: Mapping[str, object], new: Mapping[str, object]) -> None:
+    """Refuse to go on with a run under options that would have given other numbers."""
+    changed = [key for key in _FIXED if old.get(key) != new.get(key)]
+    if changed:
+        differences = ", ".join(f"{key} {old.get(key)!r} (now {new.get(key)!r})" for key in changed)
+        raise ValueError(
+            f"the run to resume was made with {differences}: give the same, or start a new run"
+        )
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Names and numbers of a row; the terms by site as `sites/x`."""
+    numbers: list[tuple[str, float]] = []
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            numbers.extend(_flat(value, f"{prefix}{key}/"))
+        elif isinstance(value, int | float) and key != "epoch":
+            numbers.append((prefix + key, float(value)))
+    return numbers
+
+
+def _tensorboard(folder: Path) -> _Writer:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "tensorboard is not installed: pip install 'pvae-ppl[tensorboard]'"
+        ) from error
+    return cast(_Writer, SummaryWriter(str(folder / "tensorboard")))

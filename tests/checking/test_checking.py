@@ -1,0 +1,241 @@
+"""Thirty wrong pairs and more, each found with its line; and correct ones with no finding."""
+
+import inspect
+import re
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import callables as kinds
+from pairs import invalid_distributions, invalid_plates, invalid_sites  # noqa: F401
+from pairs.invalid import WRONG, Pair, data, normal
+from pairs.invalid_parameters import batch_norm, frozen_network_in_a_pyro_module
+from pairs.valid import RIGHT
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from torch import nn
+
+import pvae
+from pvae.checking import PairError
+from pvae.pair.discovery import reach
+
+
+def findings(model, guide, batch, objective=None):
+    batch = batch if isinstance(batch, tuple) else (batch,)
+    try:
+        return list(pvae.check(model, guide, *batch, objective=objective).findings)
+    except PairError as error:
+        return error.findings
+
+
+def marked_line(of, text="# here"):
+    """File and line in a function or class that bear a text."""
+    lines, first = inspect.getsourcelines(of)
+    (number, *_) = (i for i, line in enumerate(lines) if text in line)
+    return inspect.getsourcefile(of), first + number
+
+
+@pytest.mark.parametrize(
+    ("make", "severity", "message"), WRONG, ids=lambda v: getattr(v, "__name__", "")
+)
+def test_a_wrong_pair_is_found_out_with_its_line(make, severity, message):
+    torch.manual_seed(0)
+    model, guide, batch, *more = make()
+    given = more[0] if more else {}
+    found = findings(model, guide, batch, given.get("objective"))
+    told = [str(finding) for finding in found]
+    matching = [f for f in found if re.search(message, f.message, re.DOTALL)]
+    assert len(matching) == 1, told
+    assert matching[0].severity == severity
+    assert [f for f in found if f.severity == "error"] == (
+        matching if severity == "error" else []
+    ), told
+    where = given.get("line", (make,))
+    if where is not None:  # else it is about no one statement
+        assert (matching[0].file, matching[0].line) == marked_line(*where), told
+
+
+def test_there_are_thirty():
+    assert len(WRONG) >= 30
+
+
+@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
+def test_a_correct_pair_has_no_finding(make):
+    torch.manual_seed(0)
+    model, guide, batch, *more = make()
+    assert findings(model, guide, batch, **(more[0] if more else {})) == []
+
+
+def test_checking_leaves_everything_as_it_was():
+    model, guide = kinds.make("functions", 0)
+    networks = [network for _, network in reach({"model": model, "guide": guide}, nn.Module)]
+    x = kinds.toy_data()[:20]
+    pyro.param("scale", torch.tensor(3.0))
+    store = dict(pyro.get_param_store().items())
+    state = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+    networks[1].eval()  # trained all the same, in train mode
+    modes = [part.training for network in networks for part in network.modules()]
+    assert True in modes
+    assert False in modes
+    weight = next(networks[0].parameters())
+    weight.grad = torch.ones_like(weight)
+    generator = torch.get_rng_state()
+    pvae.check(model, guide, x)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert {k: v.item() for k, v in pyro.get_param_store().items()} == {"scale": 3.0}
+    assert pyro.get_param_store()["scale"] is store["scale"]
+    assert [part.training for network in networks for part in network.modules()] == modes
+    for network, before in zip(networks, state, strict=True):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name]), name
+    others = [p for network in networks for p in network.parameters() if p is not weight]
+    assert all(p.grad is None for p in others)
+
+
+def test_a_frozen_parameter_is_frozen_again_after_the_check():
+    model, guide, x, _ = frozen_network_in_a_pyro_module()
+    with pytest.raises(PairError):
+        pvae.check(model, guide, x)
+    assert not any(p.requires_grad for p in model.decoder.parameters())
+
+
+def test_the_report_is_a_table_and_its_findings():
+    model, guide = kinds.make("functions", 0)
+    report = pvae.check(model, guide, kinds.toy_data()[:20])
+    head, *rows, found = str(report).splitlines()
+    assert head.split() == ["site", "program", "plates", "batch", "event", "distribution"]
+    assert [row.split()[:4] for row in rows] == [
+        ["z", "guide", "data", "20"],
+        ["z", "model", "data", "20"],
+        ["x", "model", "data", "20"],
+    ]
+    assert re.match(r"warning: \S*kinds_of_pair.py:\d+: .*BatchNorm1d", found)
+    x = report.sites[-1]
+    assert (x.batch_shape, x.event_shape, x.distribution, x.observed) == (
+        (20,),
+        (3,),
+        "Normal",
+        True,
+    )
+
+
+def test_a_zoo_pair_has_no_finding_and_names_its_own_lines():
+    model, guide = (
+        pvae.models.VAE(x_shape=(4, 4), z_dim=2),
+        pvae.guides.MeanField(x_shape=(4, 4), z_dim=2),
+    )
+    x = (torch.rand(10, 4, 4) > 0.5).float()
+    assert findings(model, guide, x) == []
+    (found,) = [f for f in findings(model, guide, x * 0.5) if f.severity == "error"]
+    assert found.file.endswith("models/vae.py")
+
+
+def test_every_warning_of_fit_is_among_its_notes():
+    model, guide, x, *_ = batch_norm()
+    trained = pvae.fit(model, guide, x, epochs=1, progress=False)
+    assert any("BatchNorm1d" in note for note in trained.notes)
+
+
+def test_what_is_no_batch_is_refused():
+    with pytest.raises(TypeError, match=r"as tensors, not \['list'\]"):
+        pvae.check(lambda x: None, lambda x: None, [1.0])
+
+
+def test_a_module_may_hold_networks_that_its_guide_does_not_use():
+    pair, other = Pair(), Pair()
+    found = pvae.check(other.model, pair.guide, data()).findings
+    assert [finding.severity for finding in found] == ["warning", "warning"]
+    assert "'guide.decoder.0.weight'" in found[0].message
+    assert "'model.encoder.0.weight'" in found[1].message
+
+
+def test_a_program_that_counts_its_calls_leaks_nothing():
+    """Its terms change from run to run, whatever the data."""
+    pair, calls = Pair(), []
+
+    def guide(x):
+        calls.append(1)
+        pair.guide(x + len(calls))
+
+    assert findings(pair.model, guide, data()) == findings(pair.model, pair.guide, data())
+
+
+def test_grey_levels_under_a_bernoulli_may_be_meant():
+    """As in Pyro's own example of a VAE, which switches the distribution's validation off."""
+    pair = Pair()
+
+    def model(x):
+        pyro.module("decoder", pair.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(2))
+            probs = pair.decoder(z).sigmoid()
+            pyro.sample("x", dist.Bernoulli(probs, validate_args=False).to_event(1), obs=x)
+
+    (found,) = pvae.check(model, pair.guide, data().sigmoid()).findings
+    assert found.severity == "warning"
+    assert "made with validate_args=False, so this may be meant" in found.message
+    trained = pvae.fit(model, pair.guide, data().sigmoid(), epochs=2, progress=False)
+    assert len(trained.history) == 2
+    assert any("values outside the support of Bernoulli" in note for note in trained.notes)
+
+
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoMultivariateNormal, AutoDelta])
+def test_an_autoguide_over_local_sites_may_be_meant(autoguide):
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(6))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    guide = autoguide(model)
+    guide(data())
+    assert {f.severity for f in findings(model, guide, data())} <= {"warning"}
+    assert pvae.fit(model, guide, data(), epochs=1, progress=False).history
+
+
+def test_straight_through_draws_may_be_meant_and_points_are():
+    pair = Pair()
+
+    def model(x):
+        pyro.module("decoder", pair.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(2)).to_event(1))
+            pyro.sample("x", dist.Normal(pair.decoder(z), 1.0).to_event(1), obs=x)
+
+    def straight_through(x):
+        pyro.module("encoder", pair.encoder)
+        logits = pair.encoder(x)[:, :2]
+        with pyro.plate("data", len(x)):
+            fn = dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=logits)
+            pyro.sample("z", fn.to_event(1))
+
+    def point(x):
+        pyro.module("encoder", pair.encoder)
+        soft = pair.encoder(x)[:, :2].sigmoid()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(soft + (soft.round() - soft).detach()).to_event(1))
+
+    (found,) = findings(model, straight_through, data())
+    assert found.severity == "warning"
+    assert "discrete in the model alone" in found.message
+    assert findings(model, point, data()) == []
+
+
+def test_a_model_that_observes_nothing_is_named():
+    pair = Pair()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(2))
+
+    found = findings(model, pair.guide, data())
+    assert any("the model observes nothing" in finding.message for finding in found)
+
+
+def test_an_empty_batch_and_a_missing_attribute_are_told():
+    pair = Pair()
+    with pytest.raises(ValueError, match="at least one row"):
+        pvae.check(pair.model, pair.guide, data()[:0])
+    with pytest.raises(PairError, match=r"test_check.py:\d+: the pair fails .* 'nothing'"):
+        pvae.check(pair.model, lambda x: x.nothing, data())

@@ -1,0 +1,108 @@
+"""What is compiled, and how the gradients that a recording gives are used."""
+
+import dataclasses
+import re
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pairs.recordable import X, assert_same, linear, make_changing, run
+from pyro.infer import Trace_ELBO
+
+import pvae
+
+# What is not compiled
+
+
+def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
+    monkeypatch.setattr(pvae.engine.inductor, "MOST_NODES", 10)
+    got = run(make_changing, "captured", 24)
+    assert_same(got, run(make_changing, None, 24), 1e-6)
+    (note, *others) = got[3].notes
+    assert re.search(r"without compilation: its \d+ operations would take minutes", note)
+    assert all("would take minutes" in other for other in others)
+    assert got[3].engine == "recorded since step 2: 22 of 24 steps replayed"
+
+
+def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no working C++ compiler\nand more lines")
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", refuse)
+    got = run(make_changing, "captured", 24)
+    assert_same(got, run(make_changing, None, 24), 1e-6)
+    assert got[3].notes == [
+        "recorded steps are replayed without compilation: it does not compile: RuntimeError: no "
+        "working C++ compiler"
+    ]
+
+
+# What is scaled in place
+
+
+def test_gradients_that_share_memory_are_copied():
+    """A graph may give two parameters one gradient, or the data themselves."""
+
+    def share(recording):
+        def one_for_all(*tensors):
+            loss, first, *rest = recording.run(*tensors)
+            return [loss, first, *[first] * len(rest)]
+
+        return dataclasses.replace(recording, run=one_for_all)
+
+    def model(x):
+        locs = [pyro.param(name, torch.zeros(3)) for name in ("a", "b")]
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(sum(locs), 1.0).to_event(1), obs=x)
+
+    svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "recorded")
+    for _ in range(2):
+        svi.step(X)
+    (kind,) = svi.replay._kinds.values()
+    assert not pvae.engine.verification.aliased(kind.recording, [X], [])
+    kind.recording, kind.compared = share(kind.recording), False
+    assert pvae.engine.verification.aliased(kind.recording, [X], [])
+    for _ in range(4):
+        svi.step_tensor((X,), divisor=len(X))
+    assert kind.recording.copies
+    got = pyro.get_param_store()["a"].detach().clone()
+    with pyro.get_param_store().scope():
+        eager = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "eager")
+        for _ in range(2):
+            eager.step(X)
+        for _ in range(4):
+            eager.step_tensor((X,), divisor=len(X))
+        torch.testing.assert_close(got, pyro.get_param_store()["a"].detach())
+
+
+def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypatch):
+    """Also for parameters that the optimizer alone knows, where a recording is given up."""
+    record = pvae.engine.replay.record
+
+    def record_wrongly(*given):
+        done = record(*given)
+        return dataclasses.replace(done, run=lambda *t: [2 * out for out in done.graph(*t)])
+
+    monkeypatch.setattr(pvae.engine.replay, "record", record_wrongly)
+    ends = {}
+    for engine in ("eager", "recorded"):
+        torch.manual_seed(0)
+        net = linear(3, 3)
+        start = net.weight.detach().clone()
+
+        def model(x, net=net):
+            loc = net(x) + pyro.param("shift", torch.zeros(3))  # Pyro differentiates for it alone
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        pyro.clear_param_store()
+        optimizer = torch.optim.SGD(
+            [*net.parameters(), pyro.param("shift", torch.zeros(3))], lr=1e-4
+        )
+        svi = pvae.SVI(model, lambda x: None, optimizer, Trace_ELBO(), engine)
+        for _ in range(4):
+            svi.step(X)
+        ends[engine] = net.weight.detach().clone()
+    assert not torch.equal(ends["eager"], start)
+    assert torch.equal(ends["eager"], ends["recorded"])
+    assert "is not what Pyro gives" in svi.notes[0]

@@ -1,0 +1,298 @@
+"""When a recording serves, when it goes stale and is found out, and what cannot be recorded."""
+
+import random
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs.recordable import X, assert_same, linear, make_changing, run
+from pyro.infer import Trace_ELBO
+
+import pvae
+
+# Ways to go stale
+
+FACTOR = 1.0
+
+
+class Trainer:
+    """Holds a pair, as users' own classes do, and counts steps."""
+
+    def __init__(self):
+        self.net, self.factor, self.steps = linear(3, 3), 1.0, 0
+
+    def model(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.loc(x), 1.0).to_event(1), obs=x)
+
+    def loc(self, x):
+        return self.net(x) * self.factor
+
+    def guide(self, x):
+        pass
+
+
+def make_trainer():
+    pair = Trainer()
+    return pair.model, pair.guide
+
+
+def make_closure():
+    net, factor = linear(3, 3), 1.0
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x) * factor * FACTOR, 1.0).to_event(1), obs=x)
+
+    def double():
+        nonlocal factor
+        factor = 2.0
+
+    model.double = double
+    return model, lambda x: None
+
+
+def set_at(step, **attributes):
+    def change(number, model, guide):
+        if number == step:
+            for key, value in attributes.items():
+                setattr(model.__self__, key, value)
+
+    return change
+
+
+def grow_at(step):
+    def change(number, model, guide):
+        if number >= step:
+            model.__self__.extra.append(0.1)
+
+    return change
+
+
+def evaluate_at(step):
+    def change(number, model, guide):
+        if number == step:
+            model.__self__.eval()
+
+    return change
+
+
+def hide_at(step):
+    def change(number, model, guide):
+        if number == step:
+            model.__self__.options["factor"] = 2.0
+
+    return change
+
+
+def double_at(step):
+    def change(number, model, guide):
+        if number == step:
+            model.double()
+
+    return change
+
+
+def set_global_at(step):
+    def change(number, model, guide):
+        model.__globals__["FACTOR"] = 1.0 if number < step else 2.0
+
+    return change
+
+
+def never_compare(monkeypatch):
+    monkeypatch.setattr(pvae.engine.replay.Replay, "_due", lambda self, kind, number: False)
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (make_changing, set_at(17, factor=2.0)),
+        (make_changing, set_at(17, deep=True)),
+        (make_changing, grow_at(17)),
+        (make_changing, evaluate_at(17)),
+        (make_trainer, set_at(17, factor=2.0)),
+        (make_closure, double_at(17)),
+        (make_closure, set_global_at(17)),
+    ],
+    ids=["number", "branch", "list that grows", "mode", "own object", "closure", "global"],
+)
+def test_what_programs_hold_is_part_of_the_key(make, change, monkeypatch):
+    never_compare(monkeypatch)
+    wanted = run(make, None, 40, change=change)
+    got = run(make, "recorded", 40, change=change)
+    assert_same(got, wanted, 1e-6)
+    assert got[3].replay.replayed >= 13
+    assert got[3].replay.notes == []
+
+
+def test_what_programs_do_not_name_is_no_part_of_the_key():
+    def count(number, model, guide):
+        model.__self__.steps += 1
+
+    got = run(make_trainer, "recorded", 24, change=count)
+    assert_same(got, run(make_trainer, None, 24, change=count), 1e-6)
+    assert got[3].replay.replayed == 22
+
+
+class Counting(Trainer):
+    """Counts its calls, and anneals by them."""
+
+    def loc(self, x):
+        self.steps += 1
+        return self.net(x) * min(1.0, self.steps / 100)
+
+
+def test_a_pair_that_counts_its_calls_stays_eager():
+    def make():
+        pair = Counting()
+        return pair.model, pair.guide
+
+    got = run(make, "recorded", 140)
+    assert_same(got, run(make, None, 140), 0.0)
+    assert got[3].engine == "eager: all 140 steps are Pyro's own"
+    assert got[3].notes[0].startswith("a step that changes 'steps' itself is eager")
+    assert got[3].notes[1].startswith("steps are eager, since 65 of 65 were the first")
+
+
+def test_batches_of_ever_new_sizes_are_eager():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO())
+    for size in range(1, 80):
+        svi.step(X[:size])
+    assert "since 65 of 65 were the first of their kind" in svi.notes[0]
+
+
+def test_what_python_hides_is_found_by_comparing():
+    wanted = run(make_changing, None, 140, change=hide_at(101))
+    got = run(make_changing, "recorded", 140, change=hide_at(101))
+    assert_same(got, wanted, 1e-6)
+    assert "was not what Pyro gives any more: the step was recorded again" in got[3].replay.notes[0]
+
+
+def test_a_graph_that_is_never_compared_would_go_stale(monkeypatch):
+    never_compare(monkeypatch)
+    wanted = run(make_changing, None, 140, change=hide_at(101))
+    got = run(make_changing, "recorded", 140, change=hide_at(101))
+    with pytest.raises(AssertionError):
+        assert_same(got, wanted, 1e-3)
+
+
+def test_a_program_that_flips_a_coin_is_eager():
+    def make():
+        import random
+
+        net = linear(3, 3)
+        coin = random.Random(0)
+
+        def model(x):
+            pyro.module("net", net)
+            with pyro.plate("data", len(x)):
+                scale = 1.0 if coin.random() < 0.5 else 2.0
+                pyro.sample("x", dist.Normal(net(x), scale).to_event(1), obs=x)
+
+        return model, lambda x: None
+
+    *_, svi = run(make, "recorded", 200)
+    assert any("is not what Pyro gives" in note for note in svi.replay.notes)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
+def test_random_numbers_that_a_replay_would_not_draw_are_refused(draw):
+    def make():
+        random.seed(0)
+        np.random.seed(0)
+        net = linear(3, 3)
+
+        def model(x):
+            pyro.module("net", net)
+            loc = net(x + (0.1 if draw() < 0.5 else 0.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        return model, lambda x: None
+
+    got = run(make, "recorded", 24)
+    assert_same(got, run(make, None, 24), 0.0)
+    assert "draws from Python's or NumPy's random numbers" in got[3].replay.notes[0]
+
+
+# What cannot be recorded
+
+
+def test_control_flow_that_reads_a_value_is_eager_and_named_with_its_line():
+    def make():
+        net = linear(3, 3)
+
+        def model(x):
+            pyro.module("net", net)
+            loc = net(x)
+            if loc.mean() > 0:
+                loc = loc * 2
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        make.line = model.__code__.co_firstlineno + 3
+        return model, lambda x: None
+
+    got = run(make, "recorded", 24)
+    assert_same(got, run(make, None, 24), 0.0)
+    (note,) = got[3].replay.notes
+    assert f"test_replay.py:{make.line}: __bool__ reads a value" in note
+    assert got[3].replay.replayed == 0
+
+
+def test_arguments_that_are_not_known_to_stay_the_same_are_eager():
+    def model(x, options):
+        loc = pyro.param("loc", torch.zeros(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc * options["factor"], 1.0).to_event(1), obs=x)
+
+    svi = pvae.SVI(
+        model, lambda x, o: None, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine="recorded"
+    )
+    svi.step(X, {"factor": 2.0})
+    assert "arguments other than tensors, numbers and texts" in svi.replay.notes[0]
+
+
+def test_a_number_as_argument_is_part_of_the_key():
+    def model(x, factor, *, shift=0.0):
+        loc = pyro.param("loc", torch.ones(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc * factor + shift, 1.0).to_event(1), obs=x)
+
+    def guide(x, factor, *, shift=0.0):
+        pass
+
+    losses = {}
+    for engine in ("eager", "recorded"):
+        with pyro.get_param_store().scope():
+            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
+            kinds = [(f, s) for f in (1.0, 2.0) for s in (0.0, 3.0)]
+            losses[engine] = [svi.step(X, f, shift=s) for f, s in [*kinds, *kinds]]
+    assert losses["recorded"] == pytest.approx(losses["eager"], rel=1e-6)
+    assert svi.replay.recorded == 4
+
+
+def test_the_divisor_of_a_step_is_no_part_of_the_graph():
+    moved = {}
+    for engine in ("eager", "recorded"):
+        with pyro.get_param_store().scope():
+            model, guide = make_changing()
+            with torch.no_grad():
+                for parameter in model.__self__.parameters():
+                    parameter.fill_(0.1)
+            model.__self__.eval()
+            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
+            for divisor in (1, 1, 1, 10, 10, 10):
+                svi.step_tensor((X,), divisor=divisor)
+            moved[engine] = model.__self__.net.weight.detach().clone()
+    torch.testing.assert_close(moved["recorded"], moved["eager"])

@@ -1,0 +1,50 @@
+"""What is taken for rounding in a gradient: more where the gradient itself is that sensitive."""
+
+import dataclasses
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+from pvae.engine.recording import record
+from pvae.engine.step import eager_step
+from pvae.engine.verification import difference
+
+X = torch.randn(5, generator=torch.Generator().manual_seed(0))
+
+
+def pair(sensitive):
+    """A mean that is 1, or the difference of two numbers that are a million times as large."""
+
+    def model(x):
+        w = pyro.param("w", torch.tensor(1.0))
+        loc = (w * 1e6 - (1e6 - 10.0)) / 10 if sensitive else w
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    return model, lambda x: None
+
+
+@pytest.mark.parametrize("sensitive", [False, True])
+@pytest.mark.parametrize(("wrong_by", "passes"), [(1e-4, True), (0.02, None), (0.5, False)])
+def test_a_gradient_may_differ_by_what_rounding_does_to_it(sensitive, wrong_by, passes):
+    loss = Trace_ELBO().loss_and_grads
+    model, guide = pair(sensitive)
+
+    def loss_and_grads(x):
+        return loss(model, guide, x)
+
+    params = eager_step(loss_and_grads, (X,), {}).params
+    recording = record(loss_and_grads, params, [], (X,), {})
+
+    class Wrong:
+        def __call__(self, tensors):
+            step = recording(tensors)
+            return dataclasses.replace(step, gradients=[g * (1 + wrong_by) for g in step.gradients])
+
+    before = [p.detach().clone() for p in params]
+    found = difference(Wrong(), [X], loss_and_grads, (X,), {}, [])
+    assert (found is None) == (sensitive if passes is None else passes)
+    assert all(torch.equal(p, value) for p, value in zip(params, before, strict=True))

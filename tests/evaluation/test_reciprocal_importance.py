@@ -1,0 +1,78 @@
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import linear_gaussian as lg
+
+from pvae.evaluation import marginal_by_hmc
+
+
+@pytest.mark.parametrize("start", ["guide", "prior"])
+def test_the_estimate_is_the_exact_evidence(start):
+    x = lg.draw(60)
+    estimate = marginal_by_hmc(lg.model, lg.wide, x, start=start, leapfrog=5)
+    assert estimate.mc_error < 0.005
+    assert abs(estimate.mean - lg.evidence(x).mean().item()) < 4 * estimate.mc_error
+    assert (estimate.per_datum - lg.evidence(x)).abs().max() < 0.1
+
+
+def test_a_bad_guide_only_says_where_chains_start():
+    def bad(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 2, 0.05).to_event(1))
+
+    x = lg.draw(40)
+    estimate = marginal_by_hmc(lg.model, bad, x, leapfrog=5)
+    assert abs(estimate.mean - lg.evidence(x).mean().item()) < 4 * estimate.mc_error
+
+
+def test_positive_latents_have_the_negative_binomial_evidence():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(x.new_tensor(4.0), 1.0))
+            pyro.sample("x", dist.Poisson(z), obs=x)
+
+    x = torch.arange(12.0)
+    estimate = marginal_by_hmc(model, model, x, 32, 200, start="prior", leapfrog=5)
+    exact = dist.NegativeBinomial(4.0, torch.tensor(0.5)).log_prob(x)
+    assert estimate.mc_error < 0.02
+    # A log-gamma posterior has a lighter right tail than its Gaussian: the error's tail is heavy.
+    assert abs(estimate.mean - exact.mean().item()) < 6 * estimate.mc_error
+    assert (estimate.per_datum - exact).abs().max() < 0.2
+
+
+def test_mc_error_is_the_spread_over_seeds():
+    x = lg.draw(30)
+    runs = [
+        marginal_by_hmc(lg.model, lg.posterior, x, 16, 20, leapfrog=1, seed=s) for s in range(20)
+    ]
+    spread = torch.tensor([run.mean for run in runs]).std().item()
+    reported = sum(run.mc_error for run in runs) / len(runs)
+    assert reported == pytest.approx(spread, rel=0.5)
+
+
+def test_a_seed_decides_everything_and_the_generators_stay():
+    before = torch.get_rng_state()
+    first, again, other = (
+        marginal_by_hmc(lg.model, lg.wide, lg.draw(4), 4, 10, leapfrog=2, seed=s, budget=b)
+        for s, b in ((1, 2**20), (1, 2**20), (2, 1))
+    )
+    assert torch.equal(first.per_datum, again.per_datum)
+    assert not torch.equal(first.per_datum, other.per_datum)
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_more_than_five_latent_dimensions_and_few_draws_are_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(6), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"\{'z': 6\} have 6 dimensions.*above 5.*pvae.ais"):
+        marginal_by_hmc(model, model, torch.zeros(4), start="prior")
+    with pytest.raises(ValueError, match="num_samples is 1 with 16 chains"):
+        marginal_by_hmc(lg.model, lg.wide, lg.draw(4), num_samples=1)
+    with pytest.raises(ValueError, match=r"num_samples is 4 with 2 chains.*more than 4"):
+        marginal_by_hmc(lg.model, lg.wide, lg.draw(4), 2, 4)
+    with pytest.raises(ValueError, match="num_particles is 0"):
+        marginal_by_hmc(lg.model, lg.wide, lg.draw(4), num_particles=0)

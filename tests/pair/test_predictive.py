@@ -1,0 +1,96 @@
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import linear_gaussian as lg
+
+import pvae
+from pvae.pair.predictive import decode
+
+
+def test_a_draw_of_every_site_has_the_models_moments():
+    draws = pvae.sample(lg.model, torch.zeros(20_000, lg.X))
+    assert set(draws) == {"x", "z"}
+    covariance = lg.WEIGHT @ lg.WEIGHT.T + lg.SCALE**2 * torch.eye(lg.X)
+    torch.testing.assert_close(draws["x"].mean(0), lg.BIAS, atol=0.08, rtol=0)
+    torch.testing.assert_close(torch.cov(draws["x"].T), covariance, atol=0.3, rtol=0)
+    torch.testing.assert_close(torch.cov(draws["z"].T), torch.eye(lg.Z), atol=0.05, rtol=0)
+    residual = draws["x"] - draws["z"] @ lg.WEIGHT.T - lg.BIAS
+    assert residual.std().item() == pytest.approx(lg.SCALE, rel=0.02)
+
+
+def test_codes_are_posterior_means_and_reconstructions_the_decoded_codes():
+    x = lg.draw(2500)  # more than one batch
+    codes = pvae.infer(lg.posterior, x)
+    torch.testing.assert_close(codes["z"], lg.posterior_loc(x))
+    expected = lg.posterior_loc(x) @ lg.WEIGHT.T + lg.BIAS
+    torch.testing.assert_close(pvae.reconstruct(lg.model, lg.posterior, x), expected)
+    torch.testing.assert_close(decode(lg.model, codes, x), expected)
+
+
+def test_means_are_propagated_through_a_hierarchy_and_discrete_sites_are_drawn():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(2 * x, 1.0))
+            pyro.sample("z2", dist.Normal(z1 + 1, 1.0))
+            pyro.sample("b", dist.Bernoulli(torch.full((len(x),), 0.5)))
+
+    x = torch.arange(50.0)
+    codes = pvae.infer(guide, x)
+    torch.testing.assert_close(codes["z1"], 2 * x)
+    torch.testing.assert_close(codes["z2"], 2 * x + 1)
+    assert set(codes["b"].tolist()) == {0.0, 1.0}
+
+
+def test_one_draw_of_a_global_site_for_all_rows():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1e-4), obs=x)
+
+    draws = pvae.sample(model, torch.zeros(3000))
+    assert draws["w"].shape == ()
+    assert draws["x"].std() < 1e-3
+    inferred = pvae.infer(lambda x: pyro.sample("w", dist.Normal(1.0, 1.0)), torch.zeros(3000))
+    assert inferred["w"] == 1.0
+
+
+def test_several_observed_sites_need_a_name():
+    def model(a, b):
+        with pyro.plate("data", len(a)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=a)
+            pyro.sample("b", dist.Normal(-z, 1.0), obs=b)
+
+    def guide(a, b):
+        with pyro.plate("data", len(a)):
+            pyro.sample("z", dist.Normal((a - b) / 3, 0.5))
+
+    data = (torch.ones(4), -torch.ones(4))
+    with pytest.raises(ValueError, match=r"the model observes \['a', 'b'\], not 'x'"):
+        pvae.reconstruct(model, guide, data)
+    rebuilt = pvae.reconstruct(model, guide, data, site="b")
+    torch.testing.assert_close(rebuilt, torch.full((4,), -2 / 3))
+
+
+def test_a_conditional_model_keeps_what_it_conditions_on():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(10.0 * y, 1e-3), obs=x)
+
+    draws = pvae.sample(model, (torch.zeros(3), torch.arange(3)))
+    torch.testing.assert_close(draws["x"], 10 * torch.arange(3.0), atol=0.1, rtol=0)
+
+
+def test_what_is_deterministic_is_neither_drawn_nor_a_site_of_its_own():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
+            loc = pyro.deterministic("loc", z @ lg.WEIGHT.T + lg.BIAS, event_dim=1)
+            pyro.sample("obs", dist.Normal(loc, lg.SCALE).to_event(1), obs=x)
+
+    x = lg.draw(6)
+    draws = pvae.sample(model, x)
+    assert {name: value.shape for name, value in draws.items()} == {"z": (6, 2), "obs": (6, 5)}
+    expected = lg.posterior_loc(x) @ lg.WEIGHT.T + lg.BIAS
+    torch.testing.assert_close(pvae.reconstruct(model, lg.posterior, x), expected)

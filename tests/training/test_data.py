@@ -1,0 +1,75 @@
+"""Training on data of every kind."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import callables as kinds
+from pyro.infer.autoguide import AutoNormal
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import pvae
+
+
+class Rows(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return kinds.toy_data()[i]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield torch.randn(3, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (Rows(), {}),
+        (TensorDataset(kinds.toy_data()), {}),
+        (DataLoader(Rows(), batch_size=16, shuffle=True), {}),
+        (Stream(), {"steps_per_epoch": 4, "batch_size": 8}),
+    ],
+)
+def test_data_sets_loaders_and_streams(data, options):
+    trained = pvae.fit(*kinds.make("methods", 0), data, epochs=2, progress=False, **options)
+    assert len(trained.history) == 2
+    assert math.isfinite(trained.history[-1]["train_loss"])
+
+
+def test_a_tuple_of_tensors_is_several_arguments():
+    def model(x, y):
+        weight = pyro.param("weight", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(weight * x, 1.0), obs=y)
+
+    x = torch.randn(64)
+    trained = pvae.fit(
+        model, lambda x, y: None, (x, 3 * x), epochs=200, learning_rate=0.1, progress=False
+    )
+    (weight,) = trained.model.belongings.parameters().values()
+    assert weight.item() == pytest.approx(3.0, abs=0.05)
+
+
+def test_a_guide_with_parameters_for_each_datum_is_trained_on_all_of_them():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    x = 3 + torch.randn(30, 2)
+    options = {"batch_size": 30, "learning_rate": 0.05, "epochs": 300}
+    trained = pvae.fit(model, AutoNormal(model), x, progress=False, **options)
+    loc = trained.model.belongings.parameters()["loc"]
+    torch.testing.assert_close(loc.detach(), x.mean(0), atol=0.15, rtol=0)
+    assert any(
+        "there are no terms by site: the pair does not run on 2 rows" in note
+        for note in trained.notes
+    )

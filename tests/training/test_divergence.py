@@ -1,0 +1,267 @@
+"""Bad input gets a clear error and loses nothing."""
+
+import json
+import re
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import linear_gaussian as lg
+from pairs import callables as kinds
+from torch import nn
+
+import pvae
+from pvae.checking import PairError
+from pvae.training.divergence import DivergedError
+
+
+def fit(model, guide, data, **options):
+    return pvae.fit(model, guide, data, **{"progress": False, "epochs": 1} | options)
+
+
+def empty(x):
+    pyro.param("unused", torch.zeros(()))
+
+
+# Pairs that do not fit
+
+
+def test_a_latent_site_that_the_guide_lacks():
+    message = "guide has no site 'z'; the model samples ['z'], the guide []: add one to the guide"
+    with pytest.raises(PairError, match=re.escape(message)) as caught:
+        fit(lg.model, empty, lg.draw(10))
+    (finding,) = caught.value.findings
+    assert finding.severity == "error"
+
+
+def test_a_guide_site_that_the_model_lacks_or_observes():
+    def guide(x):
+        lg.posterior(x)
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(PairError, match="guide samples 'w', but the model has no such site"):
+        fit(lg.model, guide, lg.draw(10))
+
+    def observed(x):
+        lg.posterior(x)
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(PairError, match="guide samples 'x', but the model observes it"):
+        fit(lg.model, observed, lg.draw(10))
+
+
+def test_an_auxiliary_site_is_the_guides_own():
+    def guide(x):
+        shift = pyro.param("shift", torch.zeros(()))
+        pyro.sample("w", dist.Normal(shift, 1.0), infer={"is_auxiliary": True})
+        lg.posterior(x)
+
+    assert fit(lg.model, guide, lg.draw(10)).history
+
+
+def bernoulli(x):
+    logits = pyro.param("logits", torch.zeros(x.shape[1:]))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+def test_grey_levels_under_a_bernoulli_name_the_alternatives():
+    x = torch.tensor([[0.0, 1.0], [0.25, 1.0]])
+    with pytest.raises(PairError) as caught:
+        fit(bernoulli, empty, x)
+    message = str(caught.value)
+    assert "site 'x' observes values outside the support of Bernoulli, such as 0.25" in message
+    for alternative in ("binarize=", "continuous_bernoulli", "discretized_logistic", "gaussian"):
+        assert alternative in message
+
+
+def test_one_grey_datum_in_a_later_batch_is_refused_too():
+    x = torch.zeros(64, 2)
+    x[63] = 0.5
+    with pytest.raises(ValueError, match="support"):
+        fit(bernoulli, lambda x: None, x, batch_size=4)
+
+
+@pytest.mark.parametrize("engine", ["auto", "recorded", "captured"])
+def test_one_grey_datum_among_replayed_steps_is_refused_too(engine):
+    x = torch.zeros(1200, 2)
+    x[np.random.default_rng(0).integers(1200)] = 0.5
+    logits = torch.nn.Parameter(torch.ones(2))
+
+    def model(x):
+        known = pyro.param("logits", logits)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=known).to_event(1), obs=x)
+
+    refused = (
+        r"'x' observes values outside the support of Bernoulli \(Boolean\(\)\) in batch \d+ of"
+    )
+    with pytest.raises(PairError, match=refused):
+        fit(model, lambda x: None, x, batch_size=4, engine=engine)
+    assert torch.equal(logits.detach(), torch.ones(2))
+
+
+def test_observed_data_of_another_shape():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(PairError, match=r"observes data of shape \(10, 5\), but its distribution"):
+        fit(model, empty, lg.draw(10))
+
+
+def test_a_program_that_fails_is_named_with_its_line_and_the_batch():
+    net = nn.Linear(3, 2)
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
+
+    line = model.__code__.co_firstlineno + 3
+    pattern = rf"test_failure.py:{line}: the pair fails on a batch of \(10, 5\) torch.float32: "
+    with pytest.raises(ValueError, match=pattern):
+        fit(model, empty, lg.draw(10))
+
+
+def test_a_pair_without_parameters():
+    with pytest.raises(ValueError, match="neither program registers a parameter"):
+        fit(lg.model, lg.posterior, lg.draw(10))
+
+
+# Data that do not fit
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_data_that_are_not_finite_are_named_by_row(value):
+    x = lg.draw(20)
+    x[7, 2] = x[11, 0] = value
+    with pytest.raises(ValueError, match=r"7.*11"):
+        fit(lg.model, lg.posterior, x)
+
+
+def test_empty_data():
+    with pytest.raises(ValueError, match=r"no rows|empty"):
+        fit(lg.model, lg.posterior, torch.zeros(0, 5))
+
+
+def test_a_batch_size_above_the_data():
+    with pytest.raises(ValueError, match="batch_size 50 is above the 20 rows"):
+        fit(lg.model, lg.posterior, lg.draw(20), batch_size=50)
+
+
+# Options that do not fit
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"objective": pyro.infer.Trace_ELBO}, TypeError, r"give Trace_ELBO\(\)"),
+        ({"objective": "elbo"}, TypeError, "not an instance of pyro.infer.ELBO"),
+        ({"optimizer": 0.1}, TypeError, "optimizer is a float"),
+        ({"optimizer": lambda p: None}, TypeError, "returned a NoneType"),
+        ({"optimizer": torch.optim.LBFGS}, ValueError, "LBFGS evaluates the loss several times"),
+        ({"optimizer": torch.optim.Adam, "learning_rate": 0.1}, ValueError, "give it to yours"),
+        (
+            {"optimizer": pyro.optim.Adam({}), "scheduler": lambda o: o},
+            ValueError,
+            "one of Pyro's schedulers",
+        ),
+        ({"engine": "fast"}, ValueError, "unknown engine 'fast'"),
+        ({"patience": 3}, ValueError, "give valid="),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm is 0.0: give a number above 0"),
+        (
+            {"warmup": 2, "objective": pyro.infer.RenyiELBO(num_particles=2)},
+            ValueError,
+            "RenyiELBO is no sum over sites",
+        ),
+        ({"device": "cuda:9"}, ValueError, "device 'cuda:9' is not there"),
+        ({"device": "gpu"}, ValueError, "device 'gpu' is not there"),
+        ({"resume": True}, ValueError, "give out="),
+        ({"tensorboard": True}, ValueError, "give out="),
+    ],
+)
+def test_options_that_make_no_sense(options, error, message):
+    with pytest.raises(error, match=message):
+        fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
+
+
+# A loss that is no number
+
+
+def explosive(after):
+    """A pair whose guide's scale turns NaN at the given call."""
+    calls = []
+    loc = nn.Linear(5, 2)
+
+    def guide(x):
+        pyro.module("loc", loc)
+        calls.append(1)
+        scale = torch.ones(()) if len(calls) <= after else torch.full((), float("nan"))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc(x), scale).to_event(1))
+
+    return guide, loc
+
+
+def test_a_loss_that_diverges_names_step_and_site_and_keeps_the_last_good_state(tmp_path):
+    x = lg.draw(64)
+    weight = nn.Linear(2, 5)
+
+    def model(x):
+        pyro.module("weight", weight)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(weight(z), 0.5).to_event(1), obs=x)
+
+    guide = pvae.guides.MeanField(x_shape=(5,), z_dim=2, hidden=())
+    run = tmp_path / "run"
+    good = []
+    with pytest.raises(DivergedError) as caught:
+        fit(
+            model, guide, x, batch_size=16, epochs=50, out=run,
+            optimizer=lambda p: torch.optim.SGD(p, lr=1e-4),
+            scheduler=lambda o: torch.optim.lr_scheduler.LambdaLR(
+                o, lambda epoch: 1.0 if epoch < 3 else 1e12
+            ),
+            callback=lambda so_far: good.append(weight.weight.detach().clone()),
+        )  # fmt: skip
+    assert len(good) >= 3
+    torch.testing.assert_close(weight.weight.detach(), good[-1])
+    error = caught.value
+    assert error.step // 4 == len(good)
+    assert error.site in ("x", "z")
+    assert f"from step {error.step} on, in epoch {len(good) + 1}" in str(error)
+    assert f"site '{error.site}' went first" in str(error)
+    assert str(run / "checkpoint.pt") in str(error)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == len(good)
+    loaded = pvae.load(run, model=model, guide=guide)
+    assert torch.isfinite(torch.tensor(pvae.elbo(loaded.model, loaded.guide, x).mean))
+
+
+def test_the_site_that_breaks_first_is_found_again():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            y = pyro.sample("y", dist.Normal(z, (z - loc).square()))
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(pyro.param("z_loc", torch.ones(())).expand(len(x))))
+            pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=0.0)
+
+    # The scale of y is 1 at first, then 0: only a replay finds out which site it was.
+    def collapse(so_far):
+        so_far.model.belongings.parameters()["loc"].data.fill_(1.0)
+
+    with pytest.raises((DivergedError, ValueError)) as caught:
+        fit(model, guide, torch.zeros(8), epochs=3, optimizer=sgd, callback=collapse)
+    assert "'y'" in str(caught.value)

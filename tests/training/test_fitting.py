@@ -1,0 +1,302 @@
+import json
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import linear_gaussian as lg
+from pairs import callables as kinds
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
+from torch import nn
+
+import pvae
+
+
+def fit(model, guide, data, **options):
+    options = {"progress": False, "batch_size": min(50, len(data))} | options
+    return pvae.fit(model, guide, data, **options)
+
+
+# The truth: probabilistic PCA
+
+
+def test_a_trained_decoder_reaches_the_maximum_likelihood_evidence():
+    x = lg.draw(1000)
+    decoder, encoder = nn.Linear(lg.Z, lg.X), nn.Linear(lg.X, lg.Z)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        scale = pyro.param("scale", torch.ones(()), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        tril = pyro.param("tril", torch.eye(lg.Z), constraint=dist.constraints.lower_cholesky)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MultivariateNormal(encoder(x), scale_tril=tril))
+
+    trained = fit(
+        model, guide, x, epochs=60, learning_rate=0.02,
+        scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 60),
+    )  # fmt: skip
+    estimate = pvae.log_likelihood(trained.model, trained.guide, x, num_particles=500)
+    assert estimate.mc_error < 0.01
+    best = lg.best_evidence(x)
+    assert best - 0.05 < estimate.mean < best + 4 * estimate.mc_error
+    assert pvae.elbo(trained.model, trained.guide, x, 10).mean > best - 0.05
+
+
+def test_full_rank_closes_the_gap_that_mean_field_leaves():
+    x = lg.draw(500)
+    gaps = {}
+    for family in (pvae.guides.MeanField, pvae.guides.FullRank):
+        torch.manual_seed(0)
+        guide = family(x_shape=(lg.X,), z_dim=lg.Z, hidden=())
+        schedule = {"scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 80)}
+        trained = fit(lg.model, guide, x, epochs=80, learning_rate=0.03, **schedule)
+        bound = pvae.elbo(trained.model, trained.guide, x, num_particles=100)
+        assert bound.mc_error < 0.01
+        gaps[family.__name__] = lg.evidence(x).mean().item() - bound.mean
+    assert gaps["MeanField"] == pytest.approx(lg.MEAN_FIELD_GAP, abs=0.03)
+    assert lg.MEAN_FIELD_GAP > 0.2
+    assert abs(gaps["FullRank"]) < 0.03
+
+
+# The loop
+
+
+def sgd(rate):
+    return lambda parameters: torch.optim.SGD(parameters, lr=rate)
+
+
+def test_a_step_is_pyros_step():
+    """The same pair, draws and optimizer, by hand with Pyro's SVI: the parameters are the same."""
+    x = kinds.toy_data()
+    model, guide = kinds.make("functions", 0)
+    trained = fit(model, guide, x, batch_size=96, epochs=3, optimizer=sgd(0.01 * 96), seed=4)
+    fitted = trained.model.belongings.state_dict()
+    by_hand_model, by_hand_guide = kinds.make("functions", 0)
+    source = pvae.data.batches(x, batch_size=96, device=torch.device("cpu"), seed=4)
+    with pyro.get_param_store().scope():
+        svi = pyro.infer.SVI(
+            by_hand_model, by_hand_guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO()
+        )
+        pyro.set_rng_seed(4)
+        for epoch in range(3):
+            for batch in source.epoch(epoch):
+                svi.step(*batch)
+        scale = pyro.get_param_store()._params["scale"].detach()
+    torch.testing.assert_close(fitted["params"]["scale"], scale)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pyro.optim.Adam({"lr": 0.05}),
+        pyro.optim.ClippedAdam({"lr": 0.05}),
+        torch.optim.RMSprop,
+        sgd(0.1),
+    ],
+)
+def test_optimizers_of_every_kind_train_and_resume(optimizer, tmp_path):
+    x = kinds.toy_data()
+    runs = {}
+    for name, stops in (("whole", [4]), ("parts", [2, 4])):
+        for i, epochs in enumerate(stops):
+            model, guide = kinds.make("functions", 0)
+            make = optimizer
+            if isinstance(optimizer, pyro.optim.PyroOptim):
+                make = (
+                    type(optimizer)(optimizer.pt_optim_constructor, optimizer.pt_optim_args)
+                    if type(optimizer) is pyro.optim.PyroOptim
+                    else optimizer
+                )
+                make.optim_objs.clear()
+            runs[name] = fit(
+                model, guide, x, epochs=epochs, optimizer=make, out=tmp_path / name, resume=i > 0
+            )
+    whole, parts = ([row["train_loss"] for row in runs[n].history] for n in ("whole", "parts"))
+    assert whole == parts
+    assert whole[-1] < whole[0]
+
+
+def test_a_torch_optimizer_decides_what_is_trained():
+    model, guide = kinds.make("methods", 0)
+    both = model.__self__
+    optimizer = torch.optim.SGD(both.encoder.parameters(), lr=0.1)
+    before = both.decoder.weight.clone()
+    trained = fit(model, guide, kinds.toy_data(), epochs=1, optimizer=optimizer)
+    assert torch.equal(both.decoder.weight, before)
+    assert "the optimizer was not given parameters ['decoder$$$weight'" in trained.notes[-1]
+
+
+def test_schedules_of_torch_and_pyro():
+    x = kinds.toy_data()
+    model, guide = kinds.make("functions", 0)
+    halve = {"scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5)}
+    trained = fit(model, guide, x, epochs=3, learning_rate=0.4, **halve)
+    assert [row["learning_rate"] for row in trained.history] == [0.4, 0.2, 0.1]
+    pyros = pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.4}, "gamma": 0.5}
+    )
+    trained = fit(*kinds.make("functions", 0), x, epochs=3, optimizer=pyros)
+    assert [row["learning_rate"] for row in trained.history] == [0.4, 0.2, 0.1]
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    def model(x):
+        a = pyro.param("a", torch.zeros(()))
+        b = pyro.param("b", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(3 * a + 4 * b, 1.0), obs=x)
+
+    x = torch.ones(10)  # the gradient is -(3, 4): norm 5
+    trained = fit(model, lambda x: None, x, epochs=1, optimizer=sgd(1.0), clip_norm=0.5)
+    values = {k: v.item() for k, v in trained.model.belongings.parameters().items()}
+    assert values == pytest.approx({"a": 0.3, "b": 0.4}, rel=1e-4)
+    assert trained.history[0]["gradient_norm"] == pytest.approx(5.0)
+    assert trained.history[0]["clipped"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "objective", [TraceMeanField_ELBO(), RenyiELBO(num_particles=2), Trace_ELBO(num_particles=3)]
+)
+def test_objectives_of_pyro(objective):
+    options = {"epochs": 20, "learning_rate": 0.02, "objective": objective}
+    trained = fit(*kinds.make("methods", 0), kinds.toy_data(), **options)
+    losses = [row["train_loss"] for row in trained.history]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_a_discrete_site_is_enumerated():
+    @config_enumerate
+    def model(x):
+        locs = pyro.param("locs", torch.tensor([-0.5, 0.5]))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2))
+            pyro.sample("x", dist.Normal(locs[z], 0.3), obs=x)
+
+    x = torch.cat([torch.full((20,), -2.0), torch.full((20,), 3.0)])
+    options = {"objective": TraceEnum_ELBO(max_plate_nesting=1), "learning_rate": 0.1}
+    trained = fit(model, lambda x: None, x, epochs=150, batch_size=40, **options)
+    (locs,) = trained.model.belongings.parameters().values()
+    torch.testing.assert_close(locs.detach(), torch.tensor([-2.0, 3.0]), atol=0.1, rtol=0)
+
+
+def test_early_stopping_keeps_the_best():
+    x = kinds.toy_data()
+    seen = []
+
+    def watch(so_far):
+        seen.append(pvae.elbo(so_far.model, so_far.guide, x[:30]).mean)
+
+    trained = fit(
+        *kinds.make("functions", 0), x[30:], valid=x[:30], patience=2, epochs=200,
+        optimizer=sgd(0.3), batch_size=16, callback=watch,
+    )  # fmt: skip
+    assert trained.stopped == "early stopping"
+    assert len(trained.history) == trained.best_epoch + 2
+    best = max(range(len(seen)), key=seen.__getitem__)
+    assert trained.best_epoch == best + 1
+    assert pvae.elbo(trained.model, trained.guide, x[:30]).mean == seen[best]
+    assert [row["valid_elbo"] for row in trained.history] == seen
+
+
+def test_a_callback_ends_training():
+    options = {"epochs": 9, "callback": lambda so_far: len(so_far.history) == 2}
+    trained = fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
+    assert trained.stopped == "callback"
+    assert len(trained.history) == 2
+
+
+def test_control_c_leaves_the_last_whole_epoch(tmp_path):
+    x = kinds.toy_data()
+    model, guide = kinds.make("functions", 0)
+    calls = []
+
+    def interrupted(x):
+        calls.append(1)
+        if len(calls) == 3:  # in the midst of the second epoch
+            raise KeyboardInterrupt
+        return guide(x)
+
+    options = {"epochs": 5, "batch_size": 24, "callback": lambda so_far: calls.clear()}
+    calls.extend([0] * 1000)
+    stopped = fit(model, interrupted, x, out=tmp_path / "run", **options)
+    assert stopped.stopped == "interrupted"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stopped"] == "interrupted"
+    done = len(stopped.history)
+    assert 0 < done < 5
+    reached = pvae.elbo(stopped.model, guide_of(stopped), x).mean
+    whole = fit(*kinds.make("functions", 0), x, epochs=done, batch_size=24)
+    assert pvae.elbo(whole.model, whole.guide, x).mean == reached
+
+
+def guide_of(fitted):
+    return fitted.guide
+
+
+def test_an_objective_that_draws_to_count_plates_is_resumed_exactly(tmp_path):
+    x, options = kinds.toy_data(), {"batch_size": 32, "learning_rate": 0.01}
+
+    def run(name, epochs, **more):
+        objective = Trace_ELBO(num_particles=2, vectorize_particles=True)
+        pair = kinds.make("methods", 0)
+        return fit(
+            *pair, x, epochs=epochs, objective=objective, out=tmp_path / name, **options, **more
+        )
+
+    whole = run("whole", 4)
+    run("parts", 2)
+    parts = run("parts", 4, resume=True)
+    losses = [[row["train_loss"] for row in run_.history] for run_ in (whole, parts)]
+    assert losses[0] == losses[1]
+
+
+def test_the_same_seed_gives_the_same_metrics(tmp_path):
+    for name in ("a", "b"):
+        fit(*kinds.make("methods", 0), kinds.toy_data(), epochs=3, seed=3, out=tmp_path / name)
+    a, b = (without_times(tmp_path / name / "metrics.jsonl") for name in ("a", "b"))
+    assert a == b
+    fit(*kinds.make("methods", 0), kinds.toy_data(), epochs=3, seed=4, out=tmp_path / "c")
+    assert without_times(tmp_path / "c" / "metrics.jsonl") != a
+
+
+def without_times(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        {k: v for k, v in r.items() if k not in ("seconds", "examples_per_second")} for r in rows
+    ]
+
+
+def test_terms_by_site_add_up_in_the_metrics():
+    x = kinds.toy_data()
+    trained = fit(*kinds.make("functions", 0), x, epochs=1, valid=x)
+    row = trained.history[0]
+    assert sum(row["sites"].values()) == pytest.approx(row["valid_elbo"], abs=1e-4)
+
+
+def test_generators_outside_are_left_as_they_were():
+    before = torch.get_rng_state()
+    fit(*kinds.make("functions", 0), kinds.toy_data(), epochs=1)
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_a_network_that_only_the_optimizer_knows_is_trained_without_adding_up_gradients():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+
+    def model(x):
+        pyro.param("other", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.factor("linear", net(x).squeeze(1))  # the gradient is mean(x), always
+            pyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=x)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    options = {"epochs": 3, "batch_size": 8, "optimizer": optimizer}
+    trained = fit(model, lambda x: None, torch.ones(8, 1), **options)
+    assert net.weight.item() == pytest.approx(0.3)
+    assert not any("not trained" in note for note in trained.notes)

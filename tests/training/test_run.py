@@ -1,0 +1,145 @@
+import json
+
+import pyro
+import pytest
+import torch
+from pairs import callables as kinds
+
+import pvae
+from pvae.pair.preserve import generator_state, preserved, restore_generators
+from pvae.training.checkpoint import load_checkpoint, save_checkpoint
+
+X = kinds.toy_data()
+
+
+def fit(out, **options):
+    options = {"epochs": 2, "batch_size": 32, "progress": False} | options
+    return pvae.fit(*kinds.make("functions", 0), X, out=out, **options)
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"value": torch.ones(3)})
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, {"value": torch.zeros(3)})
+    assert load_checkpoint(path)["value"].sum() == 3
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    fit(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    model, guide = kinds.make("functions", 0)
+    with pytest.raises(ValueError, match=r"checkpoint.pt cannot be read: it is damaged"):
+        pvae.load(tmp_path / "run", model=model, guide=guide)
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    whole = fit(tmp_path / "whole", epochs=4)
+    fit(tmp_path / "run", epochs=2)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:  # killed before the checkpoint
+        file.write(json.dumps({"epoch": 3, "train_loss": 0.0, "seconds": 1.0}) + "\n")
+    resumed = fit(tmp_path / "run", epochs=4, resume=True)
+    assert [r["train_loss"] for r in resumed.history] == [r["train_loss"] for r in whole.history]
+
+
+def test_a_resumed_run_may_only_be_longer(tmp_path):
+    fit(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"made with batch_size 32 \(now 16\), seed 0 \(now 5\)"):
+        fit(tmp_path / "run", resume=True, batch_size=16, seed=5)
+
+
+def test_a_run_that_is_done_has_nothing_to_resume(tmp_path):
+    first = fit(tmp_path / "run")
+    again = fit(tmp_path / "run", resume=True)
+    assert again.history == first.history
+    assert again.stopped == "all epochs"
+
+
+def test_early_stopping_goes_on_where_it_was(tmp_path):
+    options = {"valid": X[:20], "patience": 3, "learning_rate": 0.3}
+    whole = fit(tmp_path / "whole", epochs=60, **options)
+    fit(tmp_path / "run", epochs=len(whole.history) - 2, **options)
+    resumed = fit(tmp_path / "run", epochs=60, resume=True, **options)
+    assert whole.stopped == resumed.stopped == "early stopping"
+    assert whole.best_epoch == resumed.best_epoch
+    loaded = pvae.load(
+        tmp_path / "run", model=(pair := kinds.make("functions", 3))[0], guide=pair[1]
+    )
+    assert loaded.best_epoch == whole.best_epoch
+    best = whole.history[whole.best_epoch - 1]["valid_elbo"]
+    assert pvae.elbo(loaded.model, loaded.guide, X[:20]).mean == pytest.approx(best, abs=1e-6)
+
+
+def test_the_summary_says_what_was_done(tmp_path):
+    fitted = fit(tmp_path / "run", config={"why": "a test"})
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    assert summary["steps"] == 6
+    assert summary["engine"] == fitted.engine
+    assert fitted.engine.startswith("eager: all")
+    assert summary["stopped"] == "all epochs"
+    assert summary["train_loss"] == fitted.history[-1]["train_loss"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["why"] == "a test"
+    assert config["objective"].startswith("Trace_ELBO(")
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="is a file: give a folder"):
+        fit(tmp_path / "run")
+
+
+def test_a_run_from_python_wants_its_programs(tmp_path):
+    fit(tmp_path / "run")
+    with pytest.raises(ValueError, match="was made from Python: give both programs"):
+        pvae.load(tmp_path / "run")
+
+
+def test_tensorboard_files_or_a_sentence(tmp_path):
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"pip install 'pvae-ppl\[tensorboard\]'"):
+            fit(tmp_path / "run", tensorboard=True)
+        return
+    fit(tmp_path / "run", tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"train_loss", "sites/x", "sites/z"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("train_loss")] == [1, 2]
+
+
+def test_generators_go_back_to_a_state():
+    import random
+
+    import numpy as np
+
+    state = generator_state()
+    first = torch.rand(3), np.random.rand(3), random.random()
+    restore_generators(state)
+    with preserved():
+        torch.rand(100)
+    again = torch.rand(3), np.random.rand(3), random.random()
+    torch.testing.assert_close(first[0], again[0], atol=0, rtol=0)
+    assert (first[1] == again[1]).all()
+    assert first[2] == again[2]
+
+
+@pytest.mark.parametrize("make", [lambda: pyro.optim.Adam({"lr": 0.05}), lambda: None])
+def test_resuming_puts_back_an_optimizer_that_went_on_meanwhile(make, tmp_path):
+    whole = fit(tmp_path / "whole", epochs=4, optimizer=make())
+    pair, optimizer = kinds.make("functions", 0), make()
+    options = {"batch_size": 32, "progress": False, "optimizer": optimizer}
+    pvae.fit(*pair, X, epochs=2, out=tmp_path / "run", **options)
+    pvae.fit(*pair, X, epochs=3, seed=9, **options)  # the same networks, and not in the run
+    resumed = pvae.fit(*pair, X, epochs=4, out=tmp_path / "run", resume=True, **options)
+    losses = [[row["train_loss"] for row in run.history] for run in (whole, resumed)]
+    assert losses[0] == losses[1]
