@@ -1,4 +1,4 @@
-"""Stochastic variational inference: Pyro's SVI, with engines that carry out its steps."""
+"""Stochastic variational inference: Pyro's SVI with engines that execute its steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -11,13 +11,14 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pvae.engine.optimizers import MakeOptimizer, TorchOptim, put
-from pvae.engine.precision import PRECISIONS, Networks, matmul_precision, refuse_missing
+from pvae.engine.optimizers import MakeOptimizer, TorchOptim, set_gradients
+from pvae.engine.precision import PRECISIONS, NetworkAutocast, check_precision, matmul_precision
 from pvae.engine.replay import Replay
-from pvae.engine.schedule import TIERS
-from pvae.engine.step import Step, eager_step, undone
+from pvae.engine.schedule import SCHEDULES
+from pvae.engine.step import Step, eager_step
 from pvae.objectives import Objective
 from pvae.pair.discovery import reach
+from pvae.pair.preserve import preserve_state
 
 __all__ = ["ENGINES", "SVI"]
 
@@ -25,25 +26,25 @@ ENGINES = ("auto", "eager", "recorded", "captured")
 
 
 class SVI(pyro.infer.SVI):
-    """Pyro's SVI, which also takes torch's optimizers and carries out steps from a recorded graph.
+    """Pyro's SVI, which also takes torch's optimizers and replays recorded steps.
 
-    `step` and `evaluate_loss` are Pyro's in all that they return and change. Engines:
+    `step` and `evaluate_loss` return and change what Pyro's do. Engines:
 
-    - "eager" is Pyro as it is.
-    - "recorded" watches one step and replays its tensor operations, backward pass included, under
-      the random numbers that eager would draw. No effect handler runs in a replay.
-    - "captured" compiles them too, which takes seconds; on a CUDA device both are CUDA graphs.
-    - "auto" is eager for the first 100 steps of a kind, then recorded, and captured after some
-      thousands more. The counts depend on the pair alone, so that resumed runs are the same.
+    - "eager" executes every step as Pyro does.
+    - "recorded" records the tensor operations of one step, backward pass included, and replays them
+      with the random numbers that Pyro would draw. No effect handler runs in a replay.
+    - "captured" compiles the recording, which takes seconds. On a CUDA device, recorded and
+      captured steps are CUDA graphs.
+    - "auto" is eager for the first 100 steps with a cache key, then recorded, and captured after
+      some thousand more. These counts depend on the pair alone, so that resumed runs are the same.
 
-    The first step of each kind is Pyro's own, with its errors and warnings. A kind of step is all
-    that can be seen to decide its operations: shapes, arguments, modes, parameters, and the
-    numbers, texts and sizes of containers that the programs hold. Replays are compared with steps
-    of Pyro's when they are new and every so many steps: losses, gradients and buffers. What cannot
-    be recorded, or differs, is eager, and `notes` say why.
+    Recordings are cached by shapes, modes, parameters and captured Python values. The first step
+    with each key is Pyro's own, with its errors and warnings. Replays are verified when they are
+    new and at intervals: their losses, gradients and buffers are compared with those of Pyro's
+    step. Steps that cannot be recorded, or that differ, are eager, and `notes` says why.
 
-    What a program does besides computing is not replayed: one that prints prints no more. One that
-    counts in a number that it holds stays eager.
+    Side effects such as printing are not replayed. A program that counts its calls in an attribute
+    of its own stays eager.
 
     References:
         Stochastic Variational Inference (M. Hoffman, D. Blei, C. Wang, J. Paisley, 2013),
@@ -54,13 +55,33 @@ class SVI(pyro.infer.SVI):
         guide: q(z | x).
         optim: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one.
         loss: a `pyro.infer.ELBO`, or a callable `loss(model, guide, *args)`.
+        loss_and_grads: as in Pyro, for a callable `loss`.
+        num_samples: as in Pyro (deprecated there).
+        num_steps: as in Pyro (deprecated there).
         engine: one of the engines above.
-        precision: of the products in networks: "float32" as torch is set, "tf32" on CUDA devices
-            or "bfloat16"; parameters, distributions and sums stay in float32.
-        clip_norm: gradients of `step_tensor` are scaled to this global norm when theirs is larger.
+        precision: of the matrix products in networks: "float32", which follows torch's setting,
+            "tf32" (CUDA devices) or "bfloat16". Parameters, distributions and sums are float32.
+        clip_norm: largest global norm of the gradient in `step_tensor` (default: no clipping).
+        **kwargs: as in Pyro.
 
     Raises:
-        ValueError: an unknown engine or precision.
+        ValueError: an unknown engine or precision, or a precision that the device lacks.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro.infer import Trace_ELBO
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     loc = pyro.param("loc", torch.zeros(()))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(loc, 1.0))
+        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), engine="recorded")
+        >>> losses = [svi.step(torch.ones(8)) for _ in range(20)]  # nats, summed over the batch
+        >>> svi.engine
+        'recorded since step 2: 19 of 20 steps replayed'
     """
 
     def __init__(
@@ -69,25 +90,31 @@ class SVI(pyro.infer.SVI):
         guide: Callable[..., object],
         optim: PyroOptim | Optimizer | MakeOptimizer,
         loss: ELBO | Callable[..., object],
-        engine: str = "auto",
+        loss_and_grads: Callable[..., object] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
         *,
+        engine: str = "auto",
         precision: str = "float32",
         clip_norm: float | None = None,
+        **kwargs: object,
     ) -> None:
         if engine not in ENGINES:
-            raise ValueError(f"unknown engine {engine!r}: the engines are {list(ENGINES)}")
+            raise ValueError(f"unknown engine {engine!r}: give one of {list(ENGINES)}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}: give one of {list(PRECISIONS)}")
         optim = optim if isinstance(optim, PyroOptim) else TorchOptim(optim)
-        super().__init__(model, guide, optim, loss)  # type: ignore[no-untyped-call]
+        super().__init__(  # type: ignore[no-untyped-call]
+            model, guide, optim, loss, loss_and_grads, num_samples, num_steps, **kwargs
+        )
         self._programs = {"model": model, "guide": guide}
         self.clip_norm = clip_norm
         self.precision = precision
         self.steps = 0
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}: there are {list(PRECISIONS)}")
-        self._lowered = Networks() if precision == "bfloat16" else None
-        self._pair = (model, guide)
-        if self._lowered is not None:
-            self._pair = (self._lowered.wrap(model), self._lowered.wrap(guide))
+        self._autocast = NetworkAutocast() if precision == "bfloat16" else None
+        self._executed = (model, guide)
+        if self._autocast is not None:
+            self._executed = (self._autocast.wrap(model), self._autocast.wrap(guide))
         networks = [network for _, network in reach(self._programs, nn.Module)]
         if isinstance(loss, Objective):
             networks += loss.networks().values()
@@ -95,14 +122,14 @@ class SVI(pyro.infer.SVI):
         self.replay: Replay | None = None
         if engine != "eager":
             self.replay = Replay(
-                self._pyros_loss_and_grads, self._programs, networks, self._others, TIERS[engine],
+                self._loss_and_grads, self._programs, networks, self._others, SCHEDULES[engine],
                 coarse=precision != "float32",
             )  # fmt: skip
         self._divisors: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def engine(self) -> str:
-        """What carried out the steps, in words."""
+        """How the steps were executed so far, in words."""
         if self.replay is None or not self.replay.replayed:
             return f"eager: all {self.steps} steps are Pyro's own"
         since = [f"{how} since step {n + 1}" for how, n in self.replay.since.items()]
@@ -110,21 +137,21 @@ class SVI(pyro.infer.SVI):
 
     @property
     def notes(self) -> list[str]:
-        """Why steps were not replayed, or had to be recorded again, in sentences."""
+        """Why steps were not replayed, or were recorded again, in sentences."""
         return [] if self.replay is None else self.replay.notes
 
-    def compare_next(self) -> None:
-        """Compare the next replay with an eager step."""
+    def verify_next(self) -> None:
+        """Verify the next replay against an eager step."""
         if self.replay is not None:
-            self.replay.compare_next = True
+            self.replay.verify_next = True
 
-    def progress(self) -> dict[str, int]:
-        """Steps so far by kind, by which the engine moves on."""
+    def counts(self) -> dict[str, int]:
+        """Number of steps by their arguments, which decide when the engine records and compiles."""
         return {"": self.steps, **({} if self.replay is None else self.replay.counts())}
 
-    def resume(self, progress: Mapping[str, int]) -> None:
-        """Go on from what `progress` returned."""
-        counts = dict(progress)
+    def resume(self, counts: Mapping[str, int]) -> None:
+        """Continue from what `counts` returned."""
+        counts = dict(counts)
         self.steps = counts.pop("", 0)
         if self.replay is not None:
             self.replay.resume(counts)
@@ -133,36 +160,38 @@ class SVI(pyro.infer.SVI):
         """Take a gradient step, as Pyro's `step` does.
 
         Returns:
-            The loss as a float, or a tuple of floats where the objective has several.
+            The loss as a float, or a tuple of floats if the objective has several.
         """
         done = self._gradients(args, kwargs)
-        self._take(done, None)
+        self._update(done, None)
         losses = tuple(torch_item(loss) for loss in done.losses)
         return losses if done.several else losses[0]
 
-    def rehearse(self, batch: tuple[Tensor, ...], networks: Sequence[nn.Module]) -> None:
-        """Take a step that leaves no trace but in the objective.
+    def initialize(self, batch: tuple[Tensor, ...], networks: Sequence[nn.Module]) -> None:
+        """Take a step that changes nothing but the objective.
 
         Pyro's objectives may find out the number of plates in their first step, with random numbers
-        of their own: after a rehearsal a resumed training draws what one that never stopped draws.
+        of their own. After this step, a resumed training draws what an uninterrupted one draws.
 
         Args:
             batch: the arguments of model and guide.
             networks: those of the pair.
         """
-        with undone(networks):
-            eager_step(self._pyros_loss_and_grads, batch, {})
+        with preserve_state(networks):
+            eager_step(self._loss_and_grads, batch, {})
 
-    def step_tensor(self, batch: tuple[Tensor, ...], *, divisor: int = 1) -> tuple[Tensor, Tensor]:
-        """Take one gradient step on the loss over a number, without reading it from the device.
+    def step_tensor(
+        self, batch: tuple[Tensor, ...], *, divisor: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take a gradient step on the loss divided by a number, without reading the device.
 
         Args:
             batch: the arguments of model and guide.
-            divisor: what makes nats per datum of the objective's loss: len(batch) as a rule.
+            divisor: turns the objective's loss into nats per datum: usually len(batch).
 
         Returns:
-            The divided loss (its first part where the objective has several), and the global norm
-            of the divided gradient before clipping (zero where nothing is clipped), of shape ().
+            The divided loss, shape () (its first part if the objective has several), and the global
+            norm of the divided gradient before clipping, shape (); None without `clip_norm`.
         """
         device = batch[0].device
         number = self._divisors.get((divisor, device))
@@ -172,36 +201,39 @@ class SVI(pyro.infer.SVI):
         done = self._gradients(batch, {})
         first = cast(float, done.losses[0])
         value = torch.as_tensor(first, device=device, dtype=torch.float32).detach() / number
-        norm, by = number, number
-        if self.clip_norm is not None and done.gradients:
-            norm = nn.utils.get_total_norm(done.gradients) / number
-            by = number * ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
-        self._take(done, by)
+        if self.clip_norm is None:
+            self._update(done, number)
+            return value, None
+        if not done.gradients:
+            self._update(done, number)
+            return value, torch.zeros((), device=device)
+        norm = nn.utils.get_total_norm(done.gradients) / number
+        self._update(done, number * ((norm + 1e-6) / self.clip_norm).clamp(min=1.0))
         return value, norm
 
-    def _take(self, done: Step, divisor: Tensor | None) -> None:
-        """A step of the optimizer; gradients are gone after it."""
+    def _update(self, done: Step, divisor: Tensor | None) -> None:
+        """Update the parameters and clear their gradients."""
         if isinstance(self.optim, TorchOptim):
-            self.optim.take(done.trained, done.gradients, divisor)
+            self.optim.step_along(done.trained, done.gradients, divisor)
             return
-        put(done.trained, done.gradients, divisor)
+        set_gradients(done.trained, done.gradients, divisor)
         self.optim(done.params)
         pyro.infer.util.zero_grads(done.params)
 
-    def _pyros_loss_and_grads(self, *args: object, **kwargs: object) -> object:
-        return self.loss_and_grads(*self._pair, *args, **kwargs)
+    def _loss_and_grads(self, *args: object, **kwargs: object) -> object:
+        return self.loss_and_grads(*self._executed, *args, **kwargs)
 
     def _gradients(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Step:
         """Losses and gradients: the one place where engines differ."""
         if not self.steps:
             for tensor in [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]:
-                refuse_missing(self.precision, tensor.device)
-        if self._lowered is not None and not self._lowered.known:
+                check_precision(self.precision, tensor.device)
+        if self._autocast is not None and not self._autocast.known:
             networks = [network for _, network in reach(self._programs, nn.Module)]
-            with undone(networks):
-                self._lowered.learn(lambda: eager_step(self._pyros_loss_and_grads, args, kwargs))
+            with preserve_state(networks):
+                self._autocast.learn(lambda: eager_step(self._loss_and_grads, args, kwargs))
         number, self.steps = self.steps, self.steps + 1
         with matmul_precision(self.precision):
             if self.replay is not None:
                 return self.replay.step(args, kwargs, number=number)
-            return eager_step(self._pyros_loss_and_grads, args, kwargs, others=self._others)
+            return eager_step(self._loss_and_grads, args, kwargs, others=self._others)

@@ -113,7 +113,7 @@ class WholeBatch(objectives.Objective):
         draw = pair.particles.draw(batch, self.num_particles)
         signal = draw.log_weights.detach().sum(1, keepdim=True)  # (particles, 1)
         surrogate = draw.log_weights + signal * draw.score
-        return objectives.PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.shared)
+        return objectives.PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.global_terms)
 
 
 # %% [markdown]

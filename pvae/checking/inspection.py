@@ -1,27 +1,30 @@
-"""A pair under examination: traces of one batch, and what else checks ask for."""
+"""One batch of a pair under inspection: its traces, data plate and the lines of its statements."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.poutine.util import site_is_factor
 from torch import Tensor
 
-from pvae.pair.independence import moved_by_neighbours
+from pvae.checking.report import SiteRow
+from pvae.pair.distributions import distribution_name
+from pvae.pair.independence import dependent_sites
 from pvae.pair.locations import Place, Places
-from pvae.pair.log_prob import DataPlate, data_plate
-from pvae.pair.pair import Belongings
-from pvae.pair.preserve import preserved
+from pvae.pair.pair import Pair
+from pvae.pair.plate import DataPlate, find_data_plate
+from pvae.pair.preserve import preserve_generators
 from pvae.pair.traces import Site, paired_traces, sample_sites
 
-__all__ = ["Subject"]
+__all__ = ["Inspection", "describe_sites"]
 
 
-class Subject:
-    """The traces of a pair on one batch, with the places of its statements.
+class Inspection:
+    """The traces of a pair on one batch, with the lines of its statements.
 
     Args:
-        belongings: the pair's networks and parameters; discovered already.
+        pair: an initialized pair.
         batch: the arguments of both programs, each of shape (rows, ...).
         objective: the bound that it is trained with.
 
@@ -29,26 +32,24 @@ class Subject:
         model: the trace of the model, replayed against the guide's.
         guide: the trace of the guide.
         plate: the data plate, or None.
-        rows: the number of data in the batch.
-        params: by program, the parameters that it meets, by name.
+        rows: the number of rows of the batch.
+        params: by program, the (unconstrained) parameters that it uses, by name.
+        dependent: program and site of terms that depend on other rows of the batch; None until
+            `find_dependent_sites` has run.
     """
 
-    def __init__(self, belongings: Belongings, batch: tuple[Tensor, ...], objective: ELBO) -> None:
-        self.belongings, self.batch, self.objective = belongings, batch, objective
+    def __init__(self, pair: Pair, batch: tuple[Tensor, ...], objective: ELBO) -> None:
+        self.pair, self.batch, self.objective = pair, batch, objective
         self.rows = len(batch[0])
         self.places = {"guide": Places(), "model": Places()}  # in the order in which they run
         self.model, self.guide = self._traced(batch)
-        # The model meets the guide's values, so that both know the same ones.
-        self.plate: DataPlate | None = data_plate(self.traces, batch)
-        with preserved(), poutine.trace(param_only=True) as in_guide:
-            belongings.guide(*batch)
-        with preserved(), poutine.trace(param_only=True) as in_model:
-            belongings.model(*batch)
-        self.params = {"guide": _params(in_guide.trace), "model": _params(in_model.trace)}
+        self.params = {role: places.values for role, places in self.places.items()}
+        self.plate: DataPlate | None = find_data_plate(self.traces, batch)
+        self.dependent: list[tuple[str, str]] | None = None
 
     @property
     def programs(self) -> tuple[tuple[str, poutine.Trace], ...]:
-        """The traces, each under its program's name."""
+        """The traces by program, in the order in which they run."""
         return (("guide", self.guide), ("model", self.model))
 
     def sites(self, role: str) -> dict[str, Site]:
@@ -56,22 +57,24 @@ class Subject:
         return dict(sample_sites(self.guide if role == "guide" else self.model))
 
     def place(self, role: str, site: str) -> Place | None:
-        """Where a program samples a site."""
+        """File and line of a sample statement."""
         return self.places[role].sites.get(site)
 
     def traces(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
-        """Traces of model and guide on another batch; generators are left as they were."""
-        with preserved():
-            return paired_traces(self.belongings.model, self.belongings.guide, batch)
+        """Traces of model and guide on a batch; generators are preserved."""
+        if batch is self.batch:
+            return self.model, self.guide
+        with preserve_generators():
+            return paired_traces(self.pair.model, self.pair.guide, batch)
 
-    def moved_by_neighbours(self) -> list[tuple[str, str]]:
-        """Programs and sites whose terms at a datum change when another datum does."""
-        belongings = self.belongings
-        return moved_by_neighbours(belongings.model, belongings.guide, self.plate, self.batch)
+    def find_dependent_sites(self) -> list[tuple[str, str]]:
+        """Program and site of terms that depend on other rows of the batch."""
+        self.dependent = dependent_sites(self.pair.model, self.pair.guide, self.plate, self.batch)
+        return self.dependent
 
     def _traced(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
-        def noted(role: str) -> Callable[..., object]:
-            program = getattr(self.belongings, role)
+        def located(role: str) -> Callable[..., object]:
+            program = getattr(self.pair, role)
 
             def run(*args: Any) -> object:
                 with self.places[role]:
@@ -79,13 +82,29 @@ class Subject:
 
             return run
 
-        with preserved():
-            return paired_traces(noted("model"), noted("guide"), batch)
+        with preserve_generators():
+            return paired_traces(located("model"), located("guide"), batch)
 
 
-def _params(trace: poutine.Trace) -> dict[str, Tensor]:
-    return {
-        name: cast(Any, site["value"]).unconstrained()
-        for name, site in trace.nodes.items()
-        if site["type"] == "param"
-    }
+def describe_sites(inspection: Inspection) -> tuple[SiteRow, ...]:
+    """The rows of a report's table, the guide's sites before the model's."""
+    return tuple(
+        _row(name, role, site)
+        for role, _ in inspection.programs
+        for name, site in inspection.sites(role).items()
+    )
+
+
+def _row(name: str, role: str, site: Site) -> SiteRow:
+    fn = site["fn"]
+    factor = site_is_factor(site)  # type: ignore[arg-type]
+    return SiteRow(
+        name,
+        role,
+        {frame.name: frame.size for frame in site["cond_indep_stack"]},
+        tuple(fn.batch_shape),
+        tuple(fn.event_shape),
+        "factor" if factor else distribution_name(fn),
+        fn.has_rsample and not site["is_observed"],
+        site["is_observed"],
+    )

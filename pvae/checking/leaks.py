@@ -4,20 +4,20 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
 
 __all__ = ["leaks_across_rows"]
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-def leaks_across_rows(subject: Subject) -> Iterator[Finding]:
+def leaks_across_rows(inspection: Inspection) -> Iterator[Finding]:
     """Terms that change when another datum of the batch does, at the same latent values."""
-    moved = subject.moved_by_neighbours()
+    moved = inspection.find_dependent_sites()
     if not moved:
         return
-    networks = subject.belongings.networks.items()
+    networks = inspection.pair.networks.items()
     layers = {
         f"{name}.{inner}".rstrip("."): part
         for name, network in networks
@@ -26,10 +26,10 @@ def leaks_across_rows(subject: Subject) -> Iterator[Finding]:
     }
     for layer in layers.values():
         layer.eval()
-    by_norm = layers and not subject.moved_by_neighbours()
+    by_norm = layers and not inspection.find_dependent_sites()
     for layer in layers.values():
         layer.train()
-    place = subject.place(*moved[0])
+    place = inspection.place(*moved[0])
     sites = ", ".join(f"{name!r} in the {role}" for role, name in moved)
     if by_norm:
         names = ", ".join(f"{n} ({type(part).__name__})" for n, part in layers.items())

@@ -4,12 +4,11 @@ import math
 from collections.abc import Iterator
 from typing import cast
 
-from pyro.distributions import Distribution
 from torch import Tensor
 
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
-from pvae.pair.distributions import distribution_name
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
+from pvae.pair.distributions import base_distribution, distribution_name
 from pvae.pair.traces import Site, observed_sites
 
 __all__ = ["probabilities_as_logits", "saturated_outputs"]
@@ -20,10 +19,10 @@ _SHARE = 0.05
 _FAR = 100.0  # scales between a value and its mean
 
 
-def saturated_outputs(subject: Subject) -> Iterator[Finding]:
+def saturated_outputs(inspection: Inspection) -> Iterator[Finding]:
     """Likelihoods that are all but sure of what is not so."""
-    for name, site in observed_sites(subject.model).items():
-        fn, value = _elements(site["fn"]), site["value"]
+    for name, site in observed_sites(inspection.model).items():
+        fn, value = base_distribution(site["fn"]), site["value"]
         said = ""
         if hasattr(fn, "logits") and hasattr(fn, "probs"):
             share = (fn.log_prob(value) < _IMPOSSIBLE).double().mean().item()
@@ -37,7 +36,7 @@ def saturated_outputs(subject: Subject) -> Iterator[Finding]:
                 said = f"puts {share:.0%} of the data more than {_FAR:.0f} scales from its mean"
         if said:
             yield Finding.at(
-                subject.place("model", name),
+                inspection.place("model", name),
                 "warning",
                 f"the {distribution_name(site['fn'])} at {name!r} is saturated before training: it "
                 f"{said}; gradients vanish or explode there. Bring the data near 1 (divide grey "
@@ -45,9 +44,9 @@ def saturated_outputs(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def probabilities_as_logits(subject: Subject) -> Iterator[Finding]:
+def probabilities_as_logits(inspection: Inspection) -> Iterator[Finding]:
     """Logits that all lie in [0, 1], as those that went through a sigmoid or softmax do."""
-    for name, site in observed_sites(subject.model).items():
+    for name, site in observed_sites(inspection.model).items():
         logits = _given_logits(site)
         if logits is None or logits.numel() < _FEWEST:
             continue
@@ -55,7 +54,7 @@ def probabilities_as_logits(subject: Subject) -> Iterator[Finding]:
             low, high = logits.min().item(), logits.max().item()
             kind = distribution_name(site["fn"])
             yield Finding.at(
-                subject.place("model", name),
+                inspection.place("model", name),
                 "warning",
                 f"the logits of the {kind} at {name!r} all lie between {low:.2f} and {high:.2f}, "
                 "as probabilities do: a sigmoid or softmax is applied twice if the network ends in "
@@ -65,13 +64,7 @@ def probabilities_as_logits(subject: Subject) -> Iterator[Finding]:
 
 def _given_logits(site: Site) -> Tensor | None:
     """The logits that the distribution was made with; None if it was given probabilities."""
-    fn = _elements(site["fn"])
+    fn = base_distribution(site["fn"])
     logits = vars(fn).get("logits")
     given = isinstance(logits, Tensor) and logits is getattr(fn, "_param", None)
     return cast(Tensor, logits).detach() if given else None
-
-
-def _elements(fn: Distribution) -> Distribution:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn

@@ -1,21 +1,57 @@
-"""Does the objective make sense for this pair?"""
+"""Does the objective fit the pair?"""
 
 from collections.abc import Iterator
 
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
-from pvae.objectives import Objective, UnsuitableError
+from pyro.infer import (
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 
-__all__ = ["unsuited_objective"]
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
+from pvae.objectives import IncompatibleObjectiveError, Objective
+from pvae.pair.distributions import distribution_name
+from pvae.pair.traces import latent_sites
+
+__all__ = ["draws_without_gradient", "incompatible_objective"]
 
 
-def unsuited_objective(subject: Subject) -> Iterator[Finding]:
-    """What the objective itself has against the pair."""
-    objective = subject.objective
+def incompatible_objective(inspection: Inspection) -> Iterator[Finding]:
+    """Whether the objective itself rejects the pair."""
+    objective = inspection.objective
     if not isinstance(objective, Objective):
         return
-    programs = subject.belongings.model, subject.belongings.guide
+    programs = inspection.pair.model, inspection.pair.guide
     try:
-        objective.prepare(*programs, *subject.batch)
-    except UnsuitableError as error:
+        objective.prepare(*programs, *inspection.batch)
+    except IncompatibleObjectiveError as error:
         yield Finding("error", str(error))
+
+
+def draws_without_gradient(inspection: Inspection) -> Iterator[Finding]:
+    """Sites that cannot be reparameterized, under an objective that relies on it."""
+    objective = inspection.objective
+    if isinstance(objective, TraceGraph_ELBO | ReweightedWakeSleep):
+        return
+    wrong = isinstance(objective, TraceMeanField_ELBO)
+    if not wrong and not isinstance(objective, Trace_ELBO | TraceEnum_ELBO):
+        return
+    for name, site in latent_sites(inspection.guide).items():
+        if site["fn"].has_rsample or site["infer"].get("enumerate"):
+            continue
+        kind, of = distribution_name(site["fn"]), type(objective).__name__
+        what = (
+            f"{of} has no gradient of the draw: the guide's would be wrong; use TraceGraph_ELBO"
+            if wrong
+            else f"{of} estimates its gradient by the score function, which is unbiased but noisy; "
+            "TraceGraph_ELBO with a baseline or a relaxed distribution has less variance, "
+            'TraceEnum_ELBO with infer={"enumerate": "parallel"} sums it out'
+        )
+        yield Finding.at(
+            inspection.place("guide", name),
+            "error" if wrong else "warning",
+            f"site {name!r} is not reparameterized ({kind}): {what}",
+        )

@@ -1,26 +1,37 @@
-"""Does a plate of the batch's size enclose the data, whatever the batch's size?"""
+"""Are the sites in the right plates?"""
 
 from collections.abc import Iterator
 
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
 from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
 
-from pvae.checking.failures import OF_PROGRAMS, failed
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
+from pvae.checking.failures import failed
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
+from pvae.pair.distributions import base_distribution, distribution_name
 from pvae.pair.locations import place_of_error
 from pvae.pair.log_prob import log_probs
-from pvae.pair.traces import observed_sites
+from pvae.pair.preserve import preserve_generators
+from pvae.pair.traces import PROGRAM_ERRORS, Site, latent_sites, observed_sites
 
-__all__ = ["no_data_plate", "one_batch_size_only"]
+__all__ = [
+    "global_sites_in_the_data_plate",
+    "no_data_plate",
+    "one_batch_size_only",
+    "undeclared_dimensions",
+]
 
 
-def no_data_plate(subject: Subject) -> Iterator[Finding]:
+def no_data_plate(inspection: Inspection) -> Iterator[Finding]:
     """Data in no plate of size len(batch)."""
-    if subject.plate is not None or subject.rows == 1:
+    if inspection.plate is not None or inspection.rows == 1:
         return
-    name = next(iter(observed_sites(subject.model)), None)
+    name = next(iter(observed_sites(inspection.model)), None)
     yield Finding.at(
-        subject.place("model", name) if name is not None else None,
+        inspection.place("model", name) if name is not None else None,
         "warning",
         "no plate of size len(batch) encloses the observed sites: every site counts once per "
         "batch, the sum over data is no mean, and evaluation goes row by row; put latent and "
@@ -28,25 +39,118 @@ def no_data_plate(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def one_batch_size_only(subject: Subject) -> Iterator[Finding]:
+def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
     """Programs that fail on a batch of one row less."""
-    if subject.rows < 3 or (subject.plate is not None and subject.plate.subsamples):
+    if inspection.rows < 3 or (inspection.plate is not None and inspection.plate.subsamples):
         return
-    fewer = tuple(part[:-1] for part in subject.batch)
+    fewer = tuple(part[:-1] for part in inspection.batch)
     try:
-        for trace in subject.traces(fewer):
+        for trace in inspection.traces(fewer):
             log_probs(trace, None)
-    except OF_PROGRAMS as error:
+    except PROGRAM_ERRORS as error:
         # A guide with a row of parameters for each datum is meant for all data at once.
-        sized = isinstance(subject.belongings.guide.fn, AutoGuide) or any(
-            subject.rows in param.shape
-            for params in subject.params.values()
+        sized = isinstance(inspection.pair.guide.fn, AutoGuide) or any(
+            inspection.rows in param.shape
+            for params in inspection.params.values()
             for name, param in params.items()
             if "$$$" not in name
         )
         yield Finding.at(
             place_of_error(error.__traceback__),
             "warning" if sized else "error",
-            f"the pair runs on {subject.rows} rows, but not on {subject.rows - 1}: sizes in it "
+            f"the pair runs on {inspection.rows} rows, but not on {inspection.rows - 1}: sizes in it "
             f"fit this batch alone, by hand or by chance; {failed(error, fewer).message}",
         )
+
+
+def undeclared_dimensions(inspection: Inspection) -> Iterator[Finding]:
+    """Batch dimensions that lie in no plate: a missing to_event, or a broadcast."""
+    for role, _ in inspection.programs:
+        for name, site in inspection.sites(role).items():
+            wrong = _undeclared(name, site, inspection.rows)
+            if wrong:
+                yield Finding.at(inspection.place(role, name), "error", f"in the {role}, {wrong}")
+
+
+def _undeclared(name: str, site: Site, rows: int) -> str:
+    shape: tuple[int, ...] = tuple(_log_prob(site).shape)
+    plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    left = [dim for dim in range(-len(shape), 0) if shape[dim] > 1 and dim not in plates]
+    if not left:
+        return ""
+    said = f"the log-probabilities at site {name!r} have shape {shape}"
+    if not plates:
+        events = f" and mark the others with .to_event({len(shape) - 1})" if shape[1:] else ""
+        return (
+            f"{said}, but the statement is in no plate: put it into `with pyro.plate('data', "
+            f"len(x)):`{events}"
+        )
+    if shape.count(rows) > 1 and rows > 1:
+        value = tuple(site["value"].shape)
+        return (
+            f"{said}: something of shape ({rows},) was broadcast against ({rows}, 1), so that "
+            f"every datum meets every other (the value has shape {value}): give data and the "
+            f"parameters of {distribution_name(site['fn'])} one shape, and mark a dimension of the "
+            "datum's own with .to_event(1)"
+        )
+    sizes = [shape[dim] for dim in left]
+    return (
+        f"{said}, of which {sizes} lie in no plate: mark the dimensions of one datum with "
+        f".to_event({len(left)})"
+    )
+
+
+def _log_prob(site: Site) -> Tensor:
+    value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return value
+
+
+def global_sites_in_the_data_plate(inspection: Inspection) -> Iterator[Finding]:
+    """Sites of the data plate for which the guide proposes one distribution for all data."""
+    if inspection.plate is None or not inspection.plate.vectorized:
+        return
+    if not all(part.is_floating_point() for part in inspection.batch):
+        return  # rows of parameters may be looked up by number
+    with preserve_generators(), torch.enable_grad():
+        follows = tuple(part.detach().clone().requires_grad_() for part in inspection.batch)
+        try:
+            trace = poutine.trace(inspection.pair.guide).get_trace(*follows)
+        except PROGRAM_ERRORS:
+            return  # it is not made for data that require gradients
+    for name, site in latent_sites(trace).items():
+        if not site["fn"].has_rsample:
+            return  # what comes after it may depend on the data through it
+        if inspection.plate.frame(site) is None or site["infer"].get("is_auxiliary"):
+            continue
+        tensors = _tensors(site["fn"])
+        # The draw follows what a flow does to a distribution that is the same for all.
+        follow = [site["value"], *tensors]
+        differs = any(t.requires_grad and _depends(t, follows) for t in follow)
+        if not differs and tensors and not _rows_differ(tensors, inspection.rows):
+            yield Finding.at(
+                inspection.place("guide", name),
+                "warning",
+                f"inside the data plate the guide proposes the same distribution of {name!r} for "
+                "every datum: let it depend on x if it is a datum's own; a site that all data "
+                "share (a weight) is sampled outside the plate, in model and guide, or it counts "
+                "once per datum",
+            )
+
+
+def _depends(tensor: Tensor, on: tuple[Tensor, ...]) -> bool:
+    found = torch.autograd.grad(tensor.sum(), on, allow_unused=True, retain_graph=True)
+    return any(gradient is not None for gradient in found)
+
+
+def _rows_differ(tensors: list[Tensor], rows: int) -> bool:
+    return any(
+        t.dim() > 0 and t.shape[0] == rows and not torch.equal(t, t[:1].expand_as(t))
+        for t in tensors
+    )
+
+
+def _tensors(fn: Distribution) -> list[Tensor]:
+    """The parameters of a distribution."""
+    fn = base_distribution(fn)
+    found = [getattr(fn, key, None) for key in getattr(fn, "arg_constraints", {})]
+    return [value for value in found if isinstance(value, Tensor)]

@@ -1,17 +1,63 @@
-"""What `check` returns: a table of the sites, and what was found."""
+"""What `check` returns: a table of the sites and the findings; and the error for a wrong pair."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from pyro.poutine.util import site_is_factor
+from pvae.pair.locations import Place
 
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
-from pvae.pair.distributions import distribution_name
-from pvae.pair.traces import Site
-
-__all__ = ["Report", "SiteRow", "described"]
+__all__ = ["Finding", "PairError", "Report", "SiteRow"]
 
 _HEAD = ("site", "program", "plates", "batch", "event", "distribution")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a pair that its author should know.
+
+    Attributes:
+        severity: "error" where training would be wrong, "warning" where it may be meant.
+        message: what is wrong and what to change.
+        file: the file of the statement, or None where it is not known.
+        line: its line in the file.
+    """
+
+    severity: Literal["error", "warning"]
+    message: str
+    file: str | None = None
+    line: int | None = None
+
+    @classmethod
+    def at(
+        cls, place: Place | None, severity: Literal["error", "warning"], message: str
+    ) -> "Finding":
+        """A finding about a statement of the user's."""
+        return cls(severity, message, *(place or (None, None)))
+
+    def __str__(self) -> str:
+        """As `file.py:12: what is wrong`."""
+        if self.file is None:
+            return self.message
+        return f"{_shown(self.file)}:{self.line}: {self.message}"
+
+
+class PairError(ValueError):
+    """The pair would be trained wrongly.
+
+    Attributes:
+        findings: everything that was found, at least one of them an error.
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("\n".join(str(f) for f in findings if f.severity == "error"))
+        self.findings = findings
+
+
+def _shown(file: str) -> str:
+    """The path from the working directory, for a file below it."""
+    path = Path(file)
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else file
 
 
 @dataclass(frozen=True)
@@ -74,27 +120,3 @@ class Report:
         ]
         found = [f"{finding.severity}: {finding}" for finding in self.findings]
         return "\n".join([*text, *(found or ["nothing found"])])
-
-
-def described(subject: Subject) -> tuple[SiteRow, ...]:
-    """The rows of a pair's table."""
-    return tuple(
-        _row(name, role, site)
-        for role, _ in subject.programs
-        for name, site in subject.sites(role).items()
-    )
-
-
-def _row(name: str, role: str, site: Site) -> SiteRow:
-    fn = site["fn"]
-    factor = site_is_factor(site)  # type: ignore[arg-type]
-    return SiteRow(
-        name,
-        role,
-        {frame.name: frame.size for frame in site["cond_indep_stack"]},
-        tuple(fn.batch_shape),
-        tuple(fn.event_shape),
-        "factor" if factor else distribution_name(fn),
-        fn.has_rsample and not site["is_observed"],
-        site["is_observed"],
-    )

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 
 import torch
 
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
 from pvae.pair.traces import Site
 
 __all__ = ["wrong_scales"]
 
 
-def wrong_scales(subject: Subject) -> Iterator[Finding]:
+def wrong_scales(inspection: Inspection) -> Iterator[Finding]:
     """Data that a subsampling plate and a handler scale both; latents scaled in one program."""
-    proposed, twice = subject.sites("guide"), []
-    for name, site in subject.sites("model").items():
+    proposed, twice = inspection.sites("guide"), []
+    for name, site in inspection.sites("model").items():
         by_plates, own = _by_plates(site), _own(site)
         if by_plates != 1 and math.isclose(own, by_plates, rel_tol=1e-3):
             twice.append(name)
@@ -24,17 +24,17 @@ def wrong_scales(subject: Subject) -> Iterator[Finding]:
             if not math.isclose(own * by_plates, other * _by_plates(proposed[name]), rel_tol=1e-3):
                 total = other * _by_plates(proposed[name])
                 yield Finding.at(
-                    subject.place("model", name),
+                    inspection.place("model", name),
                     "error",
                     f"latent site {name!r} is scaled by {own * by_plates:g} in the model and by "
                     f"{total:g} in the guide: log p and log q would be weighed differently; use "
                     "the same poutine.scale and the same plate in both",
                 )
     # Latents alone under a handler are a weight of the divergence, whatever its size.
-    if any(subject.sites("model")[name]["is_observed"] for name in twice):
-        factor = _by_plates(subject.sites("model")[twice[0]])
+    if any(inspection.sites("model")[name]["is_observed"] for name in twice):
+        factor = _by_plates(inspection.sites("model")[twice[0]])
         yield Finding.at(
-            subject.place("model", twice[0]),
+            inspection.place("model", twice[0]),
             "error",
             f"sites {twice} are scaled by {factor:g} twice, by their plate's subsampling and by a "
             "poutine.scale: minibatches would count double; take the poutine.scale out",

@@ -1,24 +1,27 @@
-"""Do the guide's latent sites match the model's?"""
+"""Do the sites of model and guide match: names, shapes, and from run to run?"""
 
 from collections.abc import Iterator
 
-from pvae.checking.finding import Finding
-from pvae.checking.inspection import Subject
-from pvae.pair.traces import latent_sites, observed_sites
+import torch
 
-__all__ = ["unmatched_sites"]
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
+from pvae.pair.preserve import seeded
+from pvae.pair.traces import latent_sites, observed_sites, paired_traces, sample_sites
+
+__all__ = ["shapes_of_latents", "sites_at_random", "unmatched_sites"]
 
 
-def unmatched_sites(subject: Subject) -> Iterator[Finding]:
+def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
     """Latent sites that one of the programs lacks, and data that the guide observes."""
-    latent, proposed = latent_sites(subject.model), latent_sites(subject.guide)
-    if not any(site["is_observed"] for site in subject.sites("model").values()):
+    latent, proposed = latent_sites(inspection.model), latent_sites(inspection.guide)
+    if not any(site["is_observed"] for site in inspection.sites("model").values()):
         yield Finding(
             "warning", "the model observes nothing, so that data do not count: give a site obs=x"
         )
-    for name in observed_sites(subject.guide):
+    for name in observed_sites(inspection.guide):
         yield Finding.at(
-            subject.place("guide", name),
+            inspection.place("guide", name),
             "error",
             f"the guide observes {name!r}: q(z | x) is given the data as its arguments, and its "
             "observed sites count nowhere; take obs= out, or move the statement into the model",
@@ -31,7 +34,7 @@ def unmatched_sites(subject: Subject) -> Iterator[Finding]:
     ]
     for name in missing:
         yield Finding.at(
-            subject.place("model", name),
+            inspection.place("model", name),
             "error",
             f"guide has no site {name!r}; the model samples {list(latent)}, the guide "
             f"{list(proposed)}: "
@@ -39,12 +42,61 @@ def unmatched_sites(subject: Subject) -> Iterator[Finding]:
         )
     for name, site in proposed.items():
         if name not in latent and not site["infer"].get("is_auxiliary"):
-            observed = name in subject.model.nodes
+            observed = name in inspection.model.nodes
             what = "observes it" if observed else "has no such site"
             yield Finding.at(
-                subject.place("guide", name),
+                inspection.place("guide", name),
                 "error",
                 f"guide samples {name!r}, but the model {what}; its latent sites are "
                 f"{list(latent)}: give it one of these names, or mark it with "
                 "infer={'is_auxiliary': True}",
+            )
+
+
+def shapes_of_latents(inspection: Inspection) -> Iterator[Finding]:
+    """Latent sites whose values the prior would broadcast, or could not take."""
+    proposed = inspection.sites("guide")
+    for name, site in latent_sites(inspection.model).items():
+        if name not in proposed:
+            continue
+        own, given = tuple(site["fn"].shape()), tuple(proposed[name]["value"].shape)
+        events = len(site["fn"].event_shape), len(proposed[name]["fn"].event_shape)
+        try:
+            fits = torch.broadcast_shapes(own, given) == given and events[0] == events[1]
+        except RuntimeError:
+            fits = False
+        if not fits:
+            yield Finding.at(
+                inspection.place("guide", name),
+                "error",
+                f"the guide gives {name!r} values of shape {given} with {events[1]} event "
+                f"dimension(s), the model's prior has shape {own} with {events[0]}: a latent needs "
+                "the same shape in both, and the same .to_event(k)",
+            )
+
+
+_RUNS = 5
+
+
+def sites_at_random(inspection: Inspection) -> Iterator[Finding]:
+    """Sites that some runs have and others have not."""
+    first = {role: set(inspection.sites(role)) for role, _ in inspection.programs}
+    always, ever = {r: set(s) for r, s in first.items()}, first
+    pair = inspection.pair
+    for seed in range(_RUNS):
+        with seeded(seed):
+            model, guide = paired_traces(pair.model, pair.guide, inspection.batch)
+        for role, trace in (("model", model), ("guide", guide)):
+            found = {name for name, _ in sample_sites(trace)}
+            always[role] &= found
+            ever[role] = ever[role] | found
+    for role in ("model", "guide"):
+        at_random = sorted(ever[role] - always[role])
+        if at_random:
+            yield Finding.at(
+                next((p for n in at_random if (p := inspection.place(role, n))), None),
+                "warning",
+                f"sites {at_random} of the {role} are there in some runs and not in others: the "
+                "other program has to follow the same branch, and steps stay eager; draw the "
+                "branch as a site of its own, and mask what does not apply",
             )

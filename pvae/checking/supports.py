@@ -1,23 +1,132 @@
-"""Every datum against the support of its distribution, where steps are replayed unvalidated."""
+"""Do data and draws lie in the support of their distribution?"""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.checking.finding import Finding, PairError
-from pvae.pair.distributions import distribution_name, elementwise_support, not_validated
-from pvae.pair.traces import observed_sites
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding, PairError
+from pvae.pair.distributions import distribution_name, elementwise_support, is_unvalidated
+from pvae.pair.locations import Place
+from pvae.pair.preserve import seeded
+from pvae.pair.traces import Site, latent_sites, observed_sites
 
-__all__ = ["Supports"]
+__all__ = ["Supports", "data_outside_support", "guide_outside_prior"]
+
+_FOR_GREY = (
+    'binarize them (binarize="dynamic", "static" or "threshold"), or use a likelihood that fits '
+    "grey levels: continuous_bernoulli, discretized_logistic, categorical or gaussian"
+)
+_FOR_OTHER = (
+    "counts fit a Poisson or a NegativeBinomial, real numbers a gaussian likelihood; divide grey "
+    "levels by their largest value"
+)
+
+
+def data_outside_support(inspection: Inspection) -> Iterator[Finding]:
+    """Observed values that their distribution cannot give, or that have another shape."""
+    for name, site in observed_sites(inspection.model).items():
+        place = inspection.place("model", name)
+        value = site["value"]
+        wrong = _wrong_shape(place, name, site, value) or _outside(place, name, site, value)
+        if wrong is not None:
+            yield wrong
+
+
+def _wrong_shape(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
+    expected = site["fn"].shape()
+    try:
+        fits = torch.broadcast_shapes(expected, value.shape) == expected
+    except RuntimeError:
+        fits = False
+    if fits or site["infer"].get("enumerate"):
+        return None
+    fn = site["fn"]
+    batch, event = tuple(fn.batch_shape), tuple(fn.event_shape)
+    return Finding.at(
+        place,
+        "error",
+        f"site {name!r} observes data of shape {tuple(value.shape)}, but its distribution "
+        f"{distribution_name(fn)} has shape {tuple(expected)} (batch {batch}, event {event}): give "
+        "the network the data's shape, or flatten the data in both programs",
+    )
+
+
+def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
+    support = elementwise_support(site["fn"])
+    if support is None:
+        return None
+    inside = support.check(value)
+    if inside.all():
+        return None
+    kind = distribution_name(site["fn"])
+    wrong = value[~inside].flatten()[0].item() if inside.shape == value.shape else None
+    example = f", such as {wrong:.4g}" if wrong is not None else ""
+    low, high = value.min().item(), value.max().item()
+    advice = "transform the data, or use a distribution that fits them"
+    if kind.endswith("Bernoulli"):
+        advice = _FOR_GREY if low >= 0 and high <= 1 else _FOR_OTHER
+    meant = is_unvalidated(site["fn"])
+    said = "; it was made with validate_args=False, so this may be meant" if meant else ""
+    return Finding.at(
+        place,
+        "warning" if meant else "error",
+        f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
+        f"{low:.4g} to {high:.4g}): {advice}{said}",
+    )
+
+
+_DRAWS = 32
+
+
+def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
+    """Guides that propose what the prior gives no probability, or that mix discrete with real."""
+    proposed = inspection.sites("guide")
+    for name, site in latent_sites(inspection.model).items():
+        if name not in proposed:
+            continue
+        fn, prior = proposed[name]["fn"], site["fn"]
+        kinds = f"{distribution_name(fn)} in the guide, {distribution_name(prior)} in the model"
+        try:
+            own, support = fn.support, prior.support
+            with seeded(0), torch.no_grad():
+                draw = fn.rsample if fn.has_rsample else fn.sample
+                draws = draw((_DRAWS,))
+                inside = support.check(draws)
+        except (NotImplementedError, RuntimeError, ValueError):
+            continue
+        if distribution_name(fn) == "Delta" and inside.all():
+            continue  # a point has the probability 1
+        severity: Literal["error", "warning"] = "error"
+        if own.is_discrete != support.is_discrete:
+            # Straight-through draws are discrete, their density is not.
+            severity = "warning" if support.is_discrete and inside.all() else "error"
+            discrete = "guide" if own.is_discrete else "model"
+            message = (
+                f"latent site {name!r} is discrete in the {discrete} alone ({kinds}): a "
+                "probability would be compared with a density; use distributions of one kind"
+            )
+        elif not inside.all():
+            share = 1 - inside.double().mean().item()
+            message = (
+                f"the guide proposes values of {name!r} outside the prior's support ({kinds}; "
+                f"{share:.0%} of draws), where log p is minus infinity or undefined: use a "
+                "distribution with the prior's support, such as LogNormal or Gamma for positive "
+                "values, or transform a Normal"
+            )
+        else:
+            continue
+        yield Finding.at(inspection.place("guide", name), severity, message)
 
 
 class Supports:
     """The supports of observed sites whose value is an argument of the programs as it is.
 
     Replayed steps run without Pyro's validation. Batches shown here are compared with the supports
-    on their device; nothing is read from there before `refuse`.
+    on their device; nothing is read from there before `raise_errors`.
 
     Args:
         trace: of the model on a batch.
@@ -29,7 +138,7 @@ class Supports:
         self._outside: list[Tensor] = []
         for name, site in observed_sites(trace).items():
             support = elementwise_support(site["fn"])
-            if support is None or not _same_for_all(support) or not_validated(site["fn"]):
+            if support is None or not _same_for_all(support) or is_unvalidated(site["fn"]):
                 continue
             value = site["value"]
             for index, part in enumerate(batch):
@@ -42,7 +151,7 @@ class Supports:
         if wrong:
             self._outside.append(torch.stack(wrong))
 
-    def refuse(self) -> None:
+    def raise_errors(self) -> None:
         """Raise what was found in the batches seen since the last call; reads the device.
 
         Raises:

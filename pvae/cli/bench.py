@@ -14,8 +14,8 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor
 
-from pvae.engine.precision import refuse_missing
-from pvae.pair.pair import Belongings
+from pvae.engine.precision import check_precision
+from pvae.pair.pair import Pair
 from pvae.svi import SVI
 
 __all__ = ["PYRO", "Contender", "Timings", "contenders", "machine", "spread"]
@@ -137,37 +137,37 @@ def contenders(
     """
     objective = Trace_ELBO() if objective is None else objective
     device = batch[0].device
-    belongings = Belongings(model, guide)
-    belongings.to(device)
-    belongings.train()
-    with belongings.scope():
-        belongings.discover(batch)
-    pair = belongings.bare("model"), belongings.bare("guide")
+    parts = Pair(model, guide)
+    parts.to(device)
+    parts.train()
+    with parts.scope():
+        parts.initialize(batch)
+    pair = parts.unscoped("model"), parts.unscoped("guide")
     ends = torch.cuda.synchronize if device.type == "cuda" else nullcontext
     found: dict[str, Contender] = {}
     own: dict[str, SVI] = {}
     for name, validate in (("Pyro, as users run it", True), (PYRO, False)):
         svi = pyro.infer.SVI(*pair, Adam({"lr": 1e-3}), objective)
-        scope = _scope(belongings, validate=validate)
+        scope = _scope(parts, validate=validate)
         found[name] = Contender(_step(svi, batch), scope, ends)
     ways = [(engine, "float32") for engine in ("eager", "recorded", "captured")]
     try:
-        refuse_missing("bfloat16", device)
+        check_precision("bfloat16", device)
         ways.append(("captured", "bfloat16"))
     except ValueError:
         pass  # there is nothing to compare with on such a device
     for engine, precision in ways:
         name = f"pvae {engine}" if precision == "float32" else f"pvae {engine}, {precision}"
-        own[name] = SVI(*pair, _adam, objective, engine, precision=precision)
-        scope = _scope(belongings, validate=False)
+        own[name] = SVI(*pair, _adam, objective, engine=engine, precision=precision)
+        scope = _scope(parts, validate=False)
         found[name] = Contender(_step(own[name], batch), scope, ends)
     return found, own
 
 
-def _scope(belongings: Belongings, *, validate: bool) -> Scope:
+def _scope(parts: Pair, *, validate: bool) -> Scope:
     @contextmanager
     def scope() -> Iterator[None]:
-        with belongings.scope(), pyro.validation_enabled(validate):
+        with parts.scope(), pyro.validation_enabled(validate):
             yield
 
     return scope

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from pyro.infer import ELBO
 
 from pvae import data, objectives, zoo
-from pvae.data import DataSet, Rows
+from pvae.data import Rows, Splits
 from pvae.engine.optimizers import MakeScheduler
 from pvae.pair.preserve import seeded
 from pvae.training.run import Run
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-def load_data(given: Mapping[str, Any]) -> DataSet:
+def load_data(given: Mapping[str, Any]) -> Splits:
     """The data that were asked for."""
     return data.load(
         given["data_name"],
@@ -41,7 +41,7 @@ def load_data(given: Mapping[str, Any]) -> DataSet:
     )
 
 
-def pair_and_data(given: Mapping[str, Any]) -> tuple[Built, DataSet]:
+def pair_and_data(given: Mapping[str, Any]) -> tuple[Built, Splits]:
     """The pair and the data that were asked for."""
     with seeded(given["seed"]):
         of_data = load_data(given)
@@ -50,7 +50,7 @@ def pair_and_data(given: Mapping[str, Any]) -> tuple[Built, DataSet]:
     return built, of_data
 
 
-def known_from(of_data: DataSet) -> dict[str, object]:
+def known_from(of_data: Splits) -> dict[str, object]:
     """What constructors can be told of the data: its shape, grey levels, and what fits them."""
     levels = of_data.levels
     fitting = {None: "gaussian_learned_scale", 2: "bernoulli"}
@@ -76,7 +76,7 @@ def make_schedule(name: str, epochs: int) -> MakeScheduler | None:
     return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
 
 
-def held_out(of_data: DataSet) -> tuple[str, Rows]:
+def held_out(of_data: Splits) -> tuple[str, Rows]:
     """The split to judge by, with its name: test, or else valid, or else train."""
     for name in ("test", "valid"):
         rows = getattr(of_data, name)

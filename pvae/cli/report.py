@@ -8,7 +8,7 @@ import torch
 from pvae.cli.lines import lines_of
 from pvae.data import Rows
 from pvae.evaluation import (
-    UndefinedError,
+    UndefinedQuantityError,
     ais,
     amortization_gap,
     bdmc,
@@ -106,7 +106,7 @@ def evaluate(
     for name, compute in quantities.items():
         try:
             report.found[name] = compute()
-        except UndefinedError as error:
+        except UndefinedQuantityError as error:
             report.missing[name] = str(error)
     return report
 

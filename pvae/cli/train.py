@@ -19,7 +19,7 @@ from pvae.cli.invocation import (
     remembered,
 )
 from pvae.cli.report import evaluate, table
-from pvae.data import DataSet
+from pvae.data import Splits
 from pvae.training.fitting import fit
 from pvae.training.result import Fit
 from pvae.training.run import Run
@@ -89,7 +89,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
         config={"command": remembered(given), "pair": built.as_json()},
     )
     print_notes(trained.notes)
-    if trained.stopped == "interrupted":
+    if trained.stop_reason == "interrupted":
         click.echo(
             f"interrupted after {len(trained.history)} whole epochs; go on with "
             f"`pvae train --resume --out {out}`, or use the run as it is",
@@ -99,7 +99,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     _finish(trained, of_data, given, Run(out))
 
 
-def _finish(trained: Fit, of_data: DataSet, given: Mapping[str, Any], run: Run) -> None:
+def _finish(trained: Fit, of_data: Splits, given: Mapping[str, Any], run: Run) -> None:
     """Print the table and draw the figures."""
     split, rows = held_out(of_data)
     options = {"seed": given["seed"], "progress": given["progress"]}
@@ -108,7 +108,7 @@ def _finish(trained: Fit, of_data: DataSet, given: Mapping[str, Any], run: Run) 
     seconds = sum(row["seconds"] for row in trained.history)
     lines = [
         *report.lines(),
-        ("seconds", f"{seconds:.1f} for {last.get('epoch', 0)} epochs ({trained.stopped})"),
+        ("seconds", f"{seconds:.1f} for {last.get('epoch', 0)} epochs ({trained.stop_reason})"),
         ("examples per second", f"{last.get('examples_per_second', 0):,.0f}"),
         ("engine", trained.engine),
     ]

@@ -3,15 +3,15 @@
 from pvae.data.downloads import DamagedFileError, DownloadError
 from pvae.data.minibatches import Batches, batches
 from pvae.data.named import load, names
-from pvae.data.splits import DataSet, rows
+from pvae.data.splits import Splits, rows
 from pvae.data.table import Rows
 
 __all__ = [
     "Batches",
     "DamagedFileError",
-    "DataSet",
     "DownloadError",
     "Rows",
+    "Splits",
     "batches",
     "load",
     "names",

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pvae.data.splits import rows
 from pvae.data.table import Rows, seen
 
-__all__ = ["Batches", "batches"]
+__all__ = ["Batches", "batches", "default_batch_size"]
 
 
 class Batches(Protocol):
@@ -98,6 +98,15 @@ def batches(
     _check_batch_size(batch_size, len(data))
     loader = DataLoader(data, batch_size=batch_size, shuffle=True, generator=generator)
     return _LoaderBatches(loader, device, seed=seed, steps=steps_per_epoch)
+
+
+def default_batch_size(data: object) -> int:
+    """128, or the number of rows if there are fewer."""
+    if isinstance(data, Dataset | DataLoader) and not isinstance(data, TensorDataset):
+        size = len(data) if isinstance(data, Sized) and not isinstance(data, DataLoader) else 128
+    else:
+        size = len(rows(data))
+    return min(128, max(1, size))
 
 
 class _RowBatches:

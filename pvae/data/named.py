@@ -9,7 +9,7 @@ from pathlib import Path
 from pvae.data.catalogue import SETS
 from pvae.data.conversion import Arrays
 from pvae.data.files import SPLITS, SUFFIXES, read_file
-from pvae.data.splits import DataSet, tensor_of
+from pvae.data.splits import Splits, tensor_of
 from pvae.data.table import Rows
 
 __all__ = ["load", "names"]
@@ -26,7 +26,7 @@ def load(
     labels: bool = False,
     seed: int = 0,
     valid: int | None = None,
-) -> DataSet:
+) -> Splits:
     """Load a named data set, or a file of one's own, in its splits.
 
     | name | rows | splits | labels |
@@ -115,7 +115,7 @@ def _data_set(
     labels: bool,
     seed: int,
     valid: int | None,
-) -> DataSet:
+) -> Splits:
     arrays = _held_out(name, arrays, valid) if valid else arrays
     splits: dict[str, Rows] = {}
     for split in SPLITS:
@@ -139,7 +139,7 @@ def _data_set(
             splits[split] = rows.with_labels() if labels else rows
         except ValueError as error:
             raise ValueError(f"{name}, split {split!r}: {error}") from error
-    return DataSet(name, splits["train"], splits.get("valid"), splits.get("test"))
+    return Splits(name, splits["train"], splits.get("valid"), splits.get("test"))
 
 
 def _held_out(name: str, arrays: Arrays, valid: int) -> Arrays:

@@ -11,11 +11,11 @@ from torch.utils.data import TensorDataset
 
 from pvae.data.table import Rows
 
-__all__ = ["DataSet", "rows", "tensor_of"]
+__all__ = ["Splits", "rows", "tensor_of"]
 
 
 @dataclass(frozen=True)
-class DataSet:
+class Splits:
     """A named data set or a file, in its splits; training takes one of them."""
 
     name: str
@@ -47,7 +47,7 @@ def rows(data: object) -> Rows:
             argument of the programs; or a `TensorDataset`.
 
     Raises:
-        TypeError: anything else; a `DataSet` among it, as it has several splits.
+        TypeError: anything else; a `Splits` among it, as it has several splits.
         ValueError: as for `Rows`.
 
     Example:
@@ -57,7 +57,7 @@ def rows(data: object) -> Rows:
     """
     if isinstance(data, Rows):
         return data
-    if isinstance(data, DataSet):
+    if isinstance(data, Splits):
         raise TypeError(
             f"data is the data set {data.name!r} with its splits: "
             "give one split: data.train, .valid or .test"

@@ -1,4 +1,4 @@
-"""Work on a CUDA device, launched at once: CUDA graphs of a recorded step."""
+"""CUDA graphs of recorded steps: all kernels in one launch."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pvae.engine.recording import CaptureError, Recording
 
-__all__ = ["graph_of", "graphed", "on_cuda"]
+__all__ = ["graph_of", "graph_recording", "on_cuda"]
 
 T = TypeVar("T")
-_WARM = 3  # runs before a capture, in which libraries allocate what they need
+_WARM = 3  # runs before a capture, in which libraries allocate their workspaces
 
 
 def on_cuda(tensors: Iterable[Tensor]) -> bool:
@@ -21,15 +21,15 @@ def on_cuda(tensors: Iterable[Tensor]) -> bool:
 
 
 def graph_of(work: Callable[[], T], *, warm: int = 0) -> tuple[Callable[[], None], T]:
-    """Capture what a function launches on its CUDA device; nothing is carried out by that.
+    """Capture the kernels that a function launches on its CUDA device, without executing them.
 
     Args:
-        work: reads and writes tensors that stay where they are.
-        warm: how often it is really run before.
+        work: reads and writes tensors whose memory does not move.
+        warm: how often it is executed before the capture.
 
     Returns:
-        What launches the work again, and what the function returned: tensors which each launch
-        writes anew.
+        A function that launches the work again, and what `work` returned: tensors that each launch
+        overwrites.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -43,17 +43,17 @@ def graph_of(work: Callable[[], T], *, warm: int = 0) -> tuple[Callable[[], None
     return graph.replay, given
 
 
-def graphed(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
-    """The same recording as one CUDA graph; the step is run for real a few times.
+def graph_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
+    """Turn a recording into one CUDA graph; the step is executed a few times.
 
-    Its results are in the same memory each time: they hold until the next replay.
+    Each replay overwrites the results of the one before.
 
     Args:
-        recording: what `record` or `compiled` returned, on a CUDA device.
-        tensors: the step's tensors, as an example.
+        recording: from `record` or `compile_recording`, on a CUDA device.
+        tensors: example arguments of the step.
 
     Raises:
-        CaptureError: the step does what a CUDA graph cannot, such as copying from the host.
+        CaptureError: the step contains what a CUDA graph cannot, such as a copy from the host.
     """
     fixed = [tensor.detach().clone() for tensor in tensors]
 
@@ -65,7 +65,9 @@ def graphed(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
         launch, outputs = graph_of(work, warm=_WARM)
     except RuntimeError as error:
         lines = str(error).strip().splitlines()
-        raise CaptureError(f"it is no CUDA graph: {lines[0] if lines else error}") from error
+        raise CaptureError(
+            f"it cannot become a CUDA graph: {lines[0] if lines else error}"
+        ) from error
 
     def run(*given: Tensor) -> Sequence[Tensor]:
         for place, tensor in zip(fixed, given, strict=False):  # constants are where they were

@@ -1,4 +1,4 @@
-"""Adam's fused kernel, called without what a torch optimizer's `step` does around it."""
+"""Adam's fused kernel without the overhead of a torch optimizer's `step`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pvae.engine.cuda_graph import graph_of, on_cuda
 __all__ = ["FusedAdam", "is_fused"]
 
 # Hyperparameters other than the learning rate, which schedules change.
-_HELD = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
+_FIXED = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def is_fused(optimizer: Optimizer) -> bool:
 
 
 class FusedAdam:
-    """Steps of a fused Adam or AdamW on its own state and hyperparameters, in a third of the time.
+    """Takes the steps of a fused Adam or AdamW, on its state, in a third of the time.
 
-    Its first step for a parameter, which makes the state, has to be the optimizer's own.
+    The first step of a parameter, which creates the state, must be the optimizer's own.
 
     Args:
         optimizer: one that `is_fused`.
@@ -82,7 +82,7 @@ class FusedAdam:
             )
 
     def serves(self, optimizer: Optimizer, trained: list[Tensor]) -> bool:
-        """Whether this is still what it was made for, and its state what it was made with."""
+        """Whether the optimizer, its state and the trained parameters are still the same objects."""
         if not (self.complete and self.trained is trained and self.optimizer is optimizer):
             return False
         # A state that was loaded has groups and tensors of its own.
@@ -93,18 +93,18 @@ class FusedAdam:
         )
 
     def step(self, gradients: Sequence[Tensor], divisor: Tensor | None) -> None:
-        """Take a step along gradients, of the `trained`, that are to be divided by a number."""
+        """Take a step along the gradients of `trained`, divided by a number."""
         if self._launch is not None and self._launch.serves(gradients, divisor):
             self._launch(divisor)
             return
         self.update(gradients, divisor, [group.options["lr"] for group in self.groups])
-        # Gradients that a CUDA graph computes stay where they are: the step can be one as well.
+        # Gradients of a CUDA graph do not move, so that the update can be a CUDA graph as well.
         self._launch = _Launch(self, gradients, divisor) if on_cuda(gradients[:1]) else None
 
     def update(
         self, gradients: Sequence[Tensor], divisor: Tensor | None, rates: Sequence[float | Tensor]
     ) -> None:
-        """Call the kernel with these learning rates, one a group."""
+        """Call the kernel with these learning rates, one per group."""
         for group, rate in zip(self.groups, rates, strict=True):
             options = group.options
             decoupled = options["decoupled_weight_decay"]
@@ -132,9 +132,9 @@ class FusedAdam:
 
 
 class _Launch:
-    """The steps of a fused Adam along gradients that stay in place, as a CUDA graph.
+    """The update along gradients that do not move, as a CUDA graph.
 
-    Captured at the second of them, since the first has warmed up.
+    It is captured at the second update, since the first one has warmed up.
     """
 
     def __init__(
@@ -149,8 +149,8 @@ class _Launch:
         self.launch: Callable[[], None] | None = None
 
     def _describe(self, gradients: Sequence[Tensor], divisor: Tensor | None) -> tuple[object, ...]:
-        """What the graph would hold for ever."""
-        options = [tuple(group.options[key] for key in _HELD) for group in self.adam.groups]
+        """What the graph has built in."""
+        options = [tuple(group.options[key] for key in _FIXED) for group in self.adam.groups]
         return ([gradient.data_ptr() for gradient in gradients], divisor is None, options)
 
     def serves(self, gradients: Sequence[Tensor], divisor: Tensor | None) -> bool:

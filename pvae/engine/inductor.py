@@ -1,4 +1,4 @@
-"""A recorded step, compiled."""
+"""Compile a recorded step with Inductor."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,42 +8,42 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pvae.engine.onednn import called_directly
+from pvae.engine.onednn import register_lowering_of_onednn
 from pvae.engine.recording import CaptureError, Recording
-from pvae.pair.preserve import preserved
+from pvae.pair.preserve import preserve_generators
 
-__all__ = ["MOST_NODES", "compiled"]
+__all__ = ["MAX_NODES", "compile_recording"]
 
-# Compiling takes some 20 ms an operation: an unrolled model of more than so many would compile for
-# minutes, and is replayed as it is.
-MOST_NODES = 5000
+# Compilation takes about 20 ms per operation. A graph with more operations, such as an unrolled
+# model, would compile for minutes and is replayed without compilation.
+MAX_NODES = 5000
 
 
-def compiled(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
-    """The same recording, compiled by Inductor; the step is run once for real.
+def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
+    """Compile a recording with Inductor; the step is executed once.
 
     Args:
-        recording: what `record` returned.
-        tensors: the step's tensors, as an example.
+        recording: from `record`.
+        tensors: example arguments of the step.
 
     Raises:
-        CaptureError: the graph is too large to be worth compiling, or does not compile.
+        CaptureError: the graph is too large, or compilation fails.
     """
     nodes = len(recording.graph.graph.nodes)
-    if nodes > MOST_NODES:
+    if nodes > MAX_NODES:
         raise CaptureError(f"its {nodes} operations would take minutes to compile")
-    # Values alone: nothing here is to be differentiated again.
+    # Detached: nothing here is differentiated again.
     inputs: list[Any] = [tensor.detach() for tensor in (*tensors, *recording.constants)]
     try:
         import torch._inductor as inductor
         from torch._inductor import config
 
-        called_directly()
+        register_lowering_of_onednn()
 
         # Inductor's own generator would draw other numbers than eager; and a wrapper in C++ calls
         # the kernels of a small step in less time than one in Python.
         settings = {"fallback_random": True, "cpp_wrapper": inputs[0].device.type == "cpu"}
-        with torch.no_grad(), config.patch(settings), preserved():
+        with torch.no_grad(), config.patch(settings), preserve_generators():
             flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
             run = inductor.standalone_compile(flat, inputs, dynamic_shapes="from_example_inputs")
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError) as error:

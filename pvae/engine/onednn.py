@@ -1,4 +1,4 @@
-"""Products of matrices by oneDNN, in recorded steps on processors where torch's own are slower."""
+"""Matrix products by oneDNN in recorded steps, on processors where torch's own are slower."""
 
 import functools
 import math
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-__all__ = ["by_onednn", "called_directly", "faster_by_onednn"]
+__all__ = ["onednn_is_faster", "register_lowering_of_onednn", "use_onednn"]
 
-# Additions and multiplications below which a call of oneDNN costs more than it saves.
-_LEAST = 5e6
+# Floating-point operations below which a call of oneDNN costs more than it saves.
+_MIN_FLOPS = 5e6
 
 _library = torch.library.Library("pvae", "DEF")
 _library.define("product(Tensor a, Tensor b, Tensor? bias=None) -> Tensor")
@@ -31,11 +31,10 @@ _library.impl("product", _product, "CPU")
 torch.library.register_fake("pvae::product", _shape_of_product)
 
 
-def faster_by_onednn() -> bool:
-    """Whether this machine multiplies faster by oneDNN than by what torch calls.
+def onednn_is_faster() -> bool:
+    """Whether oneDNN multiplies matrices faster than MKL, which torch calls.
 
-    That is MKL, which takes AMD's processors for older ones than they are: where these have
-    AVX-512 it reaches half of their speed.
+    MKL does not use AVX-512 on AMD processors, and reaches half of their speed.
     """
     able = torch.cpu.get_capabilities()
     return (
@@ -46,8 +45,8 @@ def faster_by_onednn() -> bool:
     )
 
 
-def by_onednn(graph: Graph) -> None:
-    """Replace, in place, the large float32 products of a graph on the CPU."""
+def use_onednn(graph: Graph) -> None:
+    """Replace the large float32 products of a CPU graph in place."""
     aten = torch.ops.aten
     product = torch.ops.pvae.product.default
     for node in list(graph.nodes):
@@ -64,17 +63,17 @@ def by_onednn(graph: Graph) -> None:
 
 
 @functools.cache
-def called_directly() -> None:
-    """Have compiled graphs call oneDNN themselves.
+def register_lowering_of_onednn() -> None:
+    """Make compiled graphs call oneDNN directly.
 
-    A compiled graph calls an operation that Inductor does not know through the dispatcher and
-    Python, which costs 10 us a product. Inductor knows this product as well, as a linear layer of
-    frozen weights; here both factors may change between calls.
+    Inductor calls an unknown operation through the dispatcher and Python, which costs 10 us per
+    product. It knows this product as a linear layer with frozen weights; here both factors may
+    change between calls.
     """
     from torch._inductor import ir, mkldnn_ir
     from torch._inductor.lowering import permute, register_lowering
 
-    # Inductor's nodes are values of types that it keeps to itself.
+    # The types of Inductor's nodes are private.
     def lowered(a: Any, b: Any, bias: Any = None) -> Any:
         kernel = ir.ExternKernel
         factors = [kernel.require_contiguous(kernel.realize_input(a))]
@@ -101,4 +100,4 @@ def _suits(*nodes: Node) -> bool:
     a, b, *bias = values
     if any(value.shape != b.shape[1:] for value in bias):
         return False
-    return 2 * math.prod((*a.shape, b.shape[1])) >= _LEAST
+    return 2 * math.prod((*a.shape, b.shape[1])) >= _MIN_FLOPS

@@ -1,4 +1,4 @@
-"""One way to step, save and restore Pyro's optimizers and torch's."""
+"""A common interface to Pyro's and torch's optimizers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,8 +18,8 @@ __all__ = [
     "TorchOptim",
     "end_epoch",
     "learning_rate_of",
-    "put",
     "restore_optimizer",
+    "set_gradients",
 ]
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -27,11 +27,10 @@ MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
 class TorchOptim(PyroOptim):
-    """One torch optimizer over all parameters, where Pyro's own makes one a parameter.
+    """One torch optimizer over all parameters; Pyro's own makes one per parameter.
 
     Parameters that appear at a later step join the optimizer that a callable made. An `Optimizer`
-    that the user made keeps the parameters that the user gave it: leaving one out is how to freeze
-    it.
+    that the user made keeps its parameters: to freeze a parameter, leave it out.
 
     Args:
         make: a torch `Optimizer`, or a callable from an iterable of parameters to one.
@@ -44,14 +43,16 @@ class TorchOptim(PyroOptim):
                 "parameters to one (such as torch.optim.Adam), or one of pyro.optim"
             )
         if make is torch.optim.LBFGS or isinstance(make, torch.optim.LBFGS):
-            raise ValueError("LBFGS evaluates the loss several times a step, which is random here")
+            raise ValueError(
+                "LBFGS evaluates the loss several times per step, and the loss is random: use torch.optim.Adam"
+            )
         self.optimizer = make if isinstance(make, Optimizer) else None
         self.make = None if isinstance(make, Optimizer) else make
         self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
         self._fused: FusedAdam | None = None
 
     def prepare(self, params: Iterable[Tensor]) -> Optimizer:
-        """The optimizer over at least these parameters, made if there is none yet."""
+        """The optimizer over at least these parameters; the first call makes it."""
         params = list(params)
         if self.optimizer is None:
             assert self.make is not None
@@ -83,15 +84,17 @@ class TorchOptim(PyroOptim):
         """Take a step."""
         optimizer = self.prepare(params)
         optimizer.step()
-        # All it holds, also what this step did not use: a gradient must never add up unseen.
+        # All of its parameters, so that no gradient accumulates unnoticed.
         optimizer.zero_grad()
 
-    def take(self, trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
+    def step_along(
+        self, trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None
+    ) -> None:
         """Take a step along gradients divided by a number.
 
         Args:
             trained: parameters.
-            gradients: theirs; may be changed.
+            gradients: of `trained`; may be overwritten.
             divisor: of shape (), or None for 1.
         """
         optimizer = self.prepare(trained)
@@ -103,7 +106,7 @@ class TorchOptim(PyroOptim):
                 for parameter in trained:
                     parameter.grad = None
                 return
-        put(trained, gradients, divisor)
+        set_gradients(trained, gradients, divisor)
         self(trained)
 
     def get_state(self) -> dict[str, Any]:
@@ -129,8 +132,8 @@ class TorchOptim(PyroOptim):
             self.scheduler.step()
 
 
-def put(trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
-    """Give parameters their gradients, divided by a number."""
+def set_gradients(trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) -> None:
+    """Set the gradients of parameters, divided by a number, in place."""
     if divisor is not None and gradients:
         torch._foreach_div_(gradients, divisor)
     for parameter, gradient in zip(trained, gradients, strict=True):
@@ -138,16 +141,16 @@ def put(trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None) 
 
 
 def restore_optimizer(optim: PyroOptim, state: Mapping[str, Any]) -> None:
-    """Restore a state into an optimizer that may have taken steps already."""
+    """Load a state into an optimizer that may have taken steps already."""
     if not isinstance(optim, TorchOptim):
-        # Pyro hands a state to a parameter's optimizer when it makes that: make them anew.
+        # Pyro loads a parameter's state when it makes that parameter's optimizer: make them again.
         optim.optim_objs.clear()
         optim.grad_clip.clear()
     optim.set_state(dict(state))
 
 
 def learning_rate_of(optim: PyroOptim) -> float | None:
-    """The learning rate of the first parameter group, if there is one."""
+    """The learning rate of the first parameter group; None if there is none."""
     if isinstance(optim, TorchOptim):
         optimizer = optim.optimizer
     else:
@@ -160,7 +163,7 @@ def learning_rate_of(optim: PyroOptim) -> float | None:
 
 
 def end_epoch(optim: PyroOptim, loss: float) -> None:
-    """Advance the learning-rate schedule, whichever kind it is, by one epoch."""
+    """Advance Pyro's or torch's learning-rate schedule by one epoch."""
     if isinstance(optim, TorchOptim):
         optim.end_epoch(loss)
     elif isinstance(optim, PyroLRScheduler):

@@ -1,4 +1,4 @@
-"""Products of networks in less than float32, and everything else in float32."""
+"""Run networks in TF32 or bfloat16, and everything else in float32."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["PRECISIONS", "Networks", "matmul_precision", "refuse_missing"]
+__all__ = ["PRECISIONS", "NetworkAutocast", "check_precision", "matmul_precision"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 _AMPERE = (8, 0)
 
 
-def refuse_missing(precision: str, device: torch.device) -> None:
-    """Refuse a precision that there is not, or that a device lacks.
+def check_precision(precision: str, device: torch.device) -> None:
+    """Check that a precision exists and that the device supports it.
 
     Raises:
-        ValueError: says what is missing.
+        ValueError: an unknown precision, or one that the device lacks.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: there are {list(PRECISIONS)}")
+        raise ValueError(f"unknown precision {precision!r}: give one of {list(PRECISIONS)}")
     if precision == "float32":
         return
     if device.type == "cuda":
@@ -33,15 +33,19 @@ def refuse_missing(precision: str, device: torch.device) -> None:
             raise ValueError(f"{name} has no {precision}: use float32")
         return
     if precision == "tf32":
-        raise ValueError(f"tf32 is a mode of CUDA devices, and this is {device.type}: use float32")
+        raise ValueError(
+            f"tf32 is a mode of CUDA devices, and the device is {device.type}: use float32"
+        )
     able = torch.cpu.get_capabilities()
     if device.type == "cpu" and not any(able.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16")):
-        raise ValueError("this CPU computes no bfloat16 and would be slower with it: use float32")
+        raise ValueError(
+            "this CPU has no bfloat16 instructions and would be slower with it: use float32"
+        )
 
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Products of float32 matrices are rounded to TF32 within the block, if that was asked for."""
+    """Allow TF32 in products of float32 matrices within the block, if the precision is "tf32"."""
     if precision != "tf32":
         yield
         return
@@ -53,11 +57,11 @@ def matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-class Networks(Messenger):
-    """Autocasts what networks compute to bfloat16; what they return is float32 again.
+class NetworkAutocast(Messenger):
+    """Runs networks in bfloat16 and converts their outputs back to float32.
 
-    A network is an outermost module in whose call nothing is sampled. So the parameters of
-    distributions, their samples and their log-probabilities are float32.
+    A network is an outermost module in whose call nothing is sampled, so that parameters of
+    distributions, samples and log-probabilities stay in float32.
 
     Attributes:
         known: whether `learn` has found the modules in whose calls something is sampled.

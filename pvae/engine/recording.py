@@ -1,4 +1,4 @@
-"""One gradient step of a pair, recorded as a graph of tensor operations."""
+"""Record one gradient step of a pair as a graph of tensor operations."""
 
 import sys
 import traceback
@@ -19,33 +19,33 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pvae.engine.onednn import by_onednn, faster_by_onednn
+from pvae.engine.onednn import onednn_is_faster, use_onednn
 from pvae.engine.step import Step
-from pvae.engine.tidy import tidy
+from pvae.engine.view_elimination import eliminate_views
 from pvae.pair.locations import user_frame
-from pvae.pair.preserve import preserved
+from pvae.pair.preserve import preserve_generators, preserve_gradients, preserve_tensors
 
 __all__ = ["CaptureError", "Recording", "record"]
 
 
 class CaptureError(Exception):
-    """A step cannot be recorded; the message says why, with the line of the user's code."""
+    """A step that cannot be recorded; the message names the reason and the line of the user."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded step: what it computes from, and what it gives.
+    """A recorded step.
 
     Attributes:
         graph: the operations, from the step's tensors and then `constants` to losses and gradients.
-        run: what carries them out: the graph itself, or what it was compiled to.
+        run: executes them: the graph itself, or its compiled form.
         constants: the parameters, buffers and other tensors that the step reads, by reference.
-        losses: how many of the outputs are losses; the objective's own are a tuple if `several`.
-        several: whether the objective gives a tuple of losses.
-        params: the parameters that the step meets.
+        losses: number of outputs that are losses.
+        several: whether the objective returns a tuple of losses.
+        params: the parameters that the step uses.
         trained: those of them that get a gradient.
-        how: what was done with it, in words.
-        copies: whether gradients are copied, since they share memory with other values.
+        how: "recorded", "compiled", or either as a CUDA graph.
+        copies: whether gradients are copied because they share memory with other values.
     """
 
     graph: GraphModule
@@ -59,7 +59,7 @@ class Recording:
     copies: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> Step:
-        """The step from these tensors."""
+        """Replay the step on these tensors."""
         with torch.no_grad():
             outputs = self.run(*tensors, *self.constants)
         losses, gradients = tuple(outputs[: self.losses]), list(outputs[self.losses :])
@@ -75,20 +75,19 @@ def record(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> Recording:
-    """Record a step: its losses and gradients.
+    """Record the losses and gradients of a step.
 
-    The step is run once for real; generators, buffers and gradients are left as they were.
+    The step is executed once; generators, buffers and gradients are preserved.
 
     Args:
-        loss_and_grads: the objective's, of the pair; called with args and kwargs.
+        loss_and_grads: of the objective, for the pair; called with args and kwargs.
         params: the parameters that the step updates.
         buffers: those of the pair's networks.
-        args: arguments of the programs; tensors among them are inputs of the graph, everything else
-            is a constant of the recording.
-        kwargs: likewise.
+        args: of the programs; tensors are inputs of the graph, everything else is constant.
+        kwargs: of the programs.
 
     Raises:
-        CaptureError: the step reads a value, or does what cannot be recorded.
+        CaptureError: the step reads the value of a tensor, or contains what cannot be recorded.
     """
     flat, structure = tree_flatten((args, dict(kwargs)))
     places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
@@ -109,28 +108,25 @@ def record(
         gradients = [p.grad for p in shape["trained"]]
         return [torch.as_tensor(cast(Any, loss)) for loss in losses] + gradients
 
-    gradients = [parameter.grad for parameter in params]
-    values = [buffer.detach().clone() for buffer in buffers]
     try:
         # One mode for the shapes of all values: make_fx would make one for each.
-        with preserved(), tracing(TracingContext(FakeTensorMode())):
+        with (
+            preserve_gradients(params),
+            preserve_tensors(buffers),
+            preserve_generators(),
+            tracing(TracingContext(FakeTensorMode())),
+        ):
             traced = make_fx(step, tracing_mode="real")(*(flat[place] for place in places))
     except CaptureError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise CaptureError(f"{_line(error)}{_summary(error)}") from error
-    finally:
-        for parameter, gradient in zip(params, gradients, strict=True):
-            parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.copy_(value)
     graph, constants = _lifted(traced)
     return Recording(graph, graph, constants, params=params, **shape)
 
 
 class _NoReads(TorchFunctionMode):
-    """Refuses what reads a tensor's value, but for what Pyro's objectives read of their loss."""
+    """Rejects reads of tensor values, except those that Pyro's objectives make of their loss."""
 
     _READS = frozenset(
         getattr(Tensor, name)
@@ -149,18 +145,20 @@ class _NoReads(TorchFunctionMode):
         caller = sys._getframe(1)
         code = caller.f_code
         if code in (warn_if_nan.__code__, torch_isnan.__code__):
-            return False  # the loop looks for NaN itself
+            return False  # training checks for NaN itself
         of_objective = Path(code.co_filename).parent.name == "infer" and "pyro" in code.co_filename
         if func is Tensor.item and (code is torch_item.__code__ or of_objective):
             return args[0].detach()  # the loss, which stays a tensor
         own = user_frame(traceback.extract_stack(caller))
         where = own or f"{code.co_filename}:{caller.f_lineno}"
         name = getattr(func, "__name__", str(func))
-        raise CaptureError(f"{where}: {name} reads a value, on which the step may depend")
+        raise CaptureError(
+            f"{where}: {name} reads the value of a tensor, on which the step may depend"
+        )
 
 
 def _lifted(traced: GraphModule) -> tuple[GraphModule, tuple[Tensor, ...]]:
-    """The graph with the tensors that it holds as further inputs, and those tensors."""
+    """Turn the tensors that a graph contains into inputs; returns the graph and those tensors."""
     graph = traced.graph
     first = next(node for node in graph.nodes if node.op != "placeholder")
     inputs: dict[str, tuple[Any, Tensor]] = {}
@@ -168,15 +166,15 @@ def _lifted(traced: GraphModule) -> tuple[GraphModule, tuple[Tensor, ...]]:
         name = str(node.target)
         if name not in inputs:
             with graph.inserting_before(first):
-                inputs[name] = graph.placeholder(f"held_{len(inputs)}"), getattr(traced, name)
+                inputs[name] = graph.placeholder(f"constant_{len(inputs)}"), getattr(traced, name)
         inputs[name][0].meta.update(node.meta)
         node.replace_all_uses_with(inputs[name][0])
-    tidy(graph)
-    if faster_by_onednn():
-        by_onednn(graph)
+    eliminate_views(graph)
+    if onednn_is_faster():
+        use_onednn(graph)
     graph.eliminate_dead_code()
     graph.lint()
-    return GraphModule(nn.Module(), graph), tuple(held for _, held in inputs.values())
+    return GraphModule(nn.Module(), graph), tuple(constant for _, constant in inputs.values())
 
 
 def _line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Steps from recordings: which recording serves, when one is made, and when it is compared."""
+"""Steps from recordings: when a recording is made, replayed and verified."""
 
 import dataclasses
 import random
@@ -9,263 +9,268 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
-from pvae.engine.cuda_graph import graphed, on_cuda
-from pvae.engine.inductor import compiled
+from pvae.engine.cache_key import CacheKey, Key, describe_arguments
+from pvae.engine.cuda_graph import graph_recording, on_cuda
+from pvae.engine.inductor import compile_recording
 from pvae.engine.recording import CaptureError, Recording, record
-from pvae.engine.schedule import Tiers
-from pvae.engine.signatures import Key, Signature
-from pvae.engine.step import Step, eager_step, undone
+from pvae.engine.schedule import Schedule
+from pvae.engine.step import Step, eager_step
 from pvae.engine.verification import aliased, difference
-from pvae.pair.watch import Watch
+from pvae.pair.discovery import Registrations
+from pvae.pair.preserve import preserve_state
 
 __all__ = ["Replay"]
 
-_KEPT = 32  # kinds of step; one for each shape and mode in use is enough
-_CHANGES = 64  # kinds, if hardly any is replayed, after which the search is given up
-_EVERY = 100  # steps between comparisons, until this has gone well
-_RARELY = 1000
+_MAX_ENTRIES = 32  # one for each shape and mode in use is enough
+_MAX_KEYS = 64  # if hardly any step is replayed, recording stops after this many keys
+_OFTEN, _RARELY = 100, 1000  # steps between verifications, before and after this many steps
 
 
 @dataclass
-class _Kind:
-    """Steps that one recording serves."""
+class _Entry:
+    """The steps that share a cache key."""
 
-    signature: str
+    arguments: str
     params: list[Tensor]
     count: int
     recording: Recording | None = None
     tried: bool = False
     compiled: bool = False
-    compared: bool = False
-    last_compared: int = 0
+    verified: bool = False
+    last_verified: int = 0
     differed: bool = False
 
 
 @dataclass
 class Replay:
-    """Carries out steps from recordings, each keyed on all that can be seen to decide its graph.
+    """Executes steps from recordings, each under its cache key.
 
-    Seen are arguments, modes, parameters, buffers, and the numbers, texts and sizes of containers
-    that the programs hold. What cannot be seen is found by comparing a replay with an eager step
-    under the same random numbers.
+    The key holds arguments, modes, parameters, buffers, and the numbers, strings and container
+    sizes that the programs refer to. Whatever else a step depends on is found by verification: a
+    replay is compared with an eager step under the same random numbers.
 
     Args:
-        loss_and_grads: the objective's, of the pair.
+        loss_and_grads: of the objective, for the pair.
         programs: model and guide.
-        networks: the networks of the pair, those that are found later included.
+        networks: those of the pair; networks that are found later are appended.
         others: parameters that are trained although the programs do not register them.
-        tiers: when steps are recorded and compiled.
-        coarse: whether products are rounded to less than float32.
+        schedule: when steps are recorded and compiled.
+        coarse: whether matrix products have less precision than float32.
 
     Attributes:
-        notes: why steps were not replayed, or had to be recorded again, in sentences.
-        compare_next: set it to compare the next replay with an eager step.
-        replayed: steps so far that came from a recording.
-        recorded: recordings so far.
-        kinds: kinds of step so far.
-        since: the numbers of the first step that was replayed, and that was compiled.
+        notes: why steps were not replayed, or were recorded again, in sentences.
+        verify_next: set it to verify the next replay.
+        replayed: number of replayed steps.
+        recorded: number of recordings.
+        num_keys: number of different cache keys.
+        since: the numbers of the first step that was replayed and of the first compiled one.
     """
 
     loss_and_grads: Callable[..., object]
     programs: Mapping[str, Callable[..., object]]
     networks: list[nn.Module]
     others: Sequence[Tensor]
-    tiers: Tiers
+    schedule: Schedule
     coarse: bool = False
     notes: list[str] = field(default_factory=list)
-    compare_next: bool = False
+    verify_next: bool = False
     replayed: int = 0
     recorded: int = 0
-    kinds: int = 0
+    num_keys: int = 0
     since: dict[str, int] = field(default_factory=dict)
-    _kinds: "OrderedDict[Key, _Kind]" = field(default_factory=OrderedDict)
+    _cache: "OrderedDict[Key, _Entry]" = field(default_factory=OrderedDict)
     _before: dict[str, int] = field(default_factory=dict)
     _given_up: bool = False
 
     def __post_init__(self) -> None:
-        self._signature = Signature(self.programs, self.networks)
+        self._key = CacheKey(self.programs, self.networks)
 
     def step(self, args: tuple[object, ...], kwargs: Mapping[str, object], *, number: int) -> Step:
-        """Losses and gradients of a step, from a recording where there is one.
+        """Losses and gradients of a step, replayed if possible.
 
         Args:
             args: of the programs.
-            kwargs: likewise.
-            number: of the step; comparisons depend on nothing else.
+            kwargs: of the programs.
+            number: of the step; verification depends on nothing else.
         """
-        arguments = Signature.of_arguments(args, kwargs)
+        arguments = describe_arguments(args, kwargs)
         if arguments is None:
             self._note(
-                "arguments other than tensors, numbers and texts are not known to stay the same: "
-                "steps are eager"
+                "steps are eager: the programs take arguments other than tensors, numbers and "
+                "strings, which may change unnoticed"
             )
         if arguments is None or self._given_up:
             return self._eager(args, kwargs)
-        key = self._signature(arguments)
-        kind = self._kinds.get(key)
-        if kind is None:
+        key = self._key(arguments)
+        entry = self._cache.get(key)
+        if entry is None:
             before = self._before.pop(str(arguments), 0)
-            if before < self.tiers.record:
+            if before < self.schedule.record:
                 return self._first(arguments, args, kwargs, before + 1)
-            with undone(self.networks):  # a training that is resumed goes on with replays
+            with preserve_state(self.networks):  # a resumed training continues with replays
                 self._first(arguments, args, kwargs, before)
-            key = self._signature(arguments)
-            kind = self._kinds.get(key)
-            if kind is None:
+            key = self._key(arguments)
+            entry = self._cache.get(key)
+            if entry is None:
                 return self._eager(args, kwargs)
-        self._kinds.move_to_end(key)
-        kind.count += 1
-        if kind.count <= self.tiers.record:
+        self._cache.move_to_end(key)
+        entry.count += 1
+        if entry.count <= self.schedule.record:
             return self._eager(args, kwargs)
-        return self._replay(kind, args, kwargs, number)
+        return self._replay(entry, args, kwargs, number)
 
     def counts(self) -> dict[str, int]:
-        """Steps so far by kind: what a training that is resumed has to know."""
-        return {**self._before, **{kind.signature: kind.count for kind in self._kinds.values()}}
+        """Number of steps by their arguments, for a resumed training."""
+        counts = {entry.arguments: entry.count for entry in self._cache.values()}
+        return {**self._before, **counts}
 
     def resume(self, counts: Mapping[str, int]) -> None:
-        """Go on from what `counts` returned."""
-        self._kinds.clear()
+        """Continue from what `counts` returned."""
+        self._cache.clear()
         self._before = dict(counts)
 
     def _eager(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Step:
         return eager_step(self.loss_and_grads, args, kwargs, others=self.others)
 
-    # Which recording
+    # Looking up
 
     def _first(
         self, arguments: tuple[object, ...], args: tuple[object, ...],
         kwargs: Mapping[str, object], count: int,
     ) -> Step:  # fmt: skip
-        """A step of Pyro's, with its errors and warnings on wrong pairs; later ones are replays."""
-        before, held = _outside_torch(), self._signature.held()
-        with Watch(None) as watch:
+        """The first step with a key: Pyro's own, with its errors and warnings."""
+        before, captured = _outside_torch(), self._key.captured()
+        with Registrations(None) as watch:
             done = self._eager(args, kwargs)
         if _outside_torch() != before:
             self._give_up(
-                "steps are eager, since the pair draws from Python's or NumPy's random numbers, "
-                "which a replay would not do: draw with torch or Pyro"
+                "steps are eager: the pair draws from Python's or NumPy's random numbers, which a "
+                "replay cannot; draw with torch or Pyro"
             )
             return done
-        self.kinds += 1
-        if self.kinds > _CHANGES and self.kinds > self.replayed / 4:
+        self.num_keys += 1
+        if self.num_keys > _MAX_KEYS and self.num_keys > self.replayed / 4:
             self._give_up(
-                f"steps are eager, since {self.kinds} of {self.kinds + self.replayed} were the "
-                "first of their kind: arguments, modes or what the programs hold keep changing"
+                f"steps are eager: {self.num_keys} of {self.num_keys + self.replayed} steps had a "
+                "cache key of their own, since arguments, modes or captured values keep changing"
             )
             return done
-        own = self._signature.held.changed(held, self._signature.held())
+        own = self._key.captured.changed(captured, self._key.captured())
         if own:
             self._note(
-                f"a step that changes {', '.join(map(repr, own))} itself is eager, as no replay "
-                "would do that"
+                f"steps are eager: the programs update {', '.join(map(repr, own))} on each call, which "
+                "a replay cannot"
             )
             return done
         known = {id(part) for whole in self.networks for part in whole.modules()}
         self.networks += [network for _, network in watch.networks if id(network) not in known]
-        self._signature = Signature(self.programs, self.networks)
-        self._kinds[self._signature(arguments)] = _Kind(str(arguments), done.params, count)
-        while len(self._kinds) > _KEPT:
-            self._kinds.popitem(last=False)
+        self._key = CacheKey(self.programs, self.networks)
+        self._cache[self._key(arguments)] = _Entry(str(arguments), done.params, count)
+        while len(self._cache) > _MAX_ENTRIES:
+            self._cache.popitem(last=False)
         return done
 
     def _replay(
-        self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
+        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
     ) -> Step:
         tensors = _tensors(args, kwargs)
-        if not kind.tried:
-            self._record(kind, args, kwargs)
-        if kind.recording is not None and not kind.compiled:
-            self._compile(kind, tensors)
-        if kind.recording is not None and self._due(kind, number):
-            kind.last_compared = number
-            self._compare(kind, args, kwargs, tensors)
-        if kind.recording is None:
+        if not entry.tried:
+            self._record(entry, args, kwargs)
+        if entry.recording is not None and not entry.compiled:
+            self._compile(entry, tensors)
+        if entry.recording is not None and self._due(entry, number):
+            entry.last_verified = number
+            self._verify(entry, args, kwargs, tensors)
+        if entry.recording is None:
             return self._eager(args, kwargs)
         self.replayed += 1
-        self.since.setdefault(kind.recording.how, number)
-        return kind.recording(tensors)
+        self.since.setdefault(entry.recording.how, number)
+        return entry.recording(tensors)
 
-    # Making one
+    # Recording
 
-    def _record(self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        kind.tried, kind.compiled, kind.compared = True, False, False
+    def _record(
+        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> None:
+        entry.tried, entry.compiled, entry.verified = True, False, False
         self.recorded += 1
         buffers = [buffer for network in self.networks for buffer in network.buffers()]
         try:
-            kind.recording = record(self.loss_and_grads, kind.params, buffers, args, kwargs)
-            self._launch_at_once(kind, _tensors(args, kwargs))
+            entry.recording = record(self.loss_and_grads, entry.params, buffers, args, kwargs)
+            self._make_cuda_graph(entry, _tensors(args, kwargs))
         except CaptureError as error:
-            kind.recording = None
-            self._note(f"steps are eager, since they cannot be recorded: {error}")
+            entry.recording = None
+            self._note(f"steps are eager: they cannot be recorded; {error}")
 
-    def _compile(self, kind: _Kind, tensors: Sequence[Tensor]) -> None:
-        assert kind.recording is not None
-        if not self.tiers.compiles(kind.recording, kind.count - 1):
+    def _compile(self, entry: _Entry, tensors: Sequence[Tensor]) -> None:
+        assert entry.recording is not None
+        if not self.schedule.compiles(entry.recording, entry.count - 1):
             return
-        kind.compiled, kind.compared = True, False
+        entry.compiled, entry.verified = True, False
         try:
-            with undone(self.networks):
-                kind.recording = compiled(kind.recording, tensors)
+            with preserve_state(self.networks):
+                entry.recording = compile_recording(entry.recording, tensors)
         except CaptureError as error:
-            self._note(f"recorded steps are replayed without compilation: {error}")
+            self._note(f"recorded steps are replayed without compilation; {error}")
             return
-        self._launch_at_once(kind, tensors)
+        self._make_cuda_graph(entry, tensors)
 
-    def _launch_at_once(self, kind: _Kind, tensors: Sequence[Tensor]) -> None:
-        """Make a CUDA graph of the recording, where it is on such a device."""
-        assert kind.recording is not None
-        if not on_cuda((*tensors, *kind.recording.constants)):
+    def _make_cuda_graph(self, entry: _Entry, tensors: Sequence[Tensor]) -> None:
+        """Turn the recording into a CUDA graph if it is on a CUDA device."""
+        assert entry.recording is not None
+        if not on_cuda((*tensors, *entry.recording.constants)):
             return
         try:
-            with undone(self.networks):
-                kind.recording = graphed(kind.recording, tensors)
+            with preserve_state(self.networks):
+                entry.recording = graph_recording(entry.recording, tensors)
         except CaptureError as error:
-            self._note(f"the operations of a step are launched one by one: {error}")
+            self._note(f"the kernels of a step are launched one by one; {error}")
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
-        self._kinds.clear()
+        self._cache.clear()
         self._note(why)
 
-    # Trusting it
+    # Verification
 
-    def _due(self, kind: _Kind, number: int) -> bool:
-        wanted, self.compare_next = self.compare_next, False
-        every = _EVERY if kind.differed or number < _RARELY else _RARELY
-        return wanted or not kind.compared or number - kind.last_compared >= every
+    def _due(self, entry: _Entry, number: int) -> bool:
+        wanted, self.verify_next = self.verify_next, False
+        every = _OFTEN if entry.differed or number < _RARELY else _RARELY
+        return wanted or not entry.verified or number - entry.last_verified >= every
 
-    def _compare(
-        self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object],
+    def _verify(
+        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object],
         tensors: Sequence[Tensor],
     ) -> None:  # fmt: skip
-        """Compare a replay with an eager step; record again, or give the recording up."""
-        different = self._difference(kind, args, kwargs, tensors)
+        """Compare a replay with an eager step; if they differ, record again or give up."""
+        different = self._difference(entry, args, kwargs, tensors)
         if different is None:
             return
-        for other in self._kinds.values():  # what changed may be theirs too
-            other.compared, other.differed = False, True
-        self._record(kind, args, kwargs)
-        if kind.recording is None:
+        for other in self._cache.values():  # the cause may affect them as well
+            other.verified, other.differed = False, True
+        self._record(entry, args, kwargs)
+        if entry.recording is None:
             return
-        self._compile(kind, tensors)
-        again = self._difference(kind, args, kwargs, tensors)
+        self._compile(entry, tensors)
+        again = self._difference(entry, args, kwargs, tensors)
         if again is None:
-            self._note(f"{different} was not what Pyro gives any more: the step was recorded again")
+            self._note(
+                f"{different} of a replay differed from Pyro's, so the step was recorded again"
+            )
         else:
-            kind.recording = None
-            self._note(f"steps are eager, since {again} of a replay is not what Pyro gives")
+            entry.recording = None
+            self._note(f"steps are eager: {again} of a replay differs from Pyro's")
 
     def _difference(
-        self, kind: _Kind, args: tuple[object, ...], kwargs: Mapping[str, object],
+        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object],
         tensors: Sequence[Tensor],
     ) -> str | None:  # fmt: skip
-        assert kind.recording is not None
-        if not kind.compared and aliased(kind.recording, tensors, self.networks):
-            kind.recording = dataclasses.replace(kind.recording, copies=True)
-        kind.compared = True
+        assert entry.recording is not None
+        if not entry.verified and aliased(entry.recording, tensors, self.networks):
+            entry.recording = dataclasses.replace(entry.recording, copies=True)
+        entry.verified = True
         return difference(
-            kind.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
+            entry.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
             coarse=self.coarse,
         )  # fmt: skip
 

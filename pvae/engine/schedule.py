@@ -1,20 +1,20 @@
-"""When an engine records steps, and when it compiles them."""
+"""When an engine records and compiles steps."""
 
 from dataclasses import dataclass
 
 from pvae.engine.recording import Recording
 
-__all__ = ["TIERS", "Tiers"]
+__all__ = ["SCHEDULES", "Schedule"]
 
 
 @dataclass(frozen=True)
-class Tiers:
-    """After how many steps of a kind, counted from the start of the training, what is done.
+class Schedule:
+    """Steps with one cache key, from the start of training, before it is recorded and compiled.
 
     Attributes:
-        record: the step is recorded.
-        compile: the recording is compiled, or None for never.
-        compile_each: further steps before compilation for each operation of the recording.
+        record: steps before the recording.
+        compile: steps before the compilation; None for no compilation.
+        compile_each: additional steps before the compilation per operation of the recording.
     """
 
     record: int
@@ -22,16 +22,16 @@ class Tiers:
     compile_each: int = 0
 
     def compiles(self, recording: Recording, steps: int) -> bool:
-        """Whether a recording is to be compiled after so many steps of its kind."""
+        """Whether to compile a recording after this many steps."""
         if self.compile is None:
             return False
         return steps >= self.compile + self.compile_each * len(recording.graph.graph.nodes)
 
 
-TIERS = {
-    "recorded": Tiers(record=1, compile=None),
-    "captured": Tiers(record=1, compile=1),
-    # A recording has saved what it cost after some hundred steps, and by the time that a kind of
-    # step is compiled, replays without compilation have saved what that costs.
-    "auto": Tiers(record=100, compile=5000, compile_each=5),
+SCHEDULES = {
+    "recorded": Schedule(record=1, compile=None),
+    "captured": Schedule(record=1, compile=1),
+    # A recording pays for itself after about a hundred steps. Replays have saved the cost of
+    # compilation by the time that it happens.
+    "auto": Schedule(record=100, compile=5000, compile_each=5),
 }

@@ -1,4 +1,4 @@
-"""What a replayed step gives beside what Pyro's own step gives, from the same random numbers."""
+"""Compare a replayed step with Pyro's own step under the same random numbers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pvae.engine.recording import Recording
-from pvae.engine.step import eager_step, undone
+from pvae.engine.step import eager_step
+from pvae.pair.preserve import preserve_state, preserve_tensors
 
 __all__ = ["aliased", "difference"]
 
-_LOSS, _GRADIENT, _NOISE = 1e-4, 1e-3, 1e-5  # differences that rounding can make, relative
-# How many times what a rounding of each parameter does to a gradient it may differ by.
+_LOSS, _GRADIENT, _NOISE = 1e-4, 1e-3, 1e-5  # relative differences that rounding can cause
+# A gradient may differ by this many times what one rounding of each parameter changes in it.
 _ROUNDINGS = 16.0
-_COARSE = 100.0  # how much larger they are under reduced precision
+_COARSE = 100.0  # factor under reduced precision
 
 
 def difference(
@@ -29,24 +30,24 @@ def difference(
     *,
     coarse: bool = False,
 ) -> str | None:
-    """What differs beyond rounding between a replay and a step of Pyro's, in words.
+    """Say what differs beyond rounding between a replay and a step of Pyro's; None if nothing.
 
-    Neither step leaves a trace.
+    Generators, buffers and gradients are preserved.
 
     Args:
-        recording: what is replayed.
+        recording: the recording to replay.
         tensors: those among the arguments.
-        loss_and_grads: the objective's, of the pair.
+        loss_and_grads: of the objective, for the pair.
         args: of the programs.
-        kwargs: likewise.
-        networks: those of the pair, whose buffers are compared too.
-        coarse: whether products are rounded to less than float32.
+        kwargs: of the programs.
+        networks: those of the pair, whose buffers are compared, too.
+        coarse: whether matrix products have less precision than float32.
     """
     factor = _COARSE if coarse else 1.0
-    with undone(networks):
+    with preserve_state(networks):
         got = recording(tensors)
         buffers = _buffers(networks)
-    with undone(networks):
+    with preserve_state(networks):
         wanted = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)
         wanted_buffers = _buffers(networks)
     for one, other in zip(got.losses, wanted.losses, strict=True):
@@ -70,7 +71,7 @@ def difference(
         if not _near(gradient, wanted_gradients[key], _GRADIENT * factor, noise)
     ]
     if far:
-        with undone(networks), _rounded(got.params):
+        with preserve_state(networks), _rounded(got.params):
             other = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)
         moved = {id(p): g for p, g in zip(other.trained, other.gradients, strict=True)}
     for key in far:
@@ -89,7 +90,7 @@ def aliased(recording: Recording, tensors: Sequence[Tensor], networks: Sequence[
 
     Scaling such a gradient in place would change another value too.
     """
-    with undone(networks):
+    with preserve_state(networks):
         gradients = recording(tensors).gradients
     read = {t.untyped_storage().data_ptr() for t in (*tensors, *recording.constants)}
     own = [gradient.untyped_storage().data_ptr() for gradient in gradients if gradient.numel()]
@@ -98,19 +99,14 @@ def aliased(recording: Recording, tensors: Sequence[Tensor], networks: Sequence[
 
 @contextmanager
 def _rounded(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Parameters differ within the block by one rounding each, some up and some down."""
-    before = [parameter.detach().clone() for parameter in parameters]
-    with torch.no_grad():
-        for parameter in parameters:
-            signs = torch.arange(parameter.numel(), device=parameter.device) % 2 * 2 - 1
-            step = torch.finfo(parameter.dtype).eps * signs.reshape(parameter.shape)
-            parameter.mul_(1 + step.to(parameter.dtype))
-    try:
-        yield
-    finally:
+    """Change each parameter by one rounding within the block, alternately up and down."""
+    with preserve_tensors(parameters):
         with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
+            for parameter in parameters:
+                signs = torch.arange(parameter.numel(), device=parameter.device) % 2 * 2 - 1
+                step = torch.finfo(parameter.dtype).eps * signs.reshape(parameter.shape)
+                parameter.mul_(1 + step.to(parameter.dtype))
+        yield
 
 
 def _buffers(networks: Sequence[nn.Module]) -> list[Tensor]:

@@ -7,12 +7,13 @@ from pvae.evaluation.annealed_importance import ais
 from pvae.evaluation.bidirectional import Sandwich, bdmc
 from pvae.evaluation.bound import elbo
 from pvae.evaluation.collapse import LatentUse, latent_use
+from pvae.evaluation.context import EvaluationContext
 from pvae.evaluation.estimate import (
     AnnealedLogLikelihood,
     Bound,
     Estimate,
     LogLikelihood,
-    UndefinedError,
+    UndefinedQuantityError,
 )
 from pvae.evaluation.importance import log_likelihood
 from pvae.evaluation.kl_divergence import Divergence, kl_by_site
@@ -27,13 +28,14 @@ __all__ = [
     "Calibration",
     "Divergence",
     "Estimate",
+    "EvaluationContext",
     "Information",
     "LatentUse",
     "LogLikelihood",
     "Sandwich",
     "SiteActivity",
     "SiteCalibration",
-    "UndefinedError",
+    "UndefinedQuantityError",
     "active_units",
     "ais",
     "amortization_gap",

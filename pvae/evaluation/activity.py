@@ -8,7 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.evaluation.context import Setting, parts, setting, to_rows
+from pvae._validation import at_least
+from pvae.evaluation.context import EvaluationContext, context_of, parts, to_rows
 from pvae.pair.predictive import at_means
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import sample_sites
@@ -109,49 +110,52 @@ def active_units(
         ValueError: numbers out of range; one datum alone; no vectorized data plate, or no latent
             site in it.
     """
-    if threshold < 0:
-        raise ValueError(f"threshold is {threshold}: give at least 0")
-    if num_particles < 2:
-        raise ValueError(f"num_particles is {num_particles}: give at least 2")
+    at_least(0, threshold=threshold)
+    at_least(2, num_particles=num_particles)
     means: dict[str, list[Tensor]] = {}
     noises: dict[str, list[Tensor]] = {}
-    with setting(model, guide, data, seed=seed, shared=True) as pair:
-        size = len(pair.source)
+    context = context_of(model, guide, data)
+    names = context.require_latent_sites(allow_global=True)
+    with context.evaluating(seed):
+        size = len(context.source)
         if size < 2:
             raise ValueError("data have 1 row: the variance over data needs at least 2")
-        for part in parts(size, pair.limit):
-            batch = pair.source.arguments(part)
-            for name, (mean, noise) in _means(guide, pair, batch, num_particles).items():
+        for part in parts(size, context.rows_per_run()):
+            batch = context.source.arguments(part)
+            for name, (mean, noise) in _means(guide, context, batch, num_particles).items():
                 means.setdefault(name, []).append(mean.double().cpu())
                 noises.setdefault(name, []).append(noise.double().cpu())
     sites = {
         name: _activity(torch.cat(means[name]), torch.cat(noises[name]), threshold)
-        for name in pair.sites
+        for name in names
     }
     return ActiveUnits(sites, threshold, size, num_particles)
 
 
 def _means(
-    guide: Callable[..., object], pair: Setting, batch: tuple[Tensor, ...], num_particles: int
+    guide: Callable[..., object],
+    context: EvaluationContext,
+    batch: tuple[Tensor, ...],
+    num_particles: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """By site, the mean of q and the variance of its own estimate, each (rows, D)."""
     rows = len(batch[0])
     found: dict[str, tuple[Tensor, Tensor]] = {}
     sites = dict(sample_sites(poutine.trace(at_means(guide)).get_trace(*batch)))
-    for name in pair.sites:
+    for name in context.latent_sites:
         mean = _known_mean(sites[name]["fn"])
         if mean is not None:
             event_dim = len(sites[name]["fn"].event_shape)
-            flat = to_rows(mean, pair.frame(sites[name]), event_dim).reshape(rows, -1)
+            flat = to_rows(mean, context.frame(sites[name]), event_dim).reshape(rows, -1)
             found[name] = flat, torch.zeros_like(flat)
-    drawn = [name for name in pair.sites if name not in found]
+    drawn = [name for name in context.latent_sites if name not in found]
     if not drawn:
         return found
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
-    for part in parts(num_particles, pair.limit // rows):
+    for part in parts(num_particles, context.rows_per_run() // rows):
         count = part.stop - part.start
-        values = pair.values(poutine.trace(guide).get_trace(*tiled(batch, count)))
+        values = context.values(poutine.trace(guide).get_trace(*tiled(batch, count)))
         for name in drawn:
             draws = values[name].double().reshape(count, rows, -1)
             first[name] = first.get(name, 0.0) + draws.sum(0)

@@ -9,8 +9,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from pvae.evaluation.context import Setting, from_rows, parts, setting
-from pvae.evaluation.estimate import Estimate, UndefinedError
+from pvae._validation import at_least
+from pvae.evaluation.context import EvaluationContext, context_of, from_rows, parts
+from pvae.evaluation.estimate import Estimate, UndefinedQuantityError
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces
 
@@ -98,21 +99,25 @@ def information(
 
     Raises:
         ValueError: numbers out of range; one datum alone; no vectorized data plate, no latent site
-            in it, or (`UndefinedError`) global latent sites in the guide, or ones that the model
+            in it, or (`UndefinedQuantityError`) global latent sites in the guide, or ones that the model
             does not have.
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles is {num_particles}: give at least 1")
+    at_least(1, num_particles=num_particles)
     runs = []
-    with setting(model, guide, data, seed=seed) as pair:
-        size = min(num_data, len(pair.source))
+    context = context_of(model, guide, data)
+    context.require_latent_sites()
+    with context.evaluating(seed):
+        size = min(num_data, len(context.source))
         if size < 2:
-            raise ValueError(f"num_data is {num_data} of {len(pair.source)} rows: at least 2 it is")
-        rows = torch.randperm(len(pair.source))[:size].sort().values.to(pair.source.device)
-        _check_joint(guide, pair)
+            raise ValueError(
+                f"num_data is {num_data} and the data have {len(context.source)} rows: the mutual "
+                "information needs at least 2"
+            )
+        rows = torch.randperm(len(context.source))[:size].sort().values.to(context.source.device)
+        _check_joint(guide, context)
         for _ in range(num_particles):
-            values, log_prior = _draws(model, guide, pair, rows)
-            own, aggregated = _densities(guide, pair, rows, values)
+            values, log_prior = _draws(model, guide, context, rows)
+            own, aggregated = _densities(guide, context, rows, values)
             runs.append((own - aggregated, aggregated - log_prior))
     mutual, divergence = (torch.stack(part).double().cpu() for part in zip(*runs, strict=True))
     return Information(
@@ -120,11 +125,11 @@ def information(
     )
 
 
-def _check_joint(guide: Callable[..., object], pair: Setting) -> None:
-    trace = poutine.trace(guide).get_trace(*pair.source.first(2))
-    auxiliary = sorted(set(latent_sites(trace)) - set(pair.sites))
+def _check_joint(guide: Callable[..., object], context: EvaluationContext) -> None:
+    trace = poutine.trace(guide).get_trace(*context.source.first(2))
+    auxiliary = sorted(set(latent_sites(trace)) - set(context.latent_sites))
     if auxiliary:
-        raise UndefinedError(
+        raise UndefinedQuantityError(
             f"the model has no sites {auxiliary}, which the guide samples: the density q(z | x) "
             "with them integrated out is not known, and so the information is not either"
         )
@@ -144,53 +149,62 @@ def _estimate(values: Tensor) -> Estimate:
 
 
 def _draws(
-    model: Callable[..., object], guide: Callable[..., object], pair: Setting, rows: Tensor
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    context: EvaluationContext,
+    rows: Tensor,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One draw per datum by site, (N, ...), and its log p(z), (N,)."""
     values: dict[str, list[Tensor]] = {}
     log_prior = []
-    for part in parts(len(rows), pair.limit):
-        batch = pair.source.arguments(rows[part])
+    for part in parts(len(rows), context.rows_per_run()):
+        batch = context.source.arguments(rows[part])
         model_trace, guide_trace = paired_traces(model, guide, batch)
-        log_prior.append(torch.stack(tuple(pair.log_probs(model_trace).values())).sum(0))
-        for name, value in pair.values(guide_trace).items():
+        log_prior.append(torch.stack(tuple(context.log_probs(model_trace).values())).sum(0))
+        for name, value in context.values(guide_trace).items():
             values.setdefault(name, []).append(value)
     return {name: torch.cat(found) for name, found in values.items()}, torch.cat(log_prior)
 
 
 def _densities(
-    guide: Callable[..., object], pair: Setting, rows: Tensor, values: dict[str, Tensor]
+    guide: Callable[..., object],
+    context: EvaluationContext,
+    rows: Tensor,
+    values: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """log q(z_n | x_n) and log q(z_n) of one draw per datum, each (N,)."""
     size = len(rows)
     own, aggregated = [], []
     for part in parts(size, _TABLE // size):
         here = {name: value[part] for name, value in values.items()}
-        table = _table(guide, pair, rows, here)
+        table = _table(guide, context, rows, here)
         own.append(table[:, part].diagonal())
         aggregated.append(table.logsumexp(1) - math.log(size))
     return torch.cat(own), torch.cat(aggregated)
 
 
 def _table(
-    guide: Callable[..., object], pair: Setting, rows: Tensor, values: dict[str, Tensor]
+    guide: Callable[..., object],
+    context: EvaluationContext,
+    rows: Tensor,
+    values: dict[str, Tensor],
 ) -> Tensor:
     """log q(z_i | x_n) of some draws under all data, (draws, N)."""
     draws = len(next(iter(values.values())))
     columns = []
-    for part in parts(len(rows), pair.limit):
-        batch = pair.source.arguments(rows[part])
+    for part in parts(len(rows), context.rows_per_run()):
+        batch = context.source.arguments(rows[part])
         width = len(batch[0])
         latents = latent_sites(poutine.trace(guide).get_trace(*batch))
-        fn = latents[pair.sites[0]]["fn"]
+        fn = latents[context.latent_sites[0]]["fn"]
         if len(latents) == 1 and _broadcasts(fn, width):
-            value = values[pair.sites[0]]
+            value = values[context.latent_sites[0]]
             few = _TABLE // max(1, width * value[0].numel())
             blocks = [fn.log_prob(value[some][:, None]) for some in parts(draws, few)]
         else:
             blocks = [
-                _run(guide, pair, batch, latents, {name: v[some] for name, v in values.items()})
-                for some in parts(draws, pair.limit // width)
+                _run(guide, context, batch, latents, {name: v[some] for name, v in values.items()})
+                for some in parts(draws, context.rows_per_run() // width)
             ]
         columns.append(torch.cat(blocks))
     return torch.cat(columns, 1)
@@ -198,7 +212,7 @@ def _table(
 
 def _run(
     guide: Callable[..., object],
-    pair: Setting,
+    context: EvaluationContext,
     batch: tuple[Tensor, ...],
     latents: dict[str, Site],
     values: dict[str, Tensor],
@@ -208,14 +222,14 @@ def _run(
     at_draws = {
         name: from_rows(
             value.repeat_interleave(width, 0),
-            pair.frame(latents[name]),
+            context.frame(latents[name]),
             len(latents[name]["fn"].event_shape),
         )
         for name, value in values.items()
     }
     conditioned = poutine.condition(guide, at_draws)
     trace = poutine.trace(conditioned).get_trace(*tiled(batch, draws))
-    log_probs = torch.stack(tuple(pair.log_probs(trace).values()))
+    log_probs = torch.stack(tuple(context.log_probs(trace).values()))
     return log_probs.sum(0).reshape(draws, width)
 
 

@@ -11,10 +11,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
-from pvae.evaluation.context import Setting, parts, setting
+from pvae._validation import at_least, positive
+from pvae.evaluation.context import EvaluationContext, context_of, parts
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.families import Family, family_of
-from pvae.pair.log_prob import terms
+from pvae.pair.log_prob import log_weight_terms
 from pvae.pair.predictive import at_means
 from pvae.pair.preserve import seeded
 from pvae.pair.tiling import tiled
@@ -45,7 +46,7 @@ class AmortizationGap(Estimate):
             "guide": self.guide,
             "fitted": self.fitted,
             "num_data": len(self.per_datum),
-            "steps": len(self.history),
+            "num_steps": len(self.history),
         }
 
 
@@ -54,7 +55,7 @@ def amortization_gap(
     guide: Callable[..., object],
     data: object,
     *,
-    steps: int = 500,
+    num_steps: int = 500,
     learning_rate: float = 0.05,
     num_draws: int = 8,
     num_particles: int = 100,
@@ -84,7 +85,7 @@ def amortization_gap(
         guide: q(z | x), called with the same; its latent sites must be reparameterized
             distributions in closed form.
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
-        steps: steps of Adam per batch of data, at least 1.
+        num_steps: steps of Adam per batch of data, at least 1.
         learning_rate: of its first step, above 0, on unconstrained parameters.
         num_draws: draws per datum and step, at least 1.
         num_particles: fresh draws per datum that both bounds are estimated with, at least 1.
@@ -96,7 +97,7 @@ def amortization_gap(
 
     Raises:
         ValueError: numbers out of range; no vectorized data plate, no latent site in it, or global
-            latent sites in the guide; or (`UndefinedError`) a site that is discrete or not
+            latent sites in the guide; or (`UndefinedQuantityError`) a site that is discrete or not
             reparameterized, or whose distribution is a flow, a point, or anything else that cannot
             be built anew from its parameters.
 
@@ -115,28 +116,25 @@ def amortization_gap(
         >>> abs(gap.mean - 0.25) < 4 * gap.mc_error
         True
     """
-    for name, number in (
-        ("steps", steps),
-        ("num_draws", num_draws),
-        ("num_particles", num_particles),
-    ):
-        if number < 1:
-            raise ValueError(f"{name} is {number}: give at least 1")
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate is {learning_rate}: give a number above 0")
+    at_least(1, num_steps=num_steps, num_draws=num_draws, num_particles=num_particles)
+    positive(learning_rate=learning_rate)
     found: list[tuple[Tensor, Tensor]] = []
-    history = torch.zeros(steps, dtype=torch.float64)
-    with setting(model, guide, data, seed=seed) as pair:
-        size = len(pair.source)
-        for number, part in enumerate(parts(size, pair.limit // num_draws)):
-            batch = pair.source.arguments(part)
-            free = _fitted(model, guide, pair, batch, steps, learning_rate, num_draws, history)
+    history = torch.zeros(num_steps, dtype=torch.float64)
+    context = context_of(model, guide, data)
+    context.require_latent_sites()
+    with context.evaluating(seed):
+        size = len(context.source)
+        for number, part in enumerate(parts(size, context.rows_per_run() // num_draws)):
+            batch = context.source.arguments(part)
+            free = _fitted(
+                model, guide, context, batch, num_steps, learning_rate, num_draws, history
+            )
             # The same random numbers for both, and none that the fit has seen.
             fresh = seed + 7919 * (number + 1)
             weights = []
             for program in (guide, free):
                 with seeded(fresh):
-                    weights.append(_weights(model, program, pair, batch, num_particles))
+                    weights.append(_weights(model, program, context, batch, num_particles))
             found.append((weights[0], weights[1]))
     before, after = (torch.cat(half, 1) for half in zip(*found, strict=True))
     per_datum = (after - before).mean(0)
@@ -174,9 +172,9 @@ class _Free(Messenger):
 def _fitted(
     model: Callable[..., object],
     guide: Callable[..., object],
-    pair: Setting,
+    context: EvaluationContext,
     batch: tuple[Tensor, ...],
-    steps: int,
+    num_steps: int,
     learning_rate: float,
     num_draws: int,
     history: Tensor,
@@ -184,13 +182,13 @@ def _fitted(
     """The guide with its distributions fitted to each row of the batch; adds to the history."""
     rows = len(batch[0])
     sites = latent_sites(poutine.trace(at_means(guide)).get_trace(*batch))
-    families = {name: family_of(name, site, pair.frame(site)) for name, site in sites.items()}
+    families = {name: family_of(name, site, context.frame(site)) for name, site in sites.items()}
     leaves = [leaf for family in families.values() for leaf in family.leaves]
     optimizer = torch.optim.Adam(leaves, learning_rate)
     tiles = tiled(batch, num_draws)
     free = _Free(families, num_draws)(guide)
-    for step in range(steps):
-        falling = 0.5 * (1 + math.cos(math.pi * step / steps))
+    for step in range(num_steps):
+        falling = 0.5 * (1 + math.cos(math.pi * step / num_steps))
         optimizer.param_groups[0]["lr"] = learning_rate * falling
         with torch.enable_grad():
             model_trace, guide_trace = paired_traces(model, free, tiles)
@@ -198,7 +196,7 @@ def _fitted(
                 # The path of the draw alone: the score's mean is 0, its variance is not.
                 constant = family.distribution(num_draws, detached=True)
                 guide_trace.nodes[name]["fn"] = cast(Any, constant)
-            local, _ = terms(model_trace, guide_trace, pair.plate)
+            local, _ = log_weight_terms(model_trace, guide_trace, context.plate)
             bound = torch.stack(tuple(local.values())).sum() / num_draws
             # Not `backward`, which would add to the gradients of the pair's own parameters.
             gradients = torch.autograd.grad(-bound, leaves)
@@ -217,15 +215,17 @@ def _fitted(
 def _weights(
     model: Callable[..., object],
     guide: Callable[..., object],
-    pair: Setting,
+    context: EvaluationContext,
     batch: tuple[Tensor, ...],
     num_particles: int,
 ) -> Tensor:
     """log p(x, z) - log q(z | x) of each particle and row, (particles, rows), float64."""
     rows = len(batch[0])
     found = []
-    for part in parts(num_particles, pair.limit // rows):
+    for part in parts(num_particles, context.rows_per_run() // rows):
         count = part.stop - part.start
-        local, _ = terms(*paired_traces(model, guide, tiled(batch, count)), pair.plate)
+        local, _ = log_weight_terms(
+            *paired_traces(model, guide, tiled(batch, count)), context.plate
+        )
         found.append(torch.stack(tuple(local.values())).sum(0).double().reshape(count, rows).cpu())
     return torch.cat(found)

@@ -8,9 +8,10 @@ from operator import itemgetter
 from torch import Tensor
 from tqdm import tqdm
 
+from pvae._validation import at_least
 from pvae.evaluation.annealing import Chains, anneal, gradients, temperatures, tune
-from pvae.evaluation.blocks import plan, rows_per_call
-from pvae.evaluation.chains import at_least_one, prepared, proposal
+from pvae.evaluation.blocks import plan
+from pvae.evaluation.chains import chain_context, start_guide
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, of_weights
 from pvae.pair.densities import Densities
 
@@ -28,9 +29,9 @@ def ais(
     num_temperatures: int = 200,
     *,
     start: str = "guide",
-    leapfrog: int = 10,
+    num_leapfrog_steps: int = 10,
     seed: int = 0,
-    budget: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> AnnealedLogLikelihood:
     """Estimate log p(x) as log mean_k w_k over annealed chains, in nats per datum.
@@ -57,11 +58,11 @@ def ais(
         guide: q(z | x), called with the same; not run at all if `start` is "prior".
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: chains K per datum.
-        num_temperatures: steps T from f_0 to p(x, z), which cost T (leapfrog + 1) gradients.
+        num_temperatures: steps T from f_0 to p(x, z), which cost T (num_leapfrog_steps + 1) gradients.
         start: "guide" or "prior".
-        leapfrog: leapfrog steps of one transition.
+        num_leapfrog_steps: leapfrog steps of one transition.
         seed: seeds pilot run and chains.
-        budget: bytes that the tensors of one gradient may take.
+        max_bytes: bytes that the tensors of one gradient may take.
         progress: show a progress bar.
 
     Returns:
@@ -91,9 +92,9 @@ def ais(
         num_particles,
         num_temperatures,
         start=start,
-        leapfrog=leapfrog,
+        num_leapfrog_steps=num_leapfrog_steps,
         seed=seed,
-        budget=budget,
+        max_bytes=max_bytes,
         progress=progress,
     )
     return forward
@@ -107,9 +108,9 @@ def both_ways(
     num_temperatures: int,
     *,
     start: str,
-    leapfrog: int,
+    num_leapfrog_steps: int,
     seed: int,
-    budget: int | None,
+    max_bytes: int | None,
     progress: bool,
     exact: Mapping[str, Tensor] | None = None,
 ) -> tuple[AnnealedLogLikelihood, AnnealedLogLikelihood | None]:
@@ -119,20 +120,20 @@ def both_ways(
         model: as the further arguments, as in `ais`.
         exact: one draw of p(z | x) per row of the data, by site, as the model gives it.
     """
-    at_least_one(
+    at_least(
+        1,
         num_particles=num_particles,
         num_temperatures=num_temperatures,
-        leapfrog=leapfrog,
-        budget=1 if budget is None else budget,
+        num_leapfrog_steps=num_leapfrog_steps,
+        max_bytes=1 if max_bytes is None else max_bytes,
     )
-    used = proposal(guide, start)
+    used = start_guide(guide, start)
     betas = temperatures(num_temperatures)
-    with prepared(model, used, data, seed) as (source, plate):
-        limit = rows_per_call(
+    with chain_context(model, used, data, seed) as (context, plate):
+        source = context.source
+        limit = context.rows_per_call(
             lambda batch, count: gradients(Densities(model, used, batch, count, plate)),
-            source,
-            plate,
-            budget,
+            max_bytes,
         )
         bar = tqdm(
             total=num_temperatures * num_particles * len(source) * (1 if exact is None else 2),
@@ -149,16 +150,18 @@ def both_ways(
             steps: list[Tensor] = []
             if num_temperatures > 1:
                 pilot = Densities(model, used, batch, min(_PILOT_CHAINS, sizes[0]), plate)
-                steps = tune(pilot, betas, rows, leapfrog)[0][:-1]
+                steps = tune(pilot, betas, rows, num_leapfrog_steps)[0][:-1]
             here: list[list[Chains]] = []
             for count in sizes:
                 densities = Densities(model, used, batch, count, plate)
                 of_chains = [step.repeat(count) for step in steps]
                 tick = partial(bar.update, rows * count)
-                found = [anneal(densities, densities.draws, betas, of_chains, leapfrog, tick)]
+                found = [
+                    anneal(densities, densities.draws, betas, of_chains, num_leapfrog_steps, tick)
+                ]
                 if exact is not None:
                     z, back = densities.at(exact, first), of_chains[::-1]
-                    found.append(anneal(densities, z, betas[::-1], back, leapfrog, tick))
+                    found.append(anneal(densities, z, betas[::-1], back, num_leapfrog_steps, tick))
                 here.append([chains.by_datum(count, rows) for chains in found])
             parts.append([Chains.joined(way, 0) for way in zip(*here, strict=True)])
         bar.close()

@@ -71,7 +71,7 @@ def anneal(
     z: Latents,
     betas: list[float],
     steps: list[Tensor],
-    leapfrog: int,
+    num_leapfrog_steps: int,
     tick: Callable[[], object],
 ) -> Chains:
     """Run chains along a path, and weigh them.
@@ -83,7 +83,7 @@ def anneal(
         z: exact draws from the first density of the path, by site, shape (chains, dim).
         betas: inverse temperatures along the path, T + 1 of them; from 1 to 0 it runs in reverse.
         steps: step sizes at the T - 1 inner ones, each (chains,), chosen by other random numbers.
-        leapfrog: leapfrog steps of a transition.
+        num_leapfrog_steps: leapfrog steps of a transition.
         tick: called at each temperature.
     """
     point = evaluate(tempered(densities, betas[0]), z)
@@ -98,14 +98,14 @@ def anneal(
         )
         log_weights = log_weights + change
         if index < len(steps):
-            point, accepted = transition(log_density, here, steps[index], leapfrog)
+            point, accepted = transition(log_density, here, steps[index], num_leapfrog_steps)
             acceptance += accepted
         tick()
     return Chains(log_weights, acceptance / len(steps) if steps else acceptance * math.nan)
 
 
 def tune(
-    densities: Densities, betas: list[float], rows: int, leapfrog: int
+    densities: Densities, betas: list[float], rows: int, num_leapfrog_steps: int
 ) -> tuple[list[Tensor], Latents]:
     """Step sizes for every temperature and datum, from a pilot run up to beta = 1.
 
@@ -113,7 +113,7 @@ def tune(
         densities: at both ends; chain k of row r is chain k * rows + r.
         betas: inverse temperatures from 0 to 1, T + 1 of them.
         rows: number of data.
-        leapfrog: leapfrog steps of a transition.
+        num_leapfrog_steps: leapfrog steps of a transition.
 
     Returns:
         Step sizes at all but the first temperature, each (rows,), and where the chains ended.
@@ -129,7 +129,7 @@ def tune(
         first = _WARM_UP if index == 0 else 0
         for turn in range(first + repeats):
             step = log_step.exp().repeat(count)
-            point, accepted = transition(log_density, point, step, leapfrog)
+            point, accepted = transition(log_density, point, step, num_leapfrog_steps)
             mean = accepted.reshape(count, rows).mean(0)
             gain = 1.0 if turn < first // 2 else 0.5 if turn < first else 0.2
             log_step = log_step + gain * (mean - _ACCEPTANCE).to(log_step.dtype)

@@ -2,20 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_factor
 from torch import Tensor
 
 from pvae.evaluation.annealed_importance import both_ways
-from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, UndefinedError
-from pvae.pair.modes import evaluating
-from pvae.pair.predictive import sample
-from pvae.pair.preserve import seeded
-from pvae.pair.sources import source_for
-from pvae.pair.traces import observed_sites, sample_sites
+from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, UndefinedQuantityError
+from pvae.pair.pair import rows_on_device
+from pvae.pair.preserve import evaluation_mode, seeded
+from pvae.pair.simulation import arguments_observed, simulate
+from pvae.pair.traces import sample_sites
 
 __all__ = ["Sandwich", "bdmc"]
 
@@ -52,9 +48,9 @@ def bdmc(
     num_temperatures: int = 200,
     *,
     start: str = "guide",
-    leapfrog: int = 10,
+    num_leapfrog_steps: int = 10,
     seed: int = 0,
-    budget: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> Sandwich:
     """Bound log p(x) from both sides on data that the model itself draws, in nats per datum.
@@ -83,9 +79,9 @@ def bdmc(
         num_particles: chains per datum, in each direction.
         num_temperatures: steps from f_0 to p(x, z).
         start: f_0: "guide" or "prior".
-        leapfrog: leapfrog steps of one transition.
+        num_leapfrog_steps: leapfrog steps of one transition.
         seed: seeds the simulated data, the pilot run and the chains.
-        budget: bytes that the tensors of one gradient may take.
+        max_bytes: bytes that the tensors of one gradient may take.
         progress: show a progress bar.
 
     Returns:
@@ -95,7 +91,7 @@ def bdmc(
         ValueError: as `pvae.ais`; a `pyro.factor`, which nothing can be drawn from; an observed
             site whose value is none of the arguments.
     """
-    simulated, draws = _simulated(model, like, seed)
+    simulated, draws = _simulate(model, like, seed)
     lower, upper = both_ways(
         model,
         guide,
@@ -103,9 +99,9 @@ def bdmc(
         num_particles,
         num_temperatures,
         start=start,
-        leapfrog=leapfrog,
+        num_leapfrog_steps=num_leapfrog_steps,
         seed=seed + 1,
-        budget=budget,
+        max_bytes=max_bytes,
         progress=progress,
         exact=draws,
     )
@@ -117,37 +113,15 @@ def bdmc(
     return Sandwich(lower, upper, gap, tuple(part.cpu() for part in simulated))
 
 
-def _simulated(
+def _simulate(
     model: Callable[..., object], like: object, seed: int
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """The arguments with draws in the place of what is observed, and the draws of every site."""
-    source = source_for(like, model)
-    batch = source.arguments(slice(0, len(source)))
-    with seeded(seed), torch.no_grad(), evaluating(model):
-        draws = sample(model, batch)
-        trace = poutine.trace(model).get_trace(*batch)
-        for name, site in sample_sites(trace):
-            if site_is_factor(cast(Any, site)):
-                raise UndefinedError(
-                    f"site {name!r} is a pyro.factor, which nothing can be drawn from: write it as "
-                    "a distribution with obs=, or estimate log p(x) with pvae.ais"
-                )
-        arguments = list(batch)
-        for name, site in observed_sites(trace).items():
-            for index, part in enumerate(batch):
-                if _same(site["value"], part):
-                    arguments[index] = draws[name].reshape(part.shape).to(part.dtype)
-        again = observed_sites(poutine.trace(model).get_trace(*arguments))
-        for name, site in again.items():
-            if not torch.equal(site["value"].to(draws[name].dtype), draws[name]):
-                raise UndefinedError(
-                    f"site {name!r} observes something computed from the arguments, so that no "
-                    "argument can be made of a draw of it: pass what is observed as an argument, "
-                    "or estimate log p(x) with pvae.ais"
-                )
-    return tuple(arguments), draws
-
-
-def _same(value: Tensor, argument: Tensor) -> bool:
-    """Whether a value is an argument, whatever its shape."""
-    return value.data_ptr() == argument.data_ptr() and value.numel() == argument.numel()
+    """Simulated arguments of the programs, and the draws of every site that generated them."""
+    source = rows_on_device(like, model)
+    batch = source.first(len(source))
+    with seeded(seed), torch.no_grad(), evaluation_mode(model):
+        try:
+            trace, simulated = simulate(model, batch, arguments_observed(model, batch))
+        except ValueError as error:
+            raise UndefinedQuantityError(f"{error}; or estimate log p(x) with pvae.ais") from error
+    return simulated, {name: site["value"] for name, site in sample_sites(trace)}

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from pvae.data import rows
 from pvae.evaluation.blocks import blocks
+from pvae.evaluation.context import context_of
 from pvae.evaluation.estimate import Bound, Estimate
+from pvae.pair.particles import total
 
 __all__ = ["elbo"]
 
@@ -20,7 +21,7 @@ def elbo(
     num_particles: int = 1,
     *,
     seed: int = 0,
-    budget: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> Bound:
     """Estimate the evidence lower bound E_q[log p(x, z) - log q(z | x)], in nats per datum.
@@ -38,7 +39,8 @@ def elbo(
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: draws from the guide per datum.
         seed: seeds the draws.
-        budget: bytes that the tensors of one call of the pair may take.
+        max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on
+            the device).
         progress: show a progress bar.
 
     Returns:
@@ -62,32 +64,32 @@ def elbo(
         >>> abs(bound.mean - exact.item()) < 1e-5
         True
     """
-    size = len(rows(data))
+    context = context_of(model, guide, data)
+    size = len(context.source)
     totals = torch.zeros(size, dtype=torch.float64)
     squares = torch.zeros(size, dtype=torch.float64)
     sites: dict[str, float] = defaultdict(float)
-    shared: dict[str, list[float]] = defaultdict(list)
+    global_: dict[str, list[float]] = defaultdict(list)
     label = "bound" if progress else ""
-    for block in blocks(
-        model, guide, data, num_particles, seed=seed, budget=budget, progress=label
+    for here, terms in blocks(
+        context, num_particles, seed=seed, max_bytes=max_bytes, progress=label
     ):
-        weights = block.log_weights.double().cpu()
-        here = slice(block.start, block.start + weights.shape[1])
+        weights = total(terms.local).double().cpu()
         totals[here] += weights.sum(0)
         squares[here] += weights.square().sum(0)
-        for site, term in block.local.items():
+        for site, term in terms.local.items():
             sites[site] += term.double().sum().item() / (size * num_particles)
-        for site, value in block.shared.items():
-            shared[site].append(value / size)
+        for site, value in terms.global_.items():
+            global_[site].append(value.item() / size)
     per_datum = totals / num_particles
-    if num_particles > 1 and not shared:
+    if num_particles > 1 and not global_:
         variances = (squares - num_particles * per_datum.square()).clamp(min=0) / (
             num_particles - 1
         )
         mc_error = math.sqrt(variances.sum().item() / num_particles) / size
-    else:  # one draw, or draws of global sites that all data share: the spread is not known
+    else:  # one draw, or one draw of a global site for all data: the spread is unknown
         mc_error = math.nan
-    for site, values in shared.items():
+    for site, values in global_.items():
         sites[site] += sum(values) / len(values)
         per_datum = per_datum + sum(values) / len(values)
     mean, std_error = Estimate.over_data(per_datum)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pvae.evaluation.activity import ActiveUnits, active_units
 from pvae.evaluation.aggregated_posterior import Information, information
-from pvae.evaluation.estimate import UndefinedError
+from pvae.evaluation.estimate import UndefinedQuantityError
 from pvae.evaluation.kl_divergence import Divergence, kl_by_site
 
 __all__ = ["LatentUse", "latent_use"]
@@ -129,6 +129,6 @@ def latent_use(
     active = active_units(model, guide, data, threshold=threshold, seed=seed)
     try:
         parts = information(model, guide, data, num_data=num_data, seed=seed)
-    except UndefinedError as error:
+    except UndefinedQuantityError as error:
         return LatentUse(divergence, active, None, str(error))
     return LatentUse(divergence, active, parts)

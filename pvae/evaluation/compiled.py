@@ -1,4 +1,4 @@
-"""Draws from a compiled graph, where there are enough of one shape to pay for compiling."""
+"""Log-weight terms from a compiled graph, if enough blocks of one shape pay for the compilation."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -6,68 +6,68 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from pvae.engine.inductor import compiled
+from pvae.engine.inductor import compile_recording
 from pvae.engine.recording import CaptureError, Recording, record
-from pvae.evaluation.draws import Draws
-from pvae.pair.preserve import preserved
+from pvae.pair.log_prob import Terms
+from pvae.pair.preserve import preserve_generators
 
-__all__ = ["Replayed"]
+__all__ = ["CompiledTerms"]
 
-# Blocks of one shape from which on a graph is compiled, which takes some seconds; more of single
-# rows, for pairs whose data cannot be told apart.
+# Number of blocks of one shape that pays for compilation, which takes seconds; more for single
+# rows, which pairs without a data plate are evaluated in.
 _ENOUGH, _ENOUGH_SINGLE = 200, 5000
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-2  # rounding of a sum over the elements of x, in nats
 
-_Draw = Callable[[tuple[Tensor, ...], int], Draws]
+_Run = Callable[[tuple[Tensor, ...], int], Terms]
 
 
-class Replayed:
-    """A way to draw, compiled for the shapes that come often; called like the way itself.
+class CompiledTerms:
+    """A function of batch and number of particles, compiled for frequent shapes.
 
-    A compiled graph draws the same random numbers. Its first block is compared with the way itself;
-    where they differ, or where it cannot be recorded or compiled, the way itself is kept.
+    The compiled graph draws the same random numbers. Its first block is compared with the function;
+    if they differ, or if recording or compilation fails, the function itself is used.
 
     Args:
-        draw: from a batch and a count of particles to draws.
-        shapes: rows and count of each block that will be asked for.
+        run: from a batch and a number of particles to the terms of their log-weights.
+        shapes: rows and particles of each block to come.
     """
 
-    def __init__(self, draw: _Draw, shapes: Iterable[tuple[int, int]]) -> None:
-        self.draw = draw
-        self.often = {
+    def __init__(self, run: _Run, shapes: Iterable[tuple[int, int]]) -> None:
+        self.run = run
+        self.frequent = {
             shape
             for shape, times in Counter(shapes).items()
             if times >= (_ENOUGH_SINGLE if shape == (1, 1) else _ENOUGH)
         }
         self.graphs: dict[tuple[int, int], tuple[Recording, list[str]] | None] = {}
 
-    def __call__(self, batch: tuple[Tensor, ...], count: int) -> Draws:
-        """The draws of a block."""
+    def __call__(self, batch: tuple[Tensor, ...], count: int) -> Terms:
+        """The terms of a block."""
         shape = (len(batch[0]), count)
-        if shape not in self.often or batch[0].is_cuda:
-            return self.draw(batch, count)
+        if shape not in self.frequent or batch[0].is_cuda:
+            return self.run(batch, count)
         if shape not in self.graphs:
-            self.graphs[shape] = self._made(batch, count)
+            self.graphs[shape] = self._compile(batch, count)
         graph = self.graphs[shape]
-        return self.draw(batch, count) if graph is None else _run(graph, batch)
+        return self.run(batch, count) if graph is None else _replay(graph, batch)
 
-    def _made(self, batch: tuple[Tensor, ...], count: int) -> tuple[Recording, list[str]] | None:
-        with preserved():
-            expected = self.draw(batch, count)
+    def _compile(self, batch: tuple[Tensor, ...], count: int) -> tuple[Recording, list[str]] | None:
+        with preserve_generators():
+            expected = self.run(batch, count)
         sites = list(expected.local)
-        if expected.shared:
+        if expected.global_:
             return None
 
         def values(*given: Tensor) -> tuple[Tensor, ...]:
-            drawn = self.draw(given, count).local
-            return tuple(drawn[site] for site in sites)
+            terms = self.run(given, count).local
+            return tuple(terms[site] for site in sites)
 
         try:
-            graph = compiled(record(values, [], [], batch, {}), batch), sites
+            graph = compile_recording(record(values, [], [], batch, {}), batch), sites
         except CaptureError:
             return None
-        with preserved():
-            got = _run(graph, batch)
+        with preserve_generators():
+            got = _replay(graph, batch)
         same = all(
             torch.allclose(got.local[site], value, _RELATIVE, _ABSOLUTE)
             for site, value in expected.local.items()
@@ -75,7 +75,7 @@ class Replayed:
         return graph if same else None
 
 
-def _run(graph: tuple[Recording, list[str]], batch: Sequence[Tensor]) -> Draws:
+def _replay(graph: tuple[Recording, list[str]], batch: Sequence[Tensor]) -> Terms:
     recording, sites = graph
     values: Sequence[object] = recording(batch).losses
-    return Draws(dict(zip(sites, values, strict=True)), {})  # type: ignore[arg-type]
+    return Terms(dict(zip(sites, values, strict=True)), {})  # type: ignore[arg-type]

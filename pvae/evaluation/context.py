@@ -1,150 +1,311 @@
-"""Latent sites in the data plate, laid out datum by datum: the rows come first."""
+"""The evaluation context: a pair and its data, examined once for any number of measures."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from pvae.data import Rows
-from pvae.evaluation.blocks import plate_of_rows, refuse_neighbours, rows_per_call
-from pvae.evaluation.draws import Draws, tiled_draws
-from pvae.evaluation.estimate import UndefinedError
-from pvae.pair.log_prob import DataPlate
-from pvae.pair.modes import evaluating
-from pvae.pair.preserve import seeded
-from pvae.pair.sources import source_for
-from pvae.pair.traces import Site, latent_sites, paired_traces, sample_sites
+from pvae.evaluation.estimate import UndefinedQuantityError
+from pvae.evaluation.memory import allowed_bytes, peak_bytes
+from pvae.pair.independence import dependent_sites
+from pvae.pair.log_prob import Terms, log_weight_terms, site_log_prob, sum_to_rows
+from pvae.pair.pair import rows_on_device
+from pvae.pair.plate import DataPlate, find_data_plate
+from pvae.pair.preserve import evaluation_mode, preserve_generators, seeded
+from pvae.pair.tiling import tiled
+from pvae.pair.traces import (
+    PROGRAM_ERRORS,
+    Site,
+    latent_sites,
+    paired_traces,
+    sample_sites,
+)
 
-__all__ = ["Setting", "from_rows", "parts", "setting", "to_rows"]
+__all__ = ["EvaluationContext", "context_of", "from_rows", "parts", "tiled_terms", "to_rows"]
+
+_Program = Callable[..., object]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the measures of a posterior start from.
+class EvaluationContext:
+    """A pair and its data, with what evaluation has to know of them, found once.
+
+    Every function of `pvae.evaluation` makes one of its `data`, and accepts one in their place: then
+    several measures of one pair on the same data share it.
+
+    Args:
+        model: p(x, z), called with one batch.
+        guide: q(z | x), called with the same; None if it is not used.
+        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        independent: whether the rows of a batch are known not to depend on each other.
 
     Attributes:
         source: the data, on the device of the pair.
-        plate: the data plate.
-        limit: how many rows one call of the pair sees at most.
-        sites: names of the latent sites in the data plate, in the guide's order.
-        shared: whether the guide has global sites beside them.
+        plate: the data plate, or None.
+        model_trace: of the model on the first rows, replayed against `guide_trace`.
+        guide_trace: of the guide on the first rows; empty without a guide.
+
+    Raises:
+        UndefinedQuantityError: the pair does not run on a few rows, or rows of a batch depend on
+            each other.
+
+    Example:
+        >>> import pvae, pyro
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> context = pvae.evaluation.EvaluationContext(model, guide, torch.zeros(10))
+        >>> bound = pvae.elbo(model, guide, context)
+        >>> likelihood = pvae.log_likelihood(model, guide, context, num_particles=10)
+        >>> context.plate.name, context.latent_sites
+        ('data', ('z',))
     """
 
-    source: Rows
-    plate: DataPlate
-    limit: int
-    sites: tuple[str, ...]
-    shared: bool
+    def __init__(
+        self, model: _Program, guide: _Program | None, data: object, *, independent: bool = False
+    ) -> None:
+        self.model, self.guide = model, guide
+        self._programs = (model,) if guide is None else (model, guide)
+        self.source: Rows = rows_on_device(data, *self._programs)
+        self._limits: dict[str, int] = {}
+        with preserve_generators(), torch.no_grad(), evaluation_mode(*self._programs):
+            head = self.source.first(2)
+            try:
+                self.plate: DataPlate | None = find_data_plate(self.traces, head)
+                self.model_trace, self.guide_trace = self.traces(head)
+                log_weight_terms(self.model_trace, self.guide_trace, self.plate)
+            except PROGRAM_ERRORS as error:
+                raise UndefinedQuantityError(
+                    f"the pair does not run on {len(head[0])} rows of the data ({error}), so a "
+                    "datum cannot be evaluated by itself; a guide with one row of parameters per "
+                    "datum, such as an autoguide over local sites, is trained on all data at once "
+                    "and has no bound but its objective"
+                ) from error
+            if not independent:
+                self._require_independent_rows()
+
+    def on(self, data: object) -> "EvaluationContext":
+        """The same pair on other data of the same shape, without another examination."""
+        other = copy.copy(self)
+        other.source = rows_on_device(data, *self._programs)
+        return other
+
+    def traces(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
+        """Traces of the model, replayed against the guide, and of the guide, on a batch."""
+        if self.guide is not None:
+            return paired_traces(self.model, self.guide, batch)
+        return poutine.trace(self.model).get_trace(*batch), poutine.Trace()
+
+    def _require_independent_rows(self) -> None:
+        guide = self.model if self.guide is None else self.guide
+        dependent = dependent_sites(self.model, guide, self.plate, self.spread(4))
+        if dependent:
+            sites = ", ".join(f"{name!r} in the {role}" for role, name in dependent)
+            raise UndefinedQuantityError(
+                f"the terms of a datum at {sites} depend on other rows of its batch, even in eval "
+                "mode, so its particles cannot be weighted; pvae.check names the likely cause"
+            )
+
+    def spread(self, count: int) -> tuple[Tensor, ...]:
+        """The arguments of the programs for a few rows from all over the data."""
+        size = len(self.source)
+        return self.source.arguments(torch.linspace(0, size - 1, min(count, size)).long())
+
+    @contextmanager
+    def evaluating(self, seed: int) -> Iterator[None]:
+        """Seed the generators, switch to eval mode and off gradients; restore all on exit."""
+        with seeded(seed), torch.no_grad(), evaluation_mode(*self._programs):
+            yield
+
+    # Sites
+
+    @property
+    def latent_sites(self) -> tuple[str, ...]:
+        """Names of the local latent sites that model and guide share, in the guide's order."""
+        prior = latent_sites(self.model_trace)
+        return tuple(
+            name
+            for name, site in latent_sites(self.guide_trace).items()
+            if name in prior and self.plate is not None and self.plate.frame(site) is not None
+        )
+
+    @property
+    def global_sites(self) -> list[str]:
+        """Names of the guide's global latent sites, sorted."""
+        sites = latent_sites(self.guide_trace).items()
+        plate = self.plate
+        return sorted(n for n, site in sites if plate is None or plate.frame(site) is None)
+
+    def require_plate(self) -> DataPlate:
+        """The data plate, vectorized and not subsampling.
+
+        Raises:
+            UndefinedQuantityError: there is no such plate.
+        """
+        plate = self.plate
+        if plate is None:
+            what = "no plate of the batch's size encloses the observed sites"
+        elif not plate.vectorized:
+            what = f"the data plate {plate.name!r} is a loop over the data"
+        elif plate.subsamples:
+            what = f"the data plate {plate.name!r} subsamples the batch itself"
+        else:
+            return plate
+        raise UndefinedQuantityError(
+            f"{what}: each datum needs its own row of a vectorized plate of size len(batch), `with "
+            'pyro.plate("data", len(x))`, to be evaluated by itself'
+        )
+
+    def require_latent_sites(self, *, allow_global: bool = False) -> tuple[str, ...]:
+        """The local latent sites of a pair with a vectorized data plate.
+
+        Args:
+            allow_global: whether the guide may have global sites beside them.
+
+        Raises:
+            UndefinedQuantityError: there is no such plate or site, or there are global sites.
+        """
+        plate = self.require_plate()
+        if self.global_sites and not allow_global:
+            raise UndefinedQuantityError(
+                f"sites {self.global_sites} are global (outside the data plate {plate.name!r}), so "
+                "this measure of each datum's posterior is not defined; make them parameters"
+            )
+        if not self.latent_sites:
+            proposed, prior = latent_sites(self.guide_trace), latent_sites(self.model_trace)
+            raise UndefinedQuantityError(
+                f"guide and model share no latent site in the data plate {plate.name!r}: the guide "
+                f"samples {sorted(proposed)}, the model {sorted(prior)}"
+            )
+        return self.latent_sites
 
     def frame(self, site: Site) -> CondIndepStackFrame:
-        """The data plate at a site that is in it."""
-        frame = self.plate.frame(site)
+        """The data plate's frame at a local site."""
+        frame = None if self.plate is None else self.plate.frame(site)
         assert frame is not None
         return frame
 
     def values(self, trace: poutine.Trace) -> dict[str, Tensor]:
-        """The latent values in a trace by site, each of shape (rows, ...)."""
+        """The values of the local latent sites in a trace, each of shape (rows, ...)."""
         sites = dict(sample_sites(trace))
         return {
             name: to_rows(
                 sites[name]["value"], self.frame(sites[name]), len(sites[name]["fn"].event_shape)
             )
-            for name in self.sites
+            for name in self.latent_sites
         }
 
     def log_probs(self, trace: poutine.Trace) -> dict[str, Tensor]:
-        """The log-probabilities of the latent values in a trace by site, each (rows,), in nats."""
-        found = {}
-        for name, site in sample_sites(trace):
-            if name in self.sites:
-                log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
-                found[name] = (
-                    to_rows(log_prob, self.frame(site)).reshape(self.frame(site).size, -1).sum(1)
-                )
-        return found
+        """Log-probabilities of the local latent sites in a trace, each (rows,), in nats."""
+        names, plate = self.latent_sites, self.require_plate()
+        return {
+            name: sum_to_rows(site_log_prob(site, plate), site, plate)
+            for name, site in sample_sites(trace)
+            if name in names
+        }
+
+    # Memory
+
+    def rows_per_call(
+        self,
+        run: Callable[[tuple[Tensor, ...], int], object],
+        max_bytes: int | None = None,
+        *,
+        name: str = "",
+    ) -> int:
+        """How many rows, counted once per particle, fit into memory at once.
+
+        Args:
+            run: called with a batch of one row and a number of particles, and measured.
+            max_bytes: that the tensors of one run may take (default: what is fast on the device).
+            name: remembers the result for further calls without `max_bytes`; "" does not.
+        """
+        plate = self.plate
+        if plate is None or not plate.vectorized:
+            return 1  # rows may depend on each other: one at a time is always right
+        if name and max_bytes is None and name in self._limits:
+            return self._limits[name]
+        sized = plate.full_size if plate.full_size != plate.rows else None
+        head = self.source.first(1)
+        few, many = (2, 6) if sized is None or sized >= 6 else (1, min(2, sized))
+        with preserve_generators():
+            before, after = (
+                peak_bytes(lambda count=count: run(head, count))  # type: ignore[misc]
+                for count in (few, many)
+            )
+        per_row = max(1, (after - before) // max(1, many - few))
+        limit = max(1, allowed_bytes(max_bytes, head[0].device) // per_row)
+        limit = limit if sized is None else min(limit, sized)
+        if name and max_bytes is None:
+            self._limits[name] = limit
+        return limit
+
+    def rows_per_run(self) -> int:
+        """How many rows fit into one run of both programs."""
+        return self.rows_per_call(lambda batch, n: tiled_terms(self, batch, n), name="run")
 
 
-@contextmanager
-def setting(
-    model: Callable[..., object],
-    guide: Callable[..., object],
-    data: object,
-    *,
-    seed: int,
-    shared: bool = False,
-) -> Iterator[Setting]:
-    """Look at a pair, and hold it ready: in eval mode, seeded, without gradients.
+def context_of(model: _Program, guide: _Program | None, data: object) -> EvaluationContext:
+    """The context of a pair and data; `data` itself if it is one."""
+    if isinstance(data, EvaluationContext):
+        return data
+    return EvaluationContext(model, guide, data)
 
-    Args:
-        model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
-        seed: seeds the draws; the generators outside are left as they are.
-        shared: whether the guide may have global sites, which are then left out.
+
+def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: int) -> Terms:
+    """Terms of the log-weights of `count` particles per row, by running both programs on tiles.
+
+    Returns:
+        Local terms of shape (count, rows); without a data plate all terms are of shape (1, 1).
 
     Raises:
-        UndefinedError: there is no data plate, or not a vectorized one, or it subsamples by itself;
-            it holds no latent site; the guide has global sites and must not.
+        ValueError: a data plate that subsamples the batch itself.
     """
-    source = source_for(data, model, guide)
-    with seeded(seed), torch.no_grad(), evaluating(model, guide):
-        head = source.first(2)
-        plate = plate_of_rows(model, guide, head)
-        if plate is None or not plate.vectorized or plate.subsamples:
-            raise UndefinedError(
-                f"{_plate(plate)}: the posterior of one datum is told from that of another by a "
-                'vectorized plate of size len(batch), `with pyro.plate("data", len(x))`'
-            )
-        refuse_neighbours(model, guide, plate, source)
-        model_trace, guide_trace = paired_traces(model, guide, head)
-        proposed, prior = latent_sites(guide_trace), latent_sites(model_trace)
-        outside = sorted(name for name, site in proposed.items() if plate.frame(site) is None)
-        if outside and not shared:
-            raise UndefinedError(
-                f"sites {outside} are outside the data plate {plate.name!r}: all data share them, "
-                "so this measure of each datum's posterior is not defined; make them parameters"
-            )
-        sites = tuple(name for name in proposed if name in prior and name not in outside)
-        if not sites:
-            raise UndefinedError(
-                f"guide and model share no latent site in the data plate {plate.name!r}: the guide "
-                f"samples {sorted(proposed)}, the model {sorted(prior)}"
-            )
-
-        def draw(batch: tuple[Tensor, ...], count: int) -> Draws:
-            return tiled_draws(model, guide, batch, count, plate)
-
-        limit = rows_per_call(draw, source, plate, None)
-        yield Setting(source, plate, limit, sites, bool(outside))
-
-
-def _plate(plate: DataPlate | None) -> str:
+    assert context.guide is not None
+    plate, width = context.plate, len(batch[0])
+    traces = paired_traces(context.model, context.guide, tiled(batch, count))
+    local, global_ = log_weight_terms(*traces, plate)
     if plate is None:
-        return "no plate of the batch's size encloses the observed sites"
-    how = "subsamples by itself" if plate.vectorized else "is a loop over the data"
-    return f"the data plate {plate.name!r} {how}"
+        return Terms({site: value.reshape(1, 1) for site, value in global_.items()}, {})
+    for site, value in local.items():
+        if len(value) != count * width:
+            raise ValueError(
+                f"site {site!r} has {len(value)} rows in plate {plate.name!r} for a batch of "
+                f"{count * width}: a plate that subsamples the batch itself cannot be evaluated "
+                "datum by datum; pass the subsample as the batch"
+            )
+    return Terms({site: value.reshape(count, width) for site, value in local.items()}, global_)
 
 
-def parts(total: int, most: int) -> Iterator[slice]:
-    """Go through `total` rows, at most so many at once."""
-    for start in range(0, total, max(1, most)):
-        yield slice(start, min(start + max(1, most), total))
+def parts(total: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` rows (at least 1) that cover `total` rows.
+
+    Example:
+        >>> list(parts(5, 2))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, total, max(1, size)):
+        yield slice(start, min(start + max(1, size), total))
 
 
 def to_rows(value: Tensor, frame: CondIndepStackFrame, event_dim: int = 0) -> Tensor:
-    """The data plate's dimension first; a value that all rows share is repeated."""
+    """Move the data plate's dimension to the front; a value common to all rows is expanded."""
     assert frame.dim is not None
     dim = frame.dim - event_dim
-    sizes = torch.broadcast_shapes(value.shape, (frame.size,) + (1,) * (-dim - 1))
+    sizes: Sequence[int] = torch.broadcast_shapes(value.shape, (frame.size,) + (1,) * (-dim - 1))
     return value.expand(sizes).movedim(dim, 0)
 
 
 def from_rows(value: Tensor, frame: CondIndepStackFrame, event_dim: int = 0) -> Tensor:
-    """A value of shape (rows, ...) with the rows where the data plate wants them."""
+    """Move the rows of a value of shape (rows, ...) to the data plate's dimension."""
     assert frame.dim is not None
     return value.movedim(0, frame.dim - event_dim)

@@ -12,12 +12,12 @@ __all__ = [
     "Bound",
     "Estimate",
     "LogLikelihood",
-    "UndefinedError",
+    "UndefinedQuantityError",
     "of_weights",
 ]
 
 
-class UndefinedError(ValueError):
+class UndefinedQuantityError(ValueError):
     """A quantity that is not defined for a pair of this structure."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints, transform_to
 from torch.distributions.constraints import Constraint
 
-from pvae.evaluation.estimate import UndefinedError
+from pvae.evaluation.estimate import UndefinedQuantityError
 from pvae.pair.traces import Site
 
 __all__ = ["Family", "family_of"]
@@ -84,12 +84,12 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
         base = base.base_dist
     kind = type(base).__name__
     if not fn.has_rsample:
-        raise UndefinedError(
+        raise UndefinedQuantityError(
             f"site {name!r} draws from {kind}, which is not reparameterized: its parameters cannot "
             "be fitted to a datum by gradients of the bound"
         )
     if isinstance(base, dist.Delta):
-        raise UndefinedError(f"site {name!r} is a point (Delta): it has no bound to fit")
+        raise UndefinedQuantityError(f"site {name!r} is a point (Delta): it has no bound to fit")
     named = _parameters(base)
     family = None
     if named:
@@ -105,7 +105,7 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
             wrappers,
         )
     if family is None or not _same(family, fn):
-        raise UndefinedError(
+        raise UndefinedQuantityError(
             f"site {name!r} draws from {kind}, which cannot be built anew from free parameters "
             "(a flow's are those of its networks): the gap is defined for families in closed form, "
             "Normal, MultivariateNormal, LogNormal, Gamma, Beta and their like"

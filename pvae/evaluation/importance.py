@@ -7,14 +7,12 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 
-from pvae.data import rows
 from pvae.evaluation.blocks import blocks
-from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedError, of_weights
+from pvae.evaluation.context import EvaluationContext, context_of
+from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedQuantityError, of_weights
 from pvae.evaluation.pareto import Tails
 from pvae.pair.distributions import elementwise_support
-from pvae.pair.modes import evaluating
-from pvae.pair.preserve import preserved
-from pvae.pair.sources import source_for
+from pvae.pair.particles import total
 from pvae.pair.traces import observed_sites
 
 __all__ = ["log_likelihood"]
@@ -27,7 +25,7 @@ def log_likelihood(
     num_particles: int = 5000,
     *,
     seed: int = 0,
-    budget: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> LogLikelihood:
     """Estimate log p(x) as log mean_k p(x, z_k) / q(z_k | x), in nats per datum.
@@ -47,7 +45,8 @@ def log_likelihood(
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: draws K from the guide per datum.
         seed: seeds the draws.
-        budget: bytes that the tensors of one call of the pair may take.
+        max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on
+            the device).
         progress: show a progress bar.
 
     Returns:
@@ -56,24 +55,24 @@ def log_likelihood(
         `.bits_per_dim` for discretized images.
 
     Raises:
-        UndefinedError: the model has a global latent site: its evidence does not split by datum.
+        UndefinedQuantityError: the model has a global latent site: its evidence does not split by datum.
     """
-    size = len(rows(data))
+    context = context_of(model, guide, data)
+    size = len(context.source)
     first = torch.full((size,), -math.inf, dtype=torch.float64)
     second = first.clone()
     tails = Tails(size, num_particles)
     label = "log-likelihood" if progress else ""
-    for block in blocks(
-        model, guide, data, num_particles, seed=seed, budget=budget, progress=label
+    for here, terms in blocks(
+        context, num_particles, seed=seed, max_bytes=max_bytes, progress=label
     ):
-        if block.shared:
-            raise UndefinedError(
-                f"sites {sorted(block.shared)} are outside the data plate: all data share them, so "
-                "log p(x) is no mean over data; estimate the bound with pvae.elbo instead"
+        if terms.global_:
+            raise UndefinedQuantityError(
+                f"sites {sorted(terms.global_)} are global (outside the data plate), so log p(x) is "
+                "not a mean over data; estimate the bound with pvae.elbo instead"
             )
-        weights = block.log_weights.double().cpu()
-        here = slice(block.start, block.start + weights.shape[1])
-        tails.add(block.start, weights)
+        weights = total(terms.local).double().cpu()
+        tails.add(here.start, weights)
         first[here] = torch.logaddexp(first[here], weights.logsumexp(0))
         second[here] = torch.logaddexp(second[here], (2 * weights).logsumexp(0))
     per_datum, ess, mc_error = of_weights(first, second, num_particles)
@@ -85,17 +84,16 @@ def log_likelihood(
         num_particles,
         per_datum.float(),
         ess.float(),
-        tails.k(budget).float(),
-        _levelled_elements(model, data),
+        tails.k(max_bytes).float(),
+        _discrete_elements(context),
     )
 
 
-def _levelled_elements(model: Callable[..., object], data: object) -> int | None:
-    """How many elements of a datum take one of several levels, if all that is observed does."""
-    source = source_for(data, model)
-    with preserved(), torch.no_grad(), evaluating(model):
-        trace = poutine.trace(model).get_trace(*source.first(1))
+def _discrete_elements(context: EvaluationContext) -> int | None:
+    """Number of elements of a datum if all observed sites are discrete but not binary."""
+    with context.evaluating(0):
+        trace = poutine.trace(context.model).get_trace(*context.source.first(1))
     sites = observed_sites(trace).values()
     supports = [elementwise_support(site["fn"]) for site in sites]
-    levelled = [s is not None and s.is_discrete and s is not constraints.boolean for s in supports]
-    return sum(site["value"].numel() for site in sites) if levelled and all(levelled) else None
+    discrete = [s is not None and s.is_discrete and s is not constraints.boolean for s in supports]
+    return sum(site["value"].numel() for site in sites) if discrete and all(discrete) else None

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    Independent,
-    MultivariateNormal,
-    Normal,
-    kl_divergence,
-)
+from torch.distributions import Distribution, Independent
 
-from pvae.evaluation.context import Setting, parts, setting, to_rows
+from pvae._validation import at_least
+from pvae.evaluation.context import EvaluationContext, context_of, parts, to_rows
 from pvae.evaluation.estimate import Estimate
+from pvae.pair.kl import closed_form_kl, sites_with_exact_kl
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces
 
@@ -83,16 +79,17 @@ def kl_by_site(
     Raises:
         ValueError: no particles; no vectorized data plate, or no latent site in it.
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles is {num_particles}: give at least 1")
+    at_least(1, num_particles=num_particles)
     sums: dict[str, list[_Sums]] = {}
-    with setting(model, guide, data, seed=seed, shared=True) as pair:
-        for rows in parts(len(pair.source), max(1, pair.limit // num_particles)):
-            batch = pair.source.arguments(rows)
-            for name, part in _batch(model, guide, pair, batch, num_particles).items():
+    context = context_of(model, guide, data)
+    context.require_latent_sites(allow_global=True)
+    with context.evaluating(seed):
+        for rows in parts(len(context.source), max(1, context.rows_per_run() // num_particles)):
+            batch = context.source.arguments(rows)
+            for name, part in _batch(model, guide, context, batch, num_particles).items():
                 sums.setdefault(name, []).append(part)
-        # A draw of a global site is shared by all data of a call: the spread is not known.
-        spread_known = num_particles > 1 and not pair.shared
+        # A draw of a global site is common to all data of a call: the spread is unknown.
+        spread_known = num_particles > 1 and not context.global_sites
     return {name: _divergence(found, num_particles, spread_known) for name, found in sums.items()}
 
 
@@ -111,22 +108,20 @@ class _Sums:
 def _batch(
     model: Callable[..., object],
     guide: Callable[..., object],
-    pair: Setting,
+    context: EvaluationContext,
     batch: tuple[Tensor, ...],
     num_particles: int,
 ) -> dict[str, _Sums]:
     found: dict[str, _Sums] = {}
     width = len(batch[0])
-    for part in parts(num_particles, pair.limit // width):
+    for part in parts(num_particles, context.rows_per_run() // width):
         count = part.stop - part.start
         model_trace, guide_trace = paired_traces(model, guide, tiled(batch, count))
         proposed, prior = latent_sites(guide_trace), latent_sites(model_trace)
-        # Otherwise a site's parents in the model may be drawn from it in the guide, and the closed
-        # form, which holds them fixed, would not be the expectation.
-        aligned = [n for n in proposed if n in prior] == [n for n in prior if n in proposed]
-        for name in pair.sites:
-            frame = pair.frame(proposed[name])
-            terms, factorized, analytic = _terms(proposed[name], prior[name], aligned)
+        exact_sites = sites_with_exact_kl(list(prior), list(proposed))
+        for name in context.latent_sites:
+            frame = context.frame(proposed[name])
+            terms, factorized, analytic = _terms(proposed[name], prior[name], name in exact_sites)
             rest = terms.dim() - len(proposed[name]["fn"].batch_shape)
             by_row = to_rows(terms, frame, rest).double().reshape(count, width, -1).cpu()
             total = by_row.sum(-1)
@@ -170,14 +165,14 @@ def _divergence(found: list[_Sums], num_particles: int, spread_known: bool) -> D
     )
 
 
-def _terms(q_site: Site, p_site: Site, aligned: bool) -> tuple[Tensor, bool, bool]:
+def _terms(q_site: Site, p_site: Site, closed_form: bool) -> tuple[Tensor, bool, bool]:
     """A site's divergence at the draw, (*batch, ...); whether by coordinate, and in closed form."""
     value = q_site["value"]
     unmasked = q_site["mask"] is None and p_site["mask"] is None
     if unmasked:
         q, p = _pulled_apart(q_site["fn"], p_site["fn"])
         factorized = not q.event_shape
-        closed = _closed_form(q, p) if aligned else None
+        closed = closed_form_kl(q, p) if closed_form else None
         if closed is not None:
             return closed, factorized, True
         return q.log_prob(value) - p.log_prob(value), factorized, False
@@ -196,14 +191,3 @@ def _pulled_apart(q: Distribution, p: Distribution) -> tuple[Distribution, Distr
     ):
         q, p = q.base_dist, p.base_dist
     return q, p
-
-
-def _closed_form(q: Distribution, p: Distribution) -> Tensor | None:
-    if isinstance(q, MultivariateNormal) and isinstance(p, Independent):
-        base = p.base_dist
-        if isinstance(base, Normal) and p.reinterpreted_batch_ndims == 1:
-            p = MultivariateNormal(base.loc, scale_tril=torch.diag_embed(base.scale))
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None

@@ -9,18 +9,18 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["allowed", "peak_bytes"]
+__all__ = ["allowed_bytes", "peak_bytes"]
 
 _CPU, _ACCELERATOR = 2**25, 2**30
 
 
-def allowed(budget: int | None, device: torch.device) -> int:
+def allowed_bytes(max_bytes: int | None, device: torch.device) -> int:
     """Bytes that evaluation holds at once: what the user says, or what is fast on a device.
 
     On a CPU that is what stays in its caches: eight times as much took twice the time.
     """
-    if budget is not None:
-        return budget
+    if max_bytes is not None:
+        return max_bytes
     return _CPU if device.type == "cpu" else _ACCELERATOR
 
 

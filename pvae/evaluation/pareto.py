@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pvae.evaluation.memory import allowed
+from pvae.evaluation.memory import allowed_bytes
 
 __all__ = ["Tails", "pareto_k", "trusted_below"]
 
@@ -31,16 +31,16 @@ class Tails:
         together = torch.cat([self.largest[:, here], log_weights])
         self.largest[:, here] = together.topk(self.kept, dim=0).values
 
-    def k(self, budget: int | None = None) -> Tensor:
+    def k(self, max_bytes: int | None = None) -> Tensor:
         """The shape of a generalized Pareto distribution fitted to each tail, (rows,)."""
         if self.length < 5:
             return torch.full((self.largest.shape[1],), math.nan)
         shift = self.largest[:1]  # weights are known up to a factor
         weights = (self.largest - shift).exp()
-        return pareto_k((weights[:-1] - weights[-1:]).T, budget)
+        return pareto_k((weights[:-1] - weights[-1:]).T, max_bytes)
 
 
-def pareto_k(exceedances: Tensor, budget: int | None = None) -> Tensor:
+def pareto_k(exceedances: Tensor, max_bytes: int | None = None) -> Tensor:
     """The shape parameter k of generalized Pareto distributions fitted to samples.
 
     A profile likelihood, averaged over a grid under a weak prior, and drawn toward 0.5 as ten
@@ -54,14 +54,14 @@ def pareto_k(exceedances: Tensor, budget: int | None = None) -> Tensor:
 
     Args:
         exceedances: positive values of shape (rows, n).
-        budget: bytes that the fit may hold at once.
+        max_bytes: bytes that the fit may hold at once.
 
     Returns:
         k, of shape (rows,): negative for a bounded tail, minus infinity where all values are equal.
     """
     rows, n = exceedances.shape
     points = 30 + int(math.sqrt(n))
-    held = allowed(budget, exceedances.device)
+    held = allowed_bytes(max_bytes, exceedances.device)
     step = max(1, held // (n * points * _BYTES))
     parts = [_fitted(part, points) for part in exceedances.double().split(step)]
     return torch.cat(parts) if rows else exceedances.new_zeros(0)

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from tqdm import tqdm
 
+from pvae._validation import at_least
 from pvae.evaluation.annealing import gradients, temperatures, tempered, tune
-from pvae.evaluation.blocks import rows_per_call
-from pvae.evaluation.chains import at_least_one, prepared, proposal
+from pvae.evaluation.chains import chain_context, start_guide
 from pvae.evaluation.estimate import Estimate
 from pvae.pair.densities import Densities
 from pvae.pair.hmc import Latents, evaluate, transition
@@ -31,9 +31,9 @@ def marginal_by_hmc(
     num_samples: int = 100,
     *,
     start: str = "guide",
-    leapfrog: int = 10,
+    num_leapfrog_steps: int = 10,
     seed: int = 0,
-    budget: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> Estimate:
     """Estimate log p(x) as -log mean_l q(z_l) / p(x, z_l) over posterior draws, in nats per datum.
@@ -56,9 +56,9 @@ def marginal_by_hmc(
         num_particles: chains per datum.
         num_samples: draws of each chain, at least 2.
         start: where the chains come from: "guide" or "prior".
-        leapfrog: leapfrog steps of one transition.
+        num_leapfrog_steps: leapfrog steps of one transition.
         seed: seeds the chains.
-        budget: bytes that the tensors of one gradient may take; at least one datum's chains go
+        max_bytes: bytes that the tensors of one gradient may take; at least one datum's chains go
             into one.
         progress: show a progress bar.
 
@@ -70,16 +70,20 @@ def marginal_by_hmc(
         ValueError: as `pvae.ais`; more than 5 latent dimensions; fewer than 2 samples, or in the
             first halves of all chains too few for the fit.
     """
-    at_least_one(num_particles=num_particles, num_samples=num_samples, leapfrog=leapfrog)
-    at_least_one(budget=1 if budget is None else budget)
-    used = proposal(guide, start)
+    at_least(
+        1,
+        num_particles=num_particles,
+        num_samples=num_samples,
+        num_leapfrog_steps=num_leapfrog_steps,
+    )
+    at_least(1, max_bytes=1 if max_bytes is None else max_bytes)
+    used = start_guide(guide, start)
     means, variances = [], []
-    with prepared(model, used, data, seed) as (source, plate):
-        limit = rows_per_call(
+    with chain_context(model, used, data, seed) as (context, plate):
+        source = context.source
+        limit = context.rows_per_call(
             lambda batch, count: gradients(Densities(model, used, batch, count, plate)),
-            source,
-            plate,
-            budget,
+            max_bytes,
         )
         width = max(1, limit // num_particles)
         bar = tqdm(
@@ -93,7 +97,7 @@ def marginal_by_hmc(
             batch = source.arguments(slice(first, first + width))
             densities = Densities(model, used, batch, num_particles, plate)
             _check_sizes(densities.draws, num_particles, num_samples)
-            draws, log_joint = _posterior(densities, len(batch[0]), num_samples, leapfrog)
+            draws, log_joint = _posterior(densities, len(batch[0]), num_samples, num_leapfrog_steps)
             log_mean, variance = _reciprocal(draws, log_joint)
             means.append(-log_mean.cpu())
             variances.append(variance.cpu())
@@ -121,16 +125,16 @@ def _check_sizes(z: Latents, num_particles: int, num_samples: int) -> None:
 
 
 def _posterior(
-    densities: Densities, rows: int, num_samples: int, leapfrog: int
+    densities: Densities, rows: int, num_samples: int, num_leapfrog_steps: int
 ) -> tuple[Tensor, Tensor]:
     """Draws of p(z | x), (samples, chains, rows, dim), and log p(x, z) there, float64."""
-    steps, z = tune(densities, temperatures(_TEMPERATURES), rows, leapfrog)
+    steps, z = tune(densities, temperatures(_TEMPERATURES), rows, num_leapfrog_steps)
     log_density = tempered(densities, 1.0)
     point = evaluate(log_density, z)
     step = steps[-1].repeat(len(point.log_density) // rows)
     draws, log_joint = [], []
     for _ in range(num_samples):
-        point, _ = transition(log_density, point, step, leapfrog)
+        point, _ = transition(log_density, point, step, num_leapfrog_steps)
         draws.append(torch.cat(tuple(point.z.values()), 1).double().reshape(-1, rows, _dim(z)))
         log_joint.append(point.log_density.reshape(-1, rows))
     return torch.stack(draws), torch.stack(log_joint)

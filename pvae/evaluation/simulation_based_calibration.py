@@ -8,7 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.evaluation.context import Setting, parts, setting
+from pvae._validation import at_least
+from pvae.evaluation.context import EvaluationContext, context_of, parts
 from pvae.pair.simulation import arguments_observed, simulate
 from pvae.pair.tiling import tiled
 
@@ -170,26 +171,24 @@ def calibration(
         >>> print(calibration(model, narrow, torch.zeros(1)).sentence)
         not calibrated (p < 1e-6): q(z | x) is too narrow (under-dispersed) at site 'z', ...
     """
-    for name, number, least in (
-        ("num_draws", num_draws, 1),
-        ("num_data", num_data, 10),
-        ("num_bins", num_bins, 2),
-    ):
-        if number < least:
-            raise ValueError(f"{name} is {number}: give at least {least}")
+    at_least(1, num_draws=num_draws)
+    at_least(10, num_data=num_data)
+    at_least(2, num_bins=num_bins)
     bins = min(num_bins, num_draws + 1, num_data // 5)
     ranks: dict[str, list[Tensor]] = {}
-    with setting(model, guide, like, seed=seed) as pair:
-        observed = arguments_observed(model, pair.source.first(2))
-        for part in parts(num_data, pair.limit):
-            index = torch.arange(part.start, part.stop, device=pair.source.device)
+    context = context_of(model, guide, like)
+    context.require_latent_sites()
+    with context.evaluating(seed):
+        observed = arguments_observed(model, context.source.first(2))
+        for part in parts(num_data, context.rows_per_run()):
+            index = torch.arange(part.start, part.stop, device=context.source.device)
             trace, batch = simulate(
-                model, pair.source.arguments(index % len(pair.source)), observed
+                model, context.source.arguments(index % len(context.source)), observed
             )
             truth = {
-                name: value.reshape(len(value), -1) for name, value in pair.values(trace).items()
+                name: value.reshape(len(value), -1) for name, value in context.values(trace).items()
             }
-            for name, value in _ranks(guide, pair, batch, truth, num_draws).items():
+            for name, value in _ranks(guide, context, batch, truth, num_draws).items():
                 ranks.setdefault(name, []).append(value.cpu())
     sites = {name: _tested(torch.cat(value), num_draws, bins) for name, value in ranks.items()}
     p_values = torch.cat([site.p_values for site in sites.values()])
@@ -199,7 +198,7 @@ def calibration(
 
 def _ranks(
     guide: Callable[..., object],
-    pair: Setting,
+    context: EvaluationContext,
     batch: tuple[Tensor, ...],
     truth: dict[str, Tensor],
     num_draws: int,
@@ -207,10 +206,10 @@ def _ranks(
     """By site, how many draws lie below the truth, (rows, D); ties are broken by chance."""
     below = {name: torch.zeros_like(value, dtype=torch.long) for name, value in truth.items()}
     equal = {name: torch.zeros_like(count) for name, count in below.items()}
-    for part in parts(num_draws, pair.limit // len(batch[0])):
+    for part in parts(num_draws, context.rows_per_run() // len(batch[0])):
         count = part.stop - part.start
         trace = poutine.trace(guide).get_trace(*tiled(batch, count))
-        for name, drawn in pair.values(trace).items():
+        for name, drawn in context.values(trace).items():
             draws = drawn.reshape(count, *truth[name].shape)
             below[name] += (draws < truth[name]).sum(0)
             equal[name] += (draws == truth[name]).sum(0)

@@ -1,11 +1,12 @@
 """Bounds and their gradient estimators: each a `pyro.infer.ELBO`, named as in its paper."""
 
-import difflib
 import inspect
+import re
 from collections.abc import Sequence
 
 import pyro.infer
 
+from pvae._validation import nearest
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline
 from pvae.objectives.concrete import Concrete
 from pvae.objectives.dreg import DReG
@@ -15,9 +16,10 @@ from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.reinforce import REINFORCE
 from pvae.objectives.reweighted_wake_sleep import RWS
 from pvae.objectives.sticking_the_landing import STL
-from pvae.objectives.structure import Pair, UnsuitableError
+from pvae.objectives.structure import IncompatibleObjectiveError, PairStructure
 from pvae.objectives.vimco import VIMCO
 from pvae.objectives.wake_sleep import WakeSleep
+from pvae.zoo import parse_options
 
 __all__ = [
     "ELBO",
@@ -28,12 +30,12 @@ __all__ = [
     "VIMCO",
     "Concrete",
     "DReG",
+    "IncompatibleObjectiveError",
     "MovingAverage",
     "NetworkBaseline",
     "Objective",
-    "Pair",
+    "PairStructure",
     "PerDatum",
-    "UnsuitableError",
     "WakeSleep",
     "get",
     "names",
@@ -54,7 +56,7 @@ _OWN: dict[str, type[Objective]] = {
 
 def _named() -> dict[str, type[pyro.infer.ELBO]]:
     """These objectives under their short names, and Pyro's under their own."""
-    # The Jit variants rest on TorchScript, which torch has deprecated; MMD wants a kernel object.
+    # The Jit variants need TorchScript, which torch has deprecated; MMD needs a kernel object.
     pyros = {
         name: value
         for name, value in vars(pyro.infer).items()
@@ -74,24 +76,28 @@ def get(name: str, *, x_shape: Sequence[int] | None = None, **options: object) -
     """Build an objective by name.
 
     Args:
-        name: one of `names`.
-        x_shape: shape of one datum; given to those that are built for the data.
+        name: one of `names`, alone or with options, such as "iwae:num_particles=5".
+        x_shape: shape of one datum, for objectives that are built for the data.
         **options: of its constructor, such as `num_particles`.
 
     Returns:
         The objective.
 
     Raises:
-        ValueError: at an unknown name or option.
+        ValueError: an unknown name or option.
 
     Example:
         >>> get("iwae", num_particles=5).num_particles
         5
+        >>> get("elbo:kl=analytic,sites=['z1','z2']").sites
+        ['z1', 'z2']
     """
+    name, _, listed = name.partition(":")
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        nearest = f"nearest: {', '.join(map(repr, near))}; " if near else ""
-        raise ValueError(f"unknown objective {name!r}; {nearest}there are {', '.join(names)}")
+        raise ValueError(f"unknown objective {name!r}; {nearest(name, names)}")
+    # At commas that are not within brackets.
+    texts = re.split(r",(?![^\[(]*[\])])", listed) if listed else []
+    options = {**parse_options(texts), **options}
     cls = _named()[name]
     known = {*inspect.signature(cls).parameters}
     if x_shape is not None and "x_shape" in known:

@@ -1,91 +1,94 @@
-"""What estimators ask of a pair, refused with the reason and the nearest that would do."""
+"""Requirements of estimators on a pair, with the reason and an alternative in each message."""
 
 import torch
 
 from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.objective import Objective
-from pvae.objectives.structure import Pair, UnsuitableError
+from pvae.objectives.structure import IncompatibleObjectiveError, PairStructure
+from pvae.pair.distributions import distribution_name
 from pvae.pair.log_prob import Terms
 from pvae.pair.particles import total
-from pvae.pair.preserve import preserved
+from pvae.pair.preserve import preserve_generators
 
-__all__ = ["refuse_discrete", "refuse_noisy_guide", "refuse_shared", "refuse_shared_parameters"]
+__all__ = [
+    "require_local_sites",
+    "require_reparameterized",
+    "require_repeatable_guide",
+    "require_separate_parameters",
+]
 
 
-def refuse_discrete(objective: Objective, pair: Pair, nearest: str) -> None:
-    """Refuse a guide whose draws have no gradient."""
-    if pair.discrete:
-        sites = pair.guide_trace.nodes
-        kinds = sorted({_kind(sites[name]["fn"]) for name in pair.discrete})
-        raise UnsuitableError(
-            f"{type(objective).__name__} differentiates through the guide's draws, and those of "
-            f"{pair.discrete} have no gradient ({', '.join(kinds)}): use {nearest}"
+def require_reparameterized(objective: Objective, structure: PairStructure, nearest: str) -> None:
+    """Require that all sites of the guide are reparameterized."""
+    if structure.discrete:
+        sites = structure.guide_trace.nodes
+        kinds = sorted({distribution_name(sites[name]["fn"]) for name in structure.discrete})
+        raise IncompatibleObjectiveError(
+            f"{type(objective).__name__} needs reparameterized draws, and sites {structure.discrete} "
+            f"of the guide are not reparameterized ({', '.join(kinds)}): use {nearest}"
         )
 
 
-def refuse_shared(objective: Objective, pair: Pair, nearest: str) -> None:
-    """Refuse global sites."""
-    if pair.shared:
-        raise UnsuitableError(
-            f"{type(objective).__name__} weighs the particles of each datum by themselves, and "
-            f"sites {pair.shared} are shared by all data: use {nearest}"
+def require_local_sites(objective: Objective, structure: PairStructure, nearest: str) -> None:
+    """Require that the guide has no global sites."""
+    if structure.global_sites:
+        raise IncompatibleObjectiveError(
+            f"{type(objective).__name__} weights the particles of each datum separately, and sites "
+            f"{structure.global_sites} are global: use {nearest}"
         )
 
 
-def refuse_shared_parameters(
-    objective: Objective, pair: Pair, batch: tuple[object, ...], nearest: str
+def require_separate_parameters(
+    objective: Objective, structure: PairStructure, batch: tuple[object, ...], nearest: str
 ) -> None:
-    """Refuse a guide that shares parameters with the model, where each has a phase of its own."""
+    """Require that model and guide, which have separate losses, share no parameters."""
     name = type(objective).__name__
-    with preserved(), torch.enable_grad():
+    with preserve_generators(), torch.enable_grad():
         try:
-            draw = pair.particles.draw(batch, 1, detached=True)
-        except LookupError as error:  # a transform that has no inverse, but remembers its draws
-            raise UnsuitableError(
+            draw = structure.particles.draw(batch, 1, detached=True)
+        except LookupError as error:  # a transform without an inverse, which caches its draws
+            raise IncompatibleObjectiveError(
                 f"{name} needs log q at any value, and a transform of the guide has no inverse "
                 f"({error}): use {nearest}"
             ) from error
-        used = [_depends(pair, terms) for terms in (draw.log_p, draw.log_q)]
+        used = [_depends(structure, terms) for terms in (draw.log_p, draw.log_q)]
     both = sorted(used[0] & used[1])
     if both:
         shown = ", ".join(map(repr, both[:3]))
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
-        raise UnsuitableError(
-            f"{name} trains model and guide on losses of their own, and they share parameters "
+        raise IncompatibleObjectiveError(
+            f"{name} trains model and guide on separate losses, and they share parameters "
             f"({shown}{more}): use {nearest}"
         )
 
 
-def _depends(pair: Pair, terms: Terms) -> set[str]:
-    """Names of the parameters on which log-probabilities depend."""
-    value = total(terms.local) + total(terms.shared)
-    leaves = {name: leaf for name, leaf in pair.parameters.items() if leaf.requires_grad}
+def _depends(structure: PairStructure, terms: Terms) -> set[str]:
+    """Names of the parameters that log-probabilities depend on."""
+    value = total(terms.local) + total(terms.global_)
+    leaves = {name: leaf for name, leaf in structure.parameters.items() if leaf.requires_grad}
     if not value.requires_grad or not leaves:
         return set()
     found = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
     return {name for name, gradient in zip(leaves, found, strict=True) if gradient is not None}
 
 
-def refuse_noisy_guide(objective: Objective, pair: Pair, batch: tuple[object, ...]) -> None:
-    """Refuse a guide whose log q at given values is not the same twice, as with dropout."""
+def require_repeatable_guide(
+    objective: Objective, structure: PairStructure, batch: tuple[object, ...]
+) -> None:
+    """Require that log q at given values is the same in two runs, unlike with dropout."""
     name = type(objective).__name__
-    with preserved(), torch.no_grad():
-        proposal = pair.particles.propose(batch, 1)
+    with preserve_generators(), torch.no_grad():
+        proposal = structure.particles.propose(batch, 1)
         try:
-            first, again = (log_q_of_values(pair, batch, proposal).local for _ in range(2))
-        except LookupError as error:  # a transform that has no inverse, but remembers its draws
-            raise UnsuitableError(
+            first, again = (log_q_of_values(structure, batch, proposal).local for _ in range(2))
+        except LookupError as error:  # a transform without an inverse, which caches its draws
+            raise IncompatibleObjectiveError(
                 f"{name} needs log q at any value, and a transform of the guide has no inverse "
                 f"({error}): use ELBO or IWAE"
             ) from error
     moved = [site for site in first if not torch.allclose(first[site], again[site], 1e-3, 1e-3)]
     if moved:
-        raise UnsuitableError(
-            f"{name} runs the guide twice, and log q at {moved} is not the same then: it draws "
-            "random numbers besides its sites (dropout?); use ELBO or IWAE"
+        raise IncompatibleObjectiveError(
+            f"{name} runs the guide twice, and log q at {moved} differs between the runs: the guide "
+            "draws random numbers outside its sites (dropout?); use ELBO or IWAE"
         )
-
-
-def _kind(fn: object) -> str:
-    inner = getattr(fn, "base_dist", fn)
-    return _kind(inner) if inner is not fn else type(fn).__name__

@@ -8,10 +8,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
-from pvae.objectives.compatibility import refuse_discrete
+from pvae._validation import positive
+from pvae.objectives.compatibility import require_reparameterized
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 
 __all__ = ["Concrete"]
 
@@ -49,9 +50,7 @@ class Concrete(Objective):
         temperature: float = 2 / 3,
         prior_temperature: float = 1 / 2,
     ) -> None:
-        for number in (temperature, prior_temperature):
-            if not number > 0:
-                raise ValueError(f"a temperature is {number}: give a number above 0")
+        positive(temperature=temperature, prior_temperature=prior_temperature)
         super().__init__(num_particles)
         self.temperature, self.prior_temperature = temperature, prior_temperature
 
@@ -59,15 +58,17 @@ class Concrete(Objective):
         """The pair with its discrete latent sites relaxed."""
         return _relaxed(model, self.prior_temperature), _relaxed(guide, self.temperature)
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse draws that have no gradient although they were to be relaxed."""
-        refuse_discrete(self, pair, "OneHotCategorical instead of Categorical, or VIMCO")
+        require_reparameterized(
+            self, structure, "OneHotCategorical instead of Categorical, or VIMCO"
+        )
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, differentiated as it is."""
-        draw = pair.particles.draw(batch, self.num_particles)
+        draw = structure.particles.draw(batch, self.num_particles)
         bound = importance_weighted(draw.log_weights)
-        return PerDatum(bound, bound, draw.shared)
+        return PerDatum(bound, bound, draw.global_terms)
 
 
 class _Relax(Messenger):

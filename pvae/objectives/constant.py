@@ -7,42 +7,41 @@ from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 from pvae.pair.log_prob import Terms
 from pvae.pair.particles import Proposal
+from pvae.pair.preserve import preserve_flags
 
 __all__ = ["log_q_of_values"]
 
 
-def log_q_of_values(pair: Pair, batch: tuple[Any, ...], proposal: Proposal) -> Terms:
+def log_q_of_values(structure: PairStructure, batch: tuple[Any, ...], proposal: Proposal) -> Terms:
     """log q at the values of a proposal by site, differentiated through these values alone.
 
-    The guide is run again.
+    Runs the guide again.
 
     Args:
-        pair: model and guide.
+        structure: model and guide.
         batch: the arguments of the programs.
-        proposal: has the values.
+        proposal: the draws.
     """
-    # Other tensors than the first run's, which transforms would look up with what made them.
+    # New tensors, since transforms cache the inverse of the ones that they produced.
     values = {name: value.view_as(value) for name, value in proposal.values.items()}
     fresh = Proposal(proposal.trace, proposal.count, proposal.depth, values)
-    with _constant(pair.parameters.values()):
-        # Within the block: transforms have networks that run in log_prob.
-        return pair.particles.log_q(pair.particles.propose(batch, proposal.count, at=fresh))
+    with _constant(structure.parameters.values()):
+        # Within the block, since networks of transforms run in log_prob.
+        return structure.particles.log_q(
+            structure.particles.propose(batch, proposal.count, at=fresh)
+        )
 
 
 @contextmanager
 def _constant(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Nothing that is computed in the block is differentiated by these."""
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        with warnings.catch_warnings():
-            # pyro.module says so of each parameter; they are registered already.
-            warnings.filterwarnings("ignore", ".*was not registered in the param store")
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    """Hold parameters constant within the block."""
+    constants = list(parameters)
+    with preserve_flags(constants), warnings.catch_warnings():
+        # pyro.module warns about each parameter, although they are registered already.
+        warnings.filterwarnings("ignore", ".*was not registered in the param store")
+        for parameter in constants:
+            parameter.requires_grad_(False)
+        yield

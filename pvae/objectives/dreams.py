@@ -1,4 +1,4 @@
-"""Dreams: data drawn from the model, on which the guide is trained to find what made them."""
+"""Dreams: the guide is trained to infer the latents of data simulated from the model."""
 
 from typing import Any
 
@@ -8,55 +8,57 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.objectives.structure import Pair, UnsuitableError
+from pvae.objectives.structure import IncompatibleObjectiveError, PairStructure
 from pvae.pair.log_prob import log_probs
 from pvae.pair.particles import total
 from pvae.pair.simulation import arguments_observed, simulate
 from pvae.pair.traces import latent_sites
 
-__all__ = ["dreamt", "find_observed"]
+__all__ = ["dream_log_prob", "find_observed"]
 
 
-def find_observed(name: str, pair: Pair, batch: tuple[Any, ...]) -> dict[str, int]:
+def find_observed(name: str, structure: PairStructure, batch: tuple[Any, ...]) -> dict[str, int]:
     """Which argument each observed site observes; see `arguments_observed`.
 
     Args:
-        name: of the objective that dreams.
-        pair: model and guide.
+        name: of the objective.
+        structure: model and guide.
         batch: the arguments of the programs.
 
     Raises:
-        UnsuitableError: data that were drawn could not be handed to the guide.
+        IncompatibleObjectiveError: simulated data cannot be passed to the guide.
     """
-    own = latent_sites(pair.model_trace)
-    guide = latent_sites(pair.guide_trace)
+    own = latent_sites(structure.model_trace)
+    guide = latent_sites(structure.guide_trace)
     further = [
         site
         for site, value in guide.items()
         if site not in own or isinstance(value["fn"], dist.Delta)
     ]
     if further:
-        raise UnsuitableError(
-            f"{name} raises log q of what the model draws, and sites {further} of the guide are "
-            "not the model's, or no distributions: use RWS(insomnia=1.0), or IWAE"
+        raise IncompatibleObjectiveError(
+            f"{name} evaluates log q at draws from the model, and sites {further} of the guide are "
+            "not sites of the model, or are point masses: use RWS(insomnia=1.0), or IWAE"
         )
     try:
         with pyro.validation_enabled(False), torch.no_grad():
-            return arguments_observed(pair.model, batch)
+            return arguments_observed(structure.model, batch)
     except ValueError as error:
         what = f"{name} trains the guide on data drawn from the model"
-        raise UnsuitableError(f"{what}: {error}") from error
+        raise IncompatibleObjectiveError(f"{what}: {error}") from error
 
 
-def dreamt(pair: Pair, batch: tuple[Any, ...], observed: dict[str, int]) -> Tensor:
-    """log q(z | x) of one draw of z and x from the model for each row; shape (rows,), in nats.
+def dream_log_prob(
+    structure: PairStructure, batch: tuple[Any, ...], observed: dict[str, int]
+) -> Tensor:
+    """log q(z | x) at one draw of (z, x) from the model per row; shape (rows,), in nats.
 
     Args:
-        pair: model and guide.
+        structure: model and guide.
         batch: the arguments of the programs, each of shape (rows, ...).
         observed: from `find_observed`.
     """
     with torch.no_grad():
-        trace, dream = simulate(pair.model, batch, observed)
-    guide = poutine.trace(poutine.replay(pair.guide, trace=trace)).get_trace(*dream)
-    return total(log_probs(guide, pair.plate, scaled=pair.particles.scaled).local)
+        trace, dream = simulate(structure.model, batch, observed)
+    guide = poutine.trace(poutine.replay(structure.guide, trace=trace)).get_trace(*dream)
+    return total(log_probs(guide, structure.plate, scaled=structure.particles.scaled).local)

@@ -4,11 +4,15 @@ from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.compatibility import refuse_discrete, refuse_noisy_guide, refuse_shared
+from pvae.objectives.compatibility import (
+    require_local_sites,
+    require_reparameterized,
+    require_repeatable_guide,
+)
 from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 from pvae.pair.log_prob import own_scale
 from pvae.pair.particles import Proposal, total
 from pvae.pair.traces import Site
@@ -34,27 +38,27 @@ class DReG(Objective):
     def __init__(self, num_particles: int = 5) -> None:
         super().__init__(num_particles)
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse what has no gradient, no weights of its own, or cannot be run twice."""
-        refuse_discrete(self, pair, "VIMCO, or RWS")
-        refuse_shared(self, pair, "IWAE")
-        refuse_noisy_guide(self, pair, batch)
+        require_reparameterized(self, structure, "VIMCO, or RWS")
+        require_local_sites(self, structure, "IWAE")
+        require_repeatable_guide(self, structure, batch)
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, and the mean of its two gradients."""
-        particles = pair.particles
+        particles = structure.particles
         drawn = particles.propose(batch, self.num_particles)
         weights: list[Tensor] = []
-        proposal = _damped(pair, drawn, weights)
-        draw = particles.weigh(batch, proposal)
-        log_q = log_q_of_values(pair, batch, proposal)
+        proposal = _damped(structure, drawn, weights)
+        draw = particles.evaluate(batch, proposal)
+        log_q = log_q_of_values(structure, batch, proposal)
         log_weights = total(draw.log_p.local) - total(log_q.local)
         weights.append(log_weights.detach().softmax(0))
         surrogate = (weights[0] * log_weights).sum(0)
-        return PerDatum(importance_weighted(log_weights), surrogate, draw.shared)
+        return PerDatum(importance_weighted(log_weights), surrogate, draw.global_terms)
 
 
-def _damped(pair: Pair, drawn: Proposal, weights: list[Tensor]) -> Proposal:
+def _damped(structure: PairStructure, drawn: Proposal, weights: list[Tensor]) -> Proposal:
     """The proposal with values whose gradients are multiplied by the weights once more.
 
     Where log q counts b times, the gradient that stands for its score is w (1 - b (1 - w)), which
@@ -62,13 +66,13 @@ def _damped(pair: Pair, drawn: Proposal, weights: list[Tensor]) -> Proposal:
     guide, where one draw depends on another, the gradient passes the values as they were.
     """
 
-    spread = pair.particles.spread
+    spread = structure.particles.spread
 
     def once_more(name: str, value: Tensor) -> Tensor:
         if not value.requires_grad:
             return value
         copy = value.view_as(value)
-        counted = _counted(pair, drawn.sites[name])
+        counted = _counted(structure, drawn.sites[name])
         copy.register_hook(
             lambda gradient: gradient * (1 - counted * (1 - spread(drawn, name, weights[0])))
         )
@@ -78,9 +82,9 @@ def _damped(pair: Pair, drawn: Proposal, weights: list[Tensor]) -> Proposal:
     return Proposal(drawn.trace, drawn.count, drawn.depth, values)
 
 
-def _counted(pair: Pair, site: Site) -> float | Tensor:
+def _counted(structure: PairStructure, site: Site) -> float | Tensor:
     """How often log q counts at a site: its scale and mask."""
-    scale, mask = own_scale(site, pair.plate), site["mask"]
+    scale, mask = own_scale(site, structure.plate), site["mask"]
     if isinstance(mask, Tensor):
         return scale * mask.reshape(*mask.shape, *(1,) * len(site["fn"].event_shape))
     return scale if mask is not False else 0.0

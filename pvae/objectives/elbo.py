@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvae.objectives.compatibility import refuse_discrete
+from pvae._validation import at_least
+from pvae.objectives.compatibility import require_reparameterized
 from pvae.objectives.divergences import analytic, at_draws
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair, UnsuitableError
+from pvae.objectives.structure import IncompatibleObjectiveError, PairStructure
 from pvae.pair.particles import total
 from pvae.pair.traces import latent_sites
 
@@ -65,14 +66,12 @@ class ELBO(Objective):
         super().__init__(num_particles)
         for name, value, known in (("kl", kl, _KL), ("free_bits_over", free_bits_over, _OVER)):
             if value not in known:
-                raise ValueError(f"{name} is {value!r}: there are {', '.join(known)}")
-        for name, number in (("beta", beta), ("warmup", warmup), ("free_bits", free_bits)):
-            if not number >= 0:
-                raise ValueError(f"{name} is {number}: give at least 0")
+                raise ValueError(f"{name} is {value!r}: give one of {', '.join(known)}")
+        at_least(0, beta=beta, warmup=warmup, free_bits=free_bits)
         self.kl, self.beta, self.warmup = kl, beta, warmup
         self.sites = (sites,) if isinstance(sites, str) else sites
         self.free_bits, self.free_bits_over = free_bits, free_bits_over
-        # Steps that were recorded read it from here.
+        # A tensor, which recorded steps read.
         self.weight = torch.tensor(float(beta))
         self.set_epoch(0)
 
@@ -84,36 +83,38 @@ class ELBO(Objective):
         """The weight of divergences, where it changes."""
         return {"objective_beta": self.weight.item()} if self.warmup else {}
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse a guide whose draws have no gradient, and sites that are not there."""
-        refuse_discrete(self, pair, "REINFORCE, or VIMCO")
-        known = list(latent_sites(pair.model_trace))
+        require_reparameterized(self, structure, "REINFORCE, or VIMCO")
+        known = list(latent_sites(structure.model_trace))
         wrong = [name for name in self.sites or () if name not in known]
         if wrong:
-            raise UnsuitableError(f"ELBO got sites {wrong}: the model's latent sites are {known}")
-        further = [name for name in latent_sites(pair.guide_trace) if name not in known]
+            raise IncompatibleObjectiveError(
+                f"ELBO got sites {wrong}: the model's latent sites are {known}"
+            )
+        further = [name for name in latent_sites(structure.guide_trace) if name not in known]
         if further and (self.sites is not None or self.free_bits):
-            raise UnsuitableError(
+            raise IncompatibleObjectiveError(
                 f"ELBO got sites or free_bits, and the guide draws {further}, which the model does "
                 "not have: to which divergence they belong is not known; leave these options out"
             )
         self.weight = self.weight.to(batch[0].device)
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, differentiated as it is."""
         # Closed forms want model and guide in one layout.
-        draw = pair.particles.draw(batch, self.num_particles, tiled=self.kl == "analytic")
+        draw = structure.particles.draw(batch, self.num_particles, tiled=self.kl == "analytic")
         log_p, log_q = draw.log_p, draw.log_q
         local = at_draws(log_p.local, log_q.local, draw)
         if self.kl == "analytic":
-            local |= analytic(pair.particles, draw)
+            local |= analytic(structure.particles, draw)
         rest = total({name: value for name, value in log_p.local.items() if name not in local})
         counted = {name: self._counted(name, value.mean(0)) for name, value in local.items()}
         bound = rest.mean(0) - total(counted)
-        shared = at_draws(log_p.shared, log_q.shared, draw)
-        rest = total({name: value for name, value in log_p.shared.items() if name not in shared})
-        weighed = {name: self._weighed(name, value) for name, value in shared.items()}
-        return PerDatum(bound, bound, rest - total(weighed))
+        global_ = at_draws(log_p.global_, log_q.global_, draw)
+        rest = total({name: value for name, value in log_p.global_.items() if name not in global_})
+        weighted = {name: self._weighted(name, value) for name, value in global_.items()}
+        return PerDatum(bound, bound, rest - total(weighted))
 
     def _counted(self, name: str, divergence: Tensor) -> Tensor:
         """What a site's divergence of each datum, shape (rows,), counts."""
@@ -121,9 +122,9 @@ class ELBO(Objective):
             if self.free_bits_over == "batch":
                 divergence = divergence.mean().expand_as(divergence)
             divergence = divergence.clamp(min=self.free_bits)
-        return self._weighed(name, divergence)
+        return self._weighted(name, divergence)
 
-    def _weighed(self, name: str, divergence: Tensor) -> Tensor:
+    def _weighted(self, name: str, divergence: Tensor) -> Tensor:
         constant = self.beta == 1 and not self.warmup
         return divergence if constant or not self._chosen(name) else divergence * self.weight
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pvae.objectives.compatibility import refuse_discrete
+from pvae.objectives.compatibility import require_reparameterized
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 
 __all__ = ["IWAE", "importance_weighted"]
 
@@ -28,15 +28,15 @@ class IWAE(Objective):
     def __init__(self, num_particles: int = 5) -> None:
         super().__init__(num_particles)
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse a guide whose draws have no gradient."""
-        refuse_discrete(self, pair, "VIMCO, or RWS")
+        require_reparameterized(self, structure, "VIMCO, or RWS")
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, differentiated as it is."""
-        draw = pair.particles.draw(batch, self.num_particles)
+        draw = structure.particles.draw(batch, self.num_particles)
         bound = importance_weighted(draw.log_weights)
-        return PerDatum(bound, bound, draw.shared)
+        return PerDatum(bound, bound, draw.global_terms)
 
 
 def importance_weighted(log_weights: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline, leave_one_out
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
-from pvae.pair.registering import registered
+from pvae.objectives.structure import PairStructure
+from pvae.pair.discovery import register
 
 __all__ = ["REINFORCE"]
 
@@ -76,13 +76,13 @@ class REINFORCE(Objective):
         """The baseline, where it is a module."""
         return {} if self._module is None else {"objective.baseline": self._module}
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The mean log-weight of each datum, and its score weighed by the learning signal."""
-        draw = pair.particles.draw(batch, self.num_particles)
+        draw = structure.particles.draw(batch, self.num_particles)
         signal = draw.log_weights.detach()
         expected, error = self._expected(signal, batch)
         surrogate = draw.log_weights + (signal - expected) * draw.score - error
-        return PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.shared)
+        return PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.global_terms)
 
     def _expected(self, signal: Tensor, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """The baseline of each learning signal, and what it is trained on."""
@@ -90,7 +90,7 @@ class REINFORCE(Objective):
             return leave_one_out(signal), signal.new_zeros(())
         if self._module is None:
             return signal.new_zeros(()), signal.new_zeros(())
-        registered("objective.baseline", self._module)
+        register("objective.baseline", self._module)
         expected = self._module(*batch)
         if expected.shape not in ((), signal.shape[1:]):
             raise ValueError(

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pvae.objectives.compatibility import refuse_shared, refuse_shared_parameters
-from pvae.objectives.dreams import dreamt, find_observed
+from pvae.objectives.compatibility import require_local_sites, require_separate_parameters
+from pvae.objectives.dreams import dream_log_prob, find_observed
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 from pvae.pair.particles import total
 
 __all__ = ["RWS"]
@@ -45,21 +45,25 @@ class RWS(Objective):
         self.insomnia = insomnia
         self._observed: dict[str, int] = {}
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse a guide that shares parameters with the model, and models that cannot dream."""
-        refuse_shared(self, pair, "VIMCO, or IWAE where draws have a gradient")
-        refuse_shared_parameters(self, pair, batch, "VIMCO, or IWAE where draws have a gradient")
+        require_local_sites(self, structure, "VIMCO, or IWAE where draws have a gradient")
+        require_separate_parameters(
+            self, structure, batch, "VIMCO, or IWAE where draws have a gradient"
+        )
         if self.insomnia < 1:
-            self._observed = find_observed(type(self).__name__, pair, batch)
+            self._observed = find_observed(type(self).__name__, structure, batch)
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, and the phases of model and guide."""
-        draw = pair.particles.draw(batch, self.num_particles, detached=True)
+        draw = structure.particles.draw(batch, self.num_particles, detached=True)
         log_p, log_q = total(draw.log_p.local), total(draw.log_q.local)
         log_weights = (log_p - log_q).detach()
         weights = log_weights.softmax(0)
         surrogate = (weights * (log_p + self.insomnia * log_q)).sum(0)
         if self.insomnia < 1:
-            surrogate = surrogate + (1 - self.insomnia) * dreamt(pair, batch, self._observed)
+            surrogate = surrogate + (1 - self.insomnia) * dream_log_prob(
+                structure, batch, self._observed
+            )
         bound = importance_weighted(log_weights)
-        return PerDatum(bound, surrogate, total(draw.log_p.shared))
+        return PerDatum(bound, surrogate, total(draw.log_p.global_))

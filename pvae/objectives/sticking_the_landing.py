@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pvae.objectives.compatibility import refuse_discrete, refuse_noisy_guide
+from pvae.objectives.compatibility import require_reparameterized, require_repeatable_guide
 from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 from pvae.pair.particles import total
 
 __all__ = ["STL"]
@@ -25,14 +25,14 @@ class STL(Objective):
         num_particles: draws per datum over which the estimate is averaged, at least 1.
     """
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse a guide whose draws have no gradient, or that cannot be run twice."""
-        refuse_discrete(self, pair, "REINFORCE, or VIMCO")
-        refuse_noisy_guide(self, pair, batch)
+        require_reparameterized(self, structure, "REINFORCE, or VIMCO")
+        require_repeatable_guide(self, structure, batch)
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The mean log-weight of each datum; its gradient is the path's alone."""
-        draw = pair.particles.draw(batch, self.num_particles)
-        log_q = log_q_of_values(pair, batch, draw.proposal)
+        draw = structure.particles.draw(batch, self.num_particles)
+        log_q = log_q_of_values(structure, batch, draw.proposal)
         path = (total(draw.log_p.local) - total(log_q.local)).mean(0)
-        return PerDatum(path, path, total(draw.log_p.shared) - total(log_q.shared))
+        return PerDatum(path, path, total(draw.log_p.global_) - total(log_q.global_))

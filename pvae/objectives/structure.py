@@ -1,4 +1,4 @@
-"""A pair as an objective meets it: its data plate, and how its particles are drawn."""
+"""The structure of a pair: its data plate, its sites, and how its particles are drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,33 +8,33 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pvae.pair.discovery import reach
-from pvae.pair.log_prob import DataPlate, data_plate
 from pvae.pair.particles import Particles
+from pvae.pair.plate import DataPlate, find_data_plate
 from pvae.pair.traces import latent_sites, paired_traces, sample_sites
-from pvae.pair.vectorized_guide import takes_particles
+from pvae.pair.vectorized_guide import vectorized_particles
 
-__all__ = ["Pair", "Program", "UnsuitableError", "found_to_be"]
+__all__ = ["IncompatibleObjectiveError", "PairStructure", "Program", "find_structure"]
 
 Program = Callable[..., object]
 
 
-class UnsuitableError(ValueError):
-    """An objective and a pair that do not go together; the message says why, and what would do."""
+class IncompatibleObjectiveError(ValueError):
+    """An objective that does not fit a pair; the message says why, and which one does."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A pair as an objective has found it to be, before its first step.
+class PairStructure:
+    """What an objective knows of a pair before its first step.
 
     Attributes:
         model: p(x, z).
         guide: q(z | x).
         plate: the data plate.
-        particles: draws from it.
-        model_trace: of a run on the first batch, at the draws of `guide_trace`.
-        guide_trace: likewise.
-        parameters: what either program registers, and what networks that it reaches hold, by name.
-        sized: whether the data plate has a size of its own, of which a batch is a sample.
+        particles: draws particles from the pair.
+        model_trace: of the model on the first batch, replayed against `guide_trace`.
+        guide_trace: of the guide on the first batch.
+        parameters: registered by either program or held by a network that it reaches, by name.
+        sized: whether the data plate has the size of the data set, of which a batch is a sample.
     """
 
     model: Program
@@ -46,60 +46,60 @@ class Pair:
     parameters: dict[str, Tensor]
     sized: bool
 
-    def weight(self, rows: int) -> float:
-        """What the sum over a batch of so many rows is multiplied with, for the whole data set."""
+    def scale(self, rows: int) -> float:
+        """The factor from the sum over a batch of this many rows to the program's own scale."""
         return self.plate.full_size / rows if self.sized else 1.0
 
     @property
     def discrete(self) -> list[str]:
-        """Sites of the guide whose draws have no gradient."""
+        """Sites of the guide that are not reparameterized."""
         sites = latent_sites(self.guide_trace)
         return [name for name, site in sites.items() if not site["fn"].has_rsample]
 
     @property
-    def shared(self) -> list[str]:
+    def global_sites(self) -> list[str]:
         """Global sites of the guide."""
         sites = latent_sites(self.guide_trace)
         return [name for name, site in sites.items() if self.plate.frame(site) is None]
 
 
-def found_to_be(
+def find_structure(
     name: str, model: Program, guide: Program, batch: tuple[Any, ...], *, several: bool
-) -> Pair:
-    """Find out what an objective has to know of a pair.
+) -> PairStructure:
+    """Find the structure of a pair.
 
     Args:
         name: of the objective.
         model: p(x, z).
         guide: q(z | x).
         batch: the arguments of the programs, each of shape (rows, ...).
-        several: whether there will be more than one particle of a datum.
+        several: whether there is more than one particle per datum.
 
     Raises:
-        UnsuitableError: no bound for each datum can be had of the pair.
+        IncompatibleObjectiveError: the pair has no bound per datum.
     """
     if not batch or not isinstance(batch[0], Tensor) or not batch[0].dim():
-        raise UnsuitableError(
+        raise IncompatibleObjectiveError(
             f"{name} takes a batch, x of shape (rows, ...), as the first argument of the "
             f"programs, not {_shape_of(batch[0]) if batch else 'nothing'}; use Trace_ELBO"
         )
     traces = paired_traces(model, guide, batch)
-    plate = data_plate(lambda part: paired_traces(model, guide, part), batch)
+    plate = find_data_plate(lambda part: paired_traces(model, guide, part), batch)
     if plate is None or not plate.vectorized or plate.subsamples:
         what = (
             f"no plate of {len(batch[0])} elements encloses the data"
             if plate is None
-            else f"plate {plate.name!r} picks rows of the batch by itself"
+            else f"plate {plate.name!r} subsamples the batch itself"
             if plate.subsamples
             else f"plate {plate.name!r} is a loop"
         )
-        raise UnsuitableError(
+        raise IncompatibleObjectiveError(
             f"{name} is a bound for each datum, and {what}: put the sites of a datum into "
             'pyro.plate("data", len(x)), or use Trace_ELBO'
         )
     missing = [site for site in latent_sites(traces[0]) if site not in traces[1].nodes]
     if missing:
-        raise UnsuitableError(
+        raise IncompatibleObjectiveError(
             f"{name} needs a draw of each latent site, and the guide has none of {missing}: "
             "add them to the guide, or use TraceEnum_ELBO, which sums them out"
         )
@@ -107,21 +107,20 @@ def found_to_be(
     if several:
         step = max(1, len(batch[0]) // 4)
         head = tuple(_rows(part, slice(None, None, step), len(batch[0])) for part in batch)
-        particles = takes_particles(model, guide, plate, head, scaled=True)
+        particles = vectorized_particles(model, guide, plate, head, scaled=True)
     if particles is None:
         particles = Particles(model, guide, plate, scaled=True)
         if several:
             _try_tiles(name, particles, batch)
     parameters = _parameters(model, guide, traces)
     sized = _has_own_size(model, guide, plate, batch)
-    pair = Pair(model, guide, plate, particles, *traces, parameters, sized)
-    loose = [site for site in pair.shared if site in pair.discrete]
+    structure = PairStructure(model, guide, plate, particles, *traces, parameters, sized)
+    loose = [site for site in structure.global_sites if site in structure.discrete]
     if loose:
-        raise UnsuitableError(
-            f"{name} has no gradient of the global sites {loose}, whose draws are not "
-            "reparameterized: use Trace_ELBO"
+        raise IncompatibleObjectiveError(
+            f"{name} needs reparameterized global sites, and {loose} are not: use Trace_ELBO"
         )
-    return pair
+    return structure
 
 
 def _has_own_size(model: Program, guide: Program, plate: DataPlate, batch: tuple[Any, ...]) -> bool:
@@ -144,7 +143,7 @@ def _try_tiles(name: str, particles: Particles, batch: tuple[Any, ...]) -> None:
         particles.draw(batch, 2)
     except (RuntimeError, ValueError, IndexError) as error:
         rows = len(batch[0])
-        raise UnsuitableError(
+        raise IncompatibleObjectiveError(
             f"{name} runs two particles of {rows} data as {2 * rows} rows, and this pair does not "
             f"run on them ({type(error).__name__}: {error}): plates and parameters are to follow "
             "the size of the batch; or use ELBO with one particle"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 
 __all__ = ["VIMCO"]
 
@@ -33,12 +33,12 @@ class VIMCO(Objective):
     def __init__(self, num_particles: int = 5) -> None:
         super().__init__(num_particles)
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, and the score weighed by the learning signals."""
-        draw = pair.particles.draw(batch, self.num_particles)
+        draw = structure.particles.draw(batch, self.num_particles)
         bound = importance_weighted(draw.log_weights)
         signal = bound.detach() - without_each(draw.log_weights.detach())
-        return PerDatum(bound, bound + (signal * draw.score).sum(0), draw.shared)
+        return PerDatum(bound, bound + (signal * draw.score).sum(0), draw.global_terms)
 
 
 def without_each(log_weights: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pvae.objectives.compatibility import refuse_shared, refuse_shared_parameters
-from pvae.objectives.dreams import dreamt, find_observed
+from pvae.objectives.compatibility import require_local_sites, require_separate_parameters
+from pvae.objectives.dreams import dream_log_prob, find_observed
 from pvae.objectives.objective import Objective, PerDatum
-from pvae.objectives.structure import Pair
+from pvae.objectives.structure import PairStructure
 from pvae.pair.particles import total
 
 __all__ = ["WakeSleep"]
@@ -32,16 +32,16 @@ class WakeSleep(Objective):
         super().__init__(num_particles)
         self._observed: dict[str, int] = {}
 
-    def refuse(self, pair: Pair, batch: tuple[Any, ...]) -> None:
+    def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Refuse a guide that shares parameters with the model, and models that cannot dream."""
-        refuse_shared(self, pair, "ELBO, or Trace_ELBO")
+        require_local_sites(self, structure, "ELBO, or Trace_ELBO")
         nearest = "ELBO, or REINFORCE where draws have no gradient"
-        refuse_shared_parameters(self, pair, batch, nearest)
-        self._observed = find_observed(type(self).__name__, pair, batch)
+        require_separate_parameters(self, structure, batch, nearest)
+        self._observed = find_observed(type(self).__name__, structure, batch)
 
-    def estimate(self, pair: Pair, batch: tuple[Any, ...]) -> PerDatum:
+    def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The mean log-weight of each datum, and both phases."""
-        draw = pair.particles.draw(batch, self.num_particles, detached=True)
+        draw = structure.particles.draw(batch, self.num_particles, detached=True)
         wake = total(draw.log_p.local).mean(0)
-        sleep = dreamt(pair, batch, self._observed)
-        return PerDatum(draw.log_weights.mean(0), wake + sleep, total(draw.log_p.shared))
+        sleep = dream_log_prob(structure, batch, self._observed)
+        return PerDatum(draw.log_weights.mean(0), wake + sleep, total(draw.log_p.global_))

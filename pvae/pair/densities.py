@@ -1,4 +1,4 @@
-"""The densities between which chains are annealed, as functions of unconstrained latents."""
+"""The start density and p(x, z), as functions of unconstrained latents."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
 from pvae.pair.hmc import Latents
-from pvae.pair.log_prob import DataPlate, log_probs
+from pvae.pair.log_prob import log_probs
+from pvae.pair.plate import DataPlate
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces, sample_sites
 

@@ -1,15 +1,19 @@
-"""What a callable reaches: objects of a type in its closure, globals, arguments and attributes."""
+"""Networks and tensors that callables reach, and what programs register while they run."""
 
 import dis
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TypeVar
+from typing import TypeVar, cast
 
+import pyro
 import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
 
-__all__ = ["Namespaces", "namespaces", "reach"]
+__all__ = ["Namespaces", "Registrations", "namespaces", "reach", "register"]
 
 T = TypeVar("T")
 
@@ -17,8 +21,8 @@ T = TypeVar("T")
 _FOREIGN = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "scipy", "sklearn"}
 _DEPTH = 4
 # Attributes that all of torch's modules have; their parts are among these.
-_COMMON = frozenset(vars(torch.nn.Module()))
-_HOLDERS = (torch.nn.Module, Mapping, list, tuple)
+_COMMON = frozenset(vars(nn.Module()))
+_HOLDERS = (nn.Module, Mapping, list, tuple)
 
 
 def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[tuple[str, T]]:
@@ -120,7 +124,7 @@ class _Walk:
 
     def attributes(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
         """The attributes of an object of the user's; a network's parts belong to it already."""
-        if _is_foreign(type(value)) or isinstance(value, torch.nn.Module):
+        if _is_foreign(type(value)) or isinstance(value, nn.Module):
             return
         own = getattr(value, "__dict__", {})
         self.met.spaces.append((own, list(own), type(value)))
@@ -129,7 +133,7 @@ class _Walk:
 
     def beside(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
         """Networks that a network holds and that are no part of it, alone or in containers."""
-        if not isinstance(value, torch.nn.Module):
+        if not isinstance(value, nn.Module):
             return
         self.seen.update(id(part) for part in value.modules())
         for part in value.modules():
@@ -171,7 +175,7 @@ def _code_of(program: object) -> object:
         return program.__func__
     if isinstance(program, FunctionType | functools.partial):
         return program
-    if isinstance(program, torch.nn.Module):
+    if isinstance(program, nn.Module):
         return type(program).forward
     return vars(type(program)).get("__call__")
 
@@ -188,3 +192,65 @@ def _globals_named(code: CodeType) -> Iterator[str]:
 
 def _is_foreign(thing: type | FunctionType) -> bool:
     return (thing.__module__ or "").partition(".")[0] in _FOREIGN
+
+
+def register(name: str, network: nn.Module) -> None:
+    """Register a network in Pyro's parameter store, replacing another one of the same name."""
+    store = pyro.get_param_store()
+    for inner, parameter in network.named_parameters():
+        full = f"{name}$$${inner}"
+        if full in store and store._params[full] is not parameter:
+            del store[full]
+    pyro.module(name, network)
+
+
+class Registrations(Messenger):
+    """Records the networks passed to `pyro.module`, and moves new parameters to a device.
+
+    Args:
+        device: where registered networks and parameters belong; None leaves them where they are.
+
+    Attributes:
+        networks: name and network of each `pyro.module` call, each network once.
+    """
+
+    def __init__(self, device: torch.device | None) -> None:
+        super().__init__()
+        self.device = device
+        self.networks: list[tuple[str, nn.Module]] = []
+
+    def _pyro_param(self, msg: dict[str, object]) -> None:
+        name, *init = cast(tuple[object, ...], msg["args"])
+        if "$$$" in str(name):
+            self._record(_module_argument())
+        if self.device is None:
+            return
+        if init and isinstance(init[0], nn.Parameter):
+            init[0].data = init[0].data.to(self.device)
+        elif init and isinstance(init[0], Tensor):
+            msg["args"] = (name, init[0].to(self.device), *init[1:])
+        elif init and callable(init[0]):
+            make = cast(Callable[[], Tensor], init[0])
+            msg["args"] = (name, lambda: make().to(self.device), *init[1:])
+
+    def _record(self, found: tuple[str, nn.Module] | None) -> None:
+        if found is None or any(found[1] is network for _, network in self.networks):
+            return
+        name, network = found
+        self.networks.append((name, network if self.device is None else network.to(self.device)))
+
+
+def _module_argument() -> tuple[str, nn.Module] | None:
+    """The name and network of the `pyro.module` call that is being executed.
+
+    `pyro.module` sends a message for each parameter but none for the network, and may have been
+    imported under any name, so they are read from its frame.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is pyro.primitives.module.__code__:
+            return frame.f_locals["name"], frame.f_locals["nn_module"]
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None

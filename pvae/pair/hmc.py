@@ -14,11 +14,11 @@ LogDensity = Callable[[Latents], Tensor]
 
 
 class Point(NamedTuple):
-    """Where chains are.
+    """States of chains.
 
     Attributes:
         z: by site, shape (chains, dim).
-        log_density: there, up to a constant, shape (chains,), in nats.
+        log_density: at z, up to a constant, shape (chains,), in nats.
         gradient: of the log-density, by site, shape (chains, dim).
     """
 
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 
 def evaluate(log_density: LogDensity, z: Latents) -> Point:
-    """A log-density and its gradient, in one run; parameters get no gradients.
+    """A log-density and its gradient in z; parameters receive no gradients.
 
     Args:
         log_density: of each chain by itself, from z to shape (chains,).
@@ -44,29 +44,29 @@ def evaluate(log_density: LogDensity, z: Latents) -> Point:
 
 
 def transition(
-    log_density: LogDensity, start: Point, step: Tensor, leapfrog: int
+    log_density: LogDensity, start: Point, step_size: Tensor, num_leapfrog_steps: int
 ) -> tuple[Point, Tensor]:
-    """One transition of every chain, which leaves its density invariant; the mass is the identity.
+    """One transition of every chain that leaves its density invariant, with an identity mass matrix.
 
-    Each chain accepts or rejects by itself. A proposal where the density is no number is rejected.
+    Each chain accepts or rejects on its own; a proposal with a NaN density is rejected.
 
     References:
         MCMC using Hamiltonian dynamics (R. M. Neal, 2011), https://arxiv.org/abs/1206.1901
 
     Args:
         log_density: of each chain by itself, from z to shape (chains,).
-        start: where the chains are, under this very density.
-        step: step size of each chain, shape (chains,), above 0; it must not depend on `start`.
-        leapfrog: leapfrog steps, at least 1.
+        start: the states, evaluated under this same density.
+        step_size: of each chain, shape (chains,), above 0; it must not depend on `start`.
+        num_leapfrog_steps: at least 1.
 
     Returns:
-        Where the chains are next, and the probabilities of acceptance, shape (chains,).
+        The next states, and the acceptance probabilities, shape (chains,).
     """
-    # Steps that vary keep a trajectory from closing on itself (Neal, section 5.4.2.2).
-    size = (step * (0.8 + 0.4 * torch.rand_like(step)))[:, None]
+    # Random step sizes keep trajectories from closing on themselves (Neal, section 5.4.2.2).
+    size = (step_size * (0.8 + 0.4 * torch.rand_like(step_size)))[:, None]
     drawn = {name: torch.randn_like(value) for name, value in start.z.items()}
     momentum, here = drawn, start
-    for _ in range(leapfrog):
+    for _ in range(num_leapfrog_steps):
         momentum = _moved(momentum, here.gradient, size / 2)
         here = evaluate(log_density, _moved(here.z, momentum, size))
         momentum = _moved(momentum, here.gradient, size / 2)

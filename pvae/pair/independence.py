@@ -1,4 +1,4 @@
-"""Whether the terms of a datum depend on the other data of its batch."""
+"""Do rows of a batch depend on each other?"""
 
 from collections.abc import Callable, Mapping
 
@@ -7,47 +7,48 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.pair.log_prob import DataPlate, log_probs
-from pvae.pair.preserve import preserved, seeded
+from pvae.pair.log_prob import log_probs
+from pvae.pair.plate import DataPlate
+from pvae.pair.preserve import preserve_generators, seeded
 
-__all__ = ["moved_by_neighbours"]
+__all__ = ["dependent_sites"]
 
-_ROUNDING = 1e-3  # relative: products of other shapes are summed in another order
+_ROUNDING = 1e-3  # relative and absolute, since products may be summed in another order
 
 _Terms = dict[tuple[str, str], Tensor]
 
 
-def moved_by_neighbours(
+def dependent_sites(
     model: Callable[..., object],
     guide: Callable[..., object],
     plate: DataPlate | None,
     batch: tuple[Tensor, ...],
 ) -> list[tuple[str, str]]:
-    """Programs and sites whose log-probability at one datum changes when another datum does.
+    """Sites whose log-probability at one row changes when another row of the batch changes.
 
-    One row of the batch is replaced by another, which any support allows for; the latent sites keep
-    their values, and dropout its masks. Generators are left as they were.
+    One row of the batch is replaced by a copy of another, which every support allows; latent sites
+    keep their values, and dropout its masks. Generators are preserved.
 
     Args:
         model: p(x, z).
         guide: q(z | x).
-        plate: the data plate; nothing can be told without a vectorized one.
+        plate: the data plate; without a vectorized one the result is empty.
         batch: the arguments of the programs, each of shape (rows, ...).
 
     Returns:
-        Pairs such as ("guide", "z"); empty where data do not meet, where all rows are equal, or
-        where the programs draw what cannot be held fixed.
+        Program and site, such as ("guide", "z"). Empty if rows are independent, if all rows are
+        equal, or if the programs draw random numbers that cannot be held fixed.
     """
     other = _perturbed(batch)
     if plate is None or not plate.vectorized or plate.subsamples or other is None:
         return []
     programs = {"guide": guide, "model": model}
-    with preserved(), pyro.validation_enabled(False):
+    with preserve_generators(), pyro.validation_enabled(False):
         values = poutine.trace(guide).get_trace(*batch)
         before, again, after = (
             _at_values(programs, values, plate, data) for data in (batch, batch, other)
         )
-    return [] if _moved(before, again) else _moved(before, after)
+    return [] if _changed(before, again) else _changed(before, after)
 
 
 def _perturbed(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -76,8 +77,8 @@ def _at_values(
     }
 
 
-def _moved(before: _Terms, after: _Terms) -> list[tuple[str, str]]:
-    """The sites whose terms differ at rows other than the first."""
+def _changed(before: _Terms, after: _Terms) -> list[tuple[str, str]]:
+    """The sites whose log-probabilities differ at rows other than the first."""
     return [
         site
         for site, values in before.items()

@@ -1,4 +1,4 @@
-"""Where the user's statements stand: file and line of sample and parameter statements."""
+"""File and line of the user's sample and parameter statements, and of errors."""
 
 import sys
 import sysconfig
@@ -6,17 +6,18 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 __all__ = ["Place", "Places", "place_of_error", "user_frame"]
 
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent.parent)
-_CALLER = str(Path(_OWN, "pair", "program.py"))  # what is further out called the program
+_CALLER = str(Path(_OWN, "pair", "program.py"))  # frames further out call the program
 _ZOO = tuple(str(Path(_OWN, name)) for name in ("models", "guides"))
 
 
@@ -28,22 +29,27 @@ class Place(NamedTuple):
 
 
 class Places(Messenger):
-    """Notes where each site is sampled, and where each parameter is made.
+    """Records the line of each sample and parameter statement.
 
     Attributes:
         sites: by name, the sample statement.
-        params: by name, the statements that give the parameter a first value, in their order.
+        params: by name, the statements that give the parameter an initial value, in their order.
+        values: by name, the (unconstrained) parameters.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.sites: dict[str, Place] = {}
         self.params: dict[str, list[Place]] = {}
+        self.values: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Message[Any, Any]) -> None:
         place = _statement()
         if place is not None and msg["name"] is not None and not site_is_subsample(msg):
             self.sites.setdefault(msg["name"], place)
+
+    def _pyro_post_param(self, msg: Message[Any, Any]) -> None:
+        self.values[msg["args"][0]] = cast(Any, msg["value"]).unconstrained()
 
     def _pyro_param(self, msg: Message[Any, Any]) -> None:
         place = _statement()
@@ -54,7 +60,7 @@ class Places(Messenger):
 
 
 def place_of_error(passed: TracebackType | None) -> Place | None:
-    """The innermost line of the user's that an error passed through."""
+    """The innermost line of the user's code that an error passed through."""
     place = None
     while passed is not None:
         if not _is_foreign(passed.tb_frame.f_code.co_filename):
@@ -64,13 +70,13 @@ def place_of_error(passed: TracebackType | None) -> Place | None:
 
 
 def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
-    """File and line of the innermost frame that is the user's, as `file.py:12`; or nothing."""
+    """File and line of the innermost frame of the user's code, as `file.py:12`; "" if none."""
     own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _OWN))]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _statement() -> Place | None:
-    """The innermost line of a program that is being run."""
+    """The innermost line of the program that is running."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename

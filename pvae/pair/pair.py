@@ -1,4 +1,4 @@
-"""Which networks and parameters belong to a pair, and the scope in which they live."""
+"""Modules, parameters and parameter-store scope of a model/guide pair."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -11,26 +11,37 @@ from pyro import poutine
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor, nn
 
-from pvae.pair.discovery import reach
-from pvae.pair.preserve import preserved
+from pvae.data import Rows, rows
+from pvae.pair.discovery import Registrations, reach, register
+from pvae.pair.preserve import preserve_generators, preserve_tensors
 from pvae.pair.program import Program
-from pvae.pair.registering import registered
 from pvae.pair.traces import paired_traces
-from pvae.pair.watch import Watch
 
-__all__ = ["Belongings", "Program", "belongings_of"]
+__all__ = ["Pair", "pair_of", "rows_on_device"]
 
 
-class Belongings:
-    """The networks, named parameters and parameter scope of one pair.
+class Pair:
+    """The networks, parameters and parameter-store scope of a model and a guide.
 
-    Found are the `nn.Module`s that are the callables or their `__self__`, that the functions'
-    closures and globals reach, and that are passed to `pyro.module` while the programs run; and the
-    parameters that `pyro.param` makes. Networks are trained in place, as in PyTorch.
+    Its networks are the `nn.Module`s that are the callables or their `__self__`, that the
+    functions' closures and globals reach, and that are passed to `pyro.module` while the programs
+    run. Its parameters are those of the networks and those that `pyro.param` makes. Networks are
+    trained in place, as in PyTorch.
 
     Args:
         model: the model as the user wrote it.
         guide: the guide as the user wrote it.
+
+    Attributes:
+        model: the model, in the scope of the pair.
+        guide: the guide, likewise.
+        networks: by name.
+        unregistered: by role, parameters of networks that *are* the program, or that share a
+            registered name with another network: Pyro would silently leave them untrained.
+        duplicate_names: two networks that the programs register under one name.
+        unused: by network, parameters that the programs reach but do not register.
+        frozen: parameters that arrive with requires_grad=False; Pyro makes trainable whatever it
+            registers.
     """
 
     def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
@@ -38,26 +49,19 @@ class Belongings:
         # The tables of Pyro's parameter store that this pair sees.
         self._scope = _tables(ParamStoreDict())
         for program in (model, guide):
-            if isinstance(
-                program, Program
-            ):  # of another pair: its values are where this one starts
-                for key, table in program.belongings._scope.items():
+            if isinstance(program, Program):  # of another pair, whose values are the initial ones
+                for key, table in cast(Pair, program.pair)._scope.items():
                     self._scope[key].update(table)
         model = model.fn if isinstance(model, Program) else model
         guide = guide.fn if isinstance(guide, Program) else guide
         self.model = Program(model, self, "model")
         self.guide = Program(guide, self, "guide")
         self.networks: dict[str, nn.Module] = {}
-        # Parameters of networks that *are* the program, or that share a registered name with
-        # another network: Pyro would leave them untrained without a word.
         self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
-        # Two networks that the programs register under one name.
-        self.namesakes: list[tuple[str, nn.Module, nn.Module]] = []
-        # Parameters of networks that the programs reach but do not register, by network.
+        self.duplicate_names: list[tuple[str, nn.Module, nn.Module]] = []
         self.unused: dict[str, dict[str, nn.Parameter]] = {}
         for name, network in reach({"model": model, "guide": guide}, nn.Module):
             self._add(name, network)
-        # Those that arrive with requires_grad=False; Pyro makes trainable what it registers.
         self.frozen = [
             (f"{name}.{inner}", parameter)
             for name, network in self.networks.items()
@@ -66,7 +70,7 @@ class Belongings:
         ]
 
     def _add(self, name: str, network: nn.Module) -> None:
-        """Adopt a network under the first free name, and move it to the device."""
+        """Add a network under the first free name, unless it is part of another one."""
         if any(network is part for known in self.networks.values() for part in known.modules()):
             return
         free, number = name, 1
@@ -79,7 +83,7 @@ class Belongings:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Pyro's parameter store holds this pair's parameters within the block, and only those."""
+        """Within the block, Pyro's parameter store holds this pair's parameters and no others."""
         store = pyro.get_param_store()
         if store._params is self._scope["_params"]:
             yield
@@ -104,7 +108,7 @@ class Belongings:
         return dict(named.values())
 
     def to(self, device: torch.device) -> None:
-        """Move networks and parameters; parameters that are made later are made there."""
+        """Move networks and parameters to a device; later parameters are made there."""
         self.device = device
         for network in self.networks.values():
             network.to(device)
@@ -112,15 +116,15 @@ class Belongings:
             parameter.data = parameter.data.to(device)
 
     def include(self, networks: Mapping[str, nn.Module]) -> None:
-        """Take in networks that are not the programs' own, and register their parameters."""
+        """Add networks that are not the programs' own, and register their parameters."""
         for name, network in networks.items():
             network.to(self.device)
             self.networks[name] = network
             with self.scope():
-                registered(name, network)
+                register(name, network)
 
     def elsewhere(self) -> list[str]:
-        """Names of plain tensors that the programs use and that lie on another device."""
+        """Names of plain tensors that the programs use and that are on another device."""
         programs = {"model": self.model.fn, "guide": self.guide.fn}
         return [
             name
@@ -128,31 +132,37 @@ class Belongings:
             if tensor.device.type != self.device.type
         ]
 
-    # Finding out by running
+    # Initialization
 
-    def discover(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
-        """Run both programs once to see what they register.
+    def initialize(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
+        """Run both programs once, so that all networks and parameters are registered.
 
-        Generators and buffers are left as they were. Returns the traces of the model, replayed
-        against the guide, and of the guide.
+        Generators and buffers are preserved.
+
+        Args:
+            batch: the arguments of both programs, each of shape (rows, ...).
+
+        Returns:
+            The traces of the model, replayed against the guide, and of the guide.
         """
-        watch = Watch(self.device)
-        with preserved(), self._buffers_preserved(), self.scope(), watch:
+        seen = Registrations(self.device)
+        buffers = [buffer for network in self.networks.values() for buffer in network.buffers()]
+        with preserve_generators(), preserve_tensors(buffers), self.scope(), seen:
             traces = paired_traces(self.model, self.guide, batch)
-            for name, network in watch.networks:
+            for name, network in seen.networks:
                 self._add(name, network)
-            self.namesakes = [
+            self.duplicate_names = [
                 (name, first, second)
-                for i, (name, first) in enumerate(watch.networks)
-                for other, second in watch.networks[i + 1 :]
+                for i, (name, first) in enumerate(seen.networks)
+                for other, second in seen.networks[i + 1 :]
                 if other == name
             ]
             self._drop_parts()
-            self._register_rest([network for _, network in watch.networks])
+            self._register_rest([network for _, network in seen.networks])
         return traces
 
     def _drop_parts(self) -> None:
-        """Forget networks that are part of another one: the whole speaks for them."""
+        """Remove networks that are part of another one."""
         parts = {
             id(part)
             for network in self.networks.values()
@@ -162,7 +172,7 @@ class Belongings:
         self.networks = {n: net for n, net in self.networks.items() if id(net) not in parts}
 
     def _register_rest(self, passed: list[nn.Module]) -> None:
-        """Note what must be registered beside what the programs registered by themselves."""
+        """Register what belongs to the programs and what they did not register themselves."""
         registered = {id(p) for p in self.parameters().values()}
         self.unused = {}
         for name, network in self.networks.items():
@@ -182,32 +192,18 @@ class Belongings:
                 self.unused[name] = rest
 
     def _register(self, role: str, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Have a program register parameters, from now on and before its first step."""
+        """Make a program register parameters, now and whenever it runs."""
         self.unregistered[role] = {**self.unregistered.get(role, {}), **parameters}
         for name, parameter in parameters.items():
             pyro.param(name, parameter)
 
-    @contextmanager
-    def _buffers_preserved(self) -> Iterator[None]:
-        before = [
-            (buffer, buffer.detach().clone())
-            for network in self.networks.values()
-            for buffer in network.buffers()
-        ]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in before:
-                    buffer.copy_(value)
-
-    def bare(self, role: str) -> Callable[..., object]:
-        """A program for use within the scope: the user's own, where nothing need be added."""
+    def unscoped(self, role: str) -> Callable[..., object]:
+        """A program for use within the scope: the user's own unless it misses parameters."""
         program = self.model if role == "model" else self.guide
         return program if self.unregistered.get(role) else program.fn
 
-    def adopt(self, optimized: set[int]) -> None:
-        """Take in what the user's optimizer updates, by id, without the programs registering it."""
+    def register_optimized(self, optimized: set[int]) -> None:
+        """Register unused parameters that the user's optimizer updates, given by id."""
         for network, parameters in list(self.unused.items()):
             given = {name: p for name, p in parameters.items() if id(p) in optimized}
             if given:
@@ -215,13 +211,13 @@ class Belongings:
                 del self.unused[network]
 
     def finite(self) -> bool:
-        """Whether every parameter is; reads the device."""
+        """Whether all parameters are finite; reads the device."""
         return all(bool(torch.isfinite(p).all()) for p in self.parameters().values())
 
     # Modes and state
 
     def train(self) -> None:
-        """Put the networks into train mode; parts that arrived frozen in eval mode stay so."""
+        """Put the networks into train mode; parts that arrived frozen in eval mode stay in it."""
         trained = {id(p) for p in self.parameters().values()}
         for network in self.networks.values():
             # One that arrived in eval mode and is not trained was frozen on purpose.
@@ -246,16 +242,16 @@ class Belongings:
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, object]]) -> None:
-        """Copy saved values into the networks and parameters; `discover` comes first.
+        """Copy saved values into the networks and parameters, after `initialize`.
 
         Raises:
-            ValueError: the names or shapes saved are not those of this pair.
+            ValueError: the saved names or shapes differ from those of this pair.
         """
         params = self.parameters()
         owned = {id(p) for network in self.networks.values() for p in network.parameters()}
         own = {n for n, p in params.items() if id(p) not in owned}
-        _same_names("networks", set(state["networks"]), set(self.networks))
-        _same_names("parameters", set(state["params"]), own)
+        _check_names("networks", set(state["networks"]), set(self.networks))
+        _check_names("parameters", set(state["params"]), own)
         for name, network in self.networks.items():
             saved = cast(Mapping[str, Tensor], state["networks"][name])
             try:
@@ -275,21 +271,33 @@ class Belongings:
                 params[name].copy_(value)
 
 
+def pair_of(*programs: Callable[..., object]) -> Pair | None:
+    """The pair of programs that `fit` or `load` returned; None for a user's own programs."""
+    return next((cast(Pair, p.pair) for p in programs if isinstance(p, Program)), None)
+
+
+def rows_on_device(data: object, *programs: Callable[..., object]) -> Rows:
+    """Data as `Rows` on the device of the programs.
+
+    Args:
+        data: what `pvae.data.rows` takes.
+        *programs: those of a `Fit` know their device; others leave the data where they are.
+    """
+    pair = pair_of(*programs)
+    found = rows(data)
+    return found if pair is None else found.to(pair.device)
+
+
 def _tables(store: ParamStoreDict) -> dict[str, dict[object, object]]:
-    """What a parameter store consists of."""
+    """The tables that make up a parameter store."""
     return {key: vars(store)[key] for key in ("_params", "_param_to_name", "_constraints")}
-
-
-def belongings_of(*programs: Callable[..., object]) -> Belongings | None:
-    """What belongs to the pair that `fit` made these programs of, if it did."""
-    return next((p.belongings for p in programs if isinstance(p, Program)), None)
 
 
 def _owner(program: Callable[..., object]) -> object:
     return getattr(program, "__self__", None)
 
 
-def _same_names(what: str, saved: set[str], own: set[str]) -> None:
+def _check_names(what: str, saved: set[str], own: set[str]) -> None:
     if saved != own:
         raise ValueError(
             f"the saved {what} are {sorted(saved)}, the pair's are {sorted(own)}: "

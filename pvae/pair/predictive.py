@@ -12,8 +12,8 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from pvae.data import rows
-from pvae.pair.modes import evaluating
-from pvae.pair.sources import source_for
+from pvae.pair.pair import rows_on_device
+from pvae.pair.preserve import evaluation_mode
 from pvae.pair.traces import observed_sites, sample_sites
 
 __all__ = ["at_means", "decode", "infer", "reconstruct", "sample", "unobserved"]
@@ -108,7 +108,7 @@ def decode(
         ValueError: the model observes several sites, and none has the given name.
     """
     (batch,) = _batches(like, model, batch_size=len(rows(like)))
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluation_mode(model):
         return _expected(model, codes, batch, site)
 
 
@@ -196,8 +196,8 @@ def at_means(
 def _batches(
     data: object, *programs: Callable[..., object], batch_size: int = 1024
 ) -> Iterator[tuple[Tensor, ...]]:
-    source = source_for(data, *programs)
-    with torch.no_grad(), evaluating(*programs):
+    source = rows_on_device(data, *programs)
+    with torch.no_grad(), evaluation_mode(*programs):
         yield from source.batches(batch_size)
 
 

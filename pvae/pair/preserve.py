@@ -1,16 +1,30 @@
-"""Random number generators: seeding within a block, and their states as plain tensors."""
+"""Preserve and restore state: random number generators, buffers, gradients, flags and modes."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["generator_state", "preserved", "restore_generators", "seeded"]
+from pvae.pair.discovery import reach
+from pvae.pair.program import Program
+
+__all__ = [
+    "evaluation_mode",
+    "generator_state",
+    "preserve_flags",
+    "preserve_generators",
+    "preserve_gradients",
+    "preserve_modes",
+    "preserve_state",
+    "preserve_tensors",
+    "restore_generators",
+    "seeded",
+]
 
 
 def generator_state() -> dict[str, object]:
@@ -26,7 +40,7 @@ def generator_state() -> dict[str, object]:
 
 
 def restore_generators(state: Mapping[str, object]) -> None:
-    """Put the generators into a state that `generator_state` returned."""
+    """Restore a state that `generator_state` returned."""
     torch.set_rng_state(cast(Tensor, state["torch"]).cpu())
     for index, device_state in enumerate(cast(list[Tensor], state["cuda"])):
         torch.cuda.set_rng_state(device_state.cpu(), index)
@@ -38,8 +52,8 @@ def restore_generators(state: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Leave the generators after the block as they were before it."""
+def preserve_generators() -> Iterator[None]:
+    """Restore the random number generators on exit."""
     state = generator_state()
     try:
         yield
@@ -49,7 +63,86 @@ def preserved() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed all generators for the block alone."""
-    with preserved():
+    """Seed all generators on entry and restore them on exit."""
+    with preserve_generators():
         pyro.set_rng_seed(seed)
+        yield
+
+
+@contextmanager
+def preserve_tensors(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Restore the values of buffers or parameters on exit, in place."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+
+
+@contextmanager
+def preserve_gradients(parameters: Collection[Tensor]) -> Iterator[None]:
+    """Clear gradients on entry and restore them on exit.
+
+    Args:
+        parameters: may be a live view, such as the values of Pyro's parameter store; a parameter
+            that the block adds has no gradient afterwards.
+    """
+    gradients = {id(parameter): parameter.grad for parameter in parameters}
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.grad = gradients.get(id(parameter))
+
+
+@contextmanager
+def preserve_state(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore generators, buffers and gradients on exit, so that a step leaves no trace.
+
+    Args:
+        networks: those whose buffers may change. Gradients are those of Pyro's parameter store.
+    """
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    parameters = pyro.get_param_store()._params.values()
+    with preserve_gradients(parameters), preserve_tensors(buffers), preserve_generators():
+        yield
+
+
+@contextmanager
+def preserve_flags(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Restore `requires_grad` on exit."""
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def preserve_modes(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore train and eval modes, module by module, on exit."""
+    modes = [(part, part.training) for network in networks for part in network.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def evaluation_mode(*programs: Callable[..., object]) -> Iterator[None]:
+    """Put the networks of programs into eval mode, and restore their modes on exit."""
+    raw = {str(i): p for i, p in enumerate(programs) if not isinstance(p, Program)}
+    networks = [network for _, network in reach(raw, nn.Module)]
+    for program in programs:
+        if isinstance(program, Program):
+            networks += program.pair.networks.values()
+    with preserve_modes(networks):
+        for network in networks:
+            network.eval()
         yield

@@ -1,38 +1,61 @@
-"""Programs in the parameter scope of their pair."""
+"""A model or guide bound to the parameter-store scope of its pair."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import pyro
-
-if TYPE_CHECKING:
-    from pvae.pair.pair import Belongings
+from torch import nn
 
 __all__ = ["Program"]
 
 
+class _Pair(Protocol):
+    """What a program needs of its pair."""
+
+    networks: dict[str, nn.Module]
+    unregistered: dict[str, dict[str, nn.Parameter]]
+
+    def scope(self) -> AbstractContextManager[None]: ...
+
+
 class Program:
-    """A model or a guide in the parameter scope that belongs to it; called like the original.
+    """A model or a guide in the parameter-store scope of its pair; called like the original.
+
+    Attributes and methods of the user's object are reached through it.
 
     Args:
         fn: the callable as the user wrote it.
-        belongings: the networks and parameters of its pair.
+        pair: the pair that it belongs to.
         role: "model" or "guide".
+
+    Example:
+        >>> import pvae, torch
+        >>> vae = pvae.models.VAE(x_shape=(8, 8), z_dim=2)
+        >>> fit = pvae.fit(vae, pvae.guides.MeanField(x_shape=(8, 8), z_dim=2),
+        ...                torch.rand(16, 8, 8).round(), epochs=1, progress=False)
+        >>> fit.model.z_dim
+        2
     """
 
-    def __init__(self, fn: Callable[..., object], belongings: Belongings, role: str) -> None:
+    def __init__(self, fn: Callable[..., object], pair: _Pair, role: str) -> None:
         self.fn = fn
-        self.belongings = belongings
+        self.pair = pair
         self.role = role
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Run the program in its scope."""
-        with self.belongings.scope():
-            for name, parameter in self.belongings.unregistered.get(self.role, {}).items():
+        with self.pair.scope():
+            unregistered: Mapping[str, nn.Parameter] = self.pair.unregistered.get(self.role, {})
+            for name, parameter in unregistered.items():
                 pyro.param(name, parameter)
             return self.fn(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> object:
+        """An attribute of the user's object."""
+        if name.startswith("__") or "fn" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.fn, name)
 
     def __repr__(self) -> str:
         return f"Program({self.role}: {self.fn!r})"

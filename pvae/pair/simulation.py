@@ -1,4 +1,4 @@
-"""Data simulated from the model together with the latent variables that made them."""
+"""Simulate data from the model, together with the latent variables that generated them."""
 
 from collections.abc import Callable
 from typing import cast
@@ -25,7 +25,7 @@ def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) 
         ValueError: a site observes something else than an argument as it was given (up to its shape
             and type), or two sites the same one; or the model has a `pyro.factor`.
     """
-    # Floats that occur only once: what a site observes cannot be mistaken for something else.
+    # Random floats occur once, so that an observed value identifies its argument.
     probe = tuple(
         torch.rand_like(part) if part.is_floating_point() else part.clone() for part in batch
     )

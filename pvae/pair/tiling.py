@@ -1,4 +1,4 @@
-"""Particles as further rows of a batch."""
+"""Particles as additional rows of a batch."""
 
 from typing import Any
 
@@ -8,16 +8,21 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["Overfull", "tiled", "tiled_arguments"]
+__all__ = ["Oversized", "tiled", "tiled_arguments"]
 
 
 def tiled(batch: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-    """The batch with each row so many times: all rows, then all rows again."""
+    """Repeat a batch `count` times along its rows: row r of particle k is row k * rows + r.
+
+    Example:
+        >>> tiled((torch.tensor([1, 2]),), 2)
+        (tensor([1, 2, 1, 2]),)
+    """
     return tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in batch)
 
 
 def tiled_arguments(batch: tuple[Any, ...], count: int) -> tuple[Any, ...]:
-    """The same of arguments among which are numbers and texts."""
+    """Repeat the tensors of shape (rows, ...) among the arguments, as `tiled` does."""
     if count == 1:
         return batch
     rows = len(batch[0])
@@ -29,8 +34,8 @@ def tiled_arguments(batch: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     )
 
 
-class Overfull(Messenger):
-    """Lets a plate that is sized to the data set hold more rows: several of each datum."""
+class Oversized(Messenger):
+    """Lets a plate that is sized to the data set hold more rows than it has elements."""
 
     def _pyro_sample(self, msg: Message[Any, Any]) -> None:
         if not site_is_subsample(msg):

@@ -7,26 +7,45 @@ from pyro import poutine
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-__all__ = ["Site", "latent_sites", "observed_sites", "paired_traces", "sample_sites"]
+__all__ = [
+    "PROGRAM_ERRORS",
+    "Site",
+    "latent_sites",
+    "observed_sites",
+    "paired_traces",
+    "sample_sites",
+]
 
 Site = dict[str, Any]
+
+# What a program raises that does not fit its data or its partner.
+PROGRAM_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 
 
 def paired_traces(
     model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
 ) -> tuple[poutine.Trace, poutine.Trace]:
-    """A trace of the model replayed against one of the guide, and that one."""
+    """A trace of the model, replayed against a trace of the guide, and the guide's trace."""
     guide_trace = poutine.trace(guide).get_trace(*batch)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     return model_trace, guide_trace
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Site]]:
-    """The sample sites by name, without those by which plates draw their indices."""
+    """The sample sites by name, without `pyro.deterministic` and the indices of plates."""
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site_is_subsample(site):
             continue
-        if not (site["infer"] or {}).get("_deterministic"):  # a value, of no probability
+        if not (site["infer"] or {}).get("_deterministic"):
             yield name, cast(Site, site)
 
 
@@ -36,7 +55,7 @@ def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
 
 
 def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """The sites that are observed; a `pyro.factor` observes nothing."""
+    """The observed sites, without `pyro.factor`."""
     return {
         name: site
         for name, site in sample_sites(trace)

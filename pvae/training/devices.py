@@ -1,4 +1,4 @@
-"""Which device to train on."""
+"""Find the device to train on."""
 
 import torch
 
@@ -9,7 +9,7 @@ def find_device(name: str | torch.device) -> torch.device:
     """The device of that name; "auto" is the first CUDA device, or else the CPU.
 
     Raises:
-        ValueError: the device is not there.
+        ValueError: the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -19,7 +19,7 @@ def find_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         have = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(
-            f"device {str(name)!r} is not there: this machine has {have}; "
+            f"device {str(name)!r} does not exist: this machine has {have}; "
             'device="auto" takes the best of them'
         ) from error
     return device

@@ -1,4 +1,4 @@
-"""What to tell when a program fails: where in the user's code, and which site broke first."""
+"""Divergence: the error for a loss that is not finite, and the site that failed first."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pvae.pair.distributions import base_distribution
 from pvae.pair.traces import paired_traces, sample_sites
 
 __all__ = ["DivergedError", "diverged", "first_broken_site"]
@@ -16,8 +17,8 @@ class DivergedError(ArithmeticError):
     """The loss became NaN or infinite.
 
     Attributes:
-        step: the step at which it did, counted from 0 over the whole run.
-        site: the site whose log-probability went first, or None where it could not be found again.
+        step: the first step with such a loss, counted from 0 over the whole run.
+        site: the first site whose log-probability was not finite, or None if it was not found.
     """
 
     def __init__(self, message: str, *, step: int, site: str | None) -> None:
@@ -34,14 +35,18 @@ def diverged(
     learning_rate: float | None,
     kept: Path | None,
 ) -> DivergedError:
-    """The error for a loss that is no number any more."""
+    """Build the error for a loss that is not finite."""
     name = site[0] if site is not None else None
-    which = f"site {site[0]!r} went first, {site[1]}" if site else "a replay did not show the site"
+    which = (
+        f"the first site to fail is {site[0]!r}, {site[1]}"
+        if site
+        else "a repetition did not show the site"
+    )
     back = f"; the last good checkpoint is {kept}" if kept is not None else ""
     rate = f" (now {learning_rate:g})" if learning_rate is not None else ""
     return DivergedError(
-        f"the loss is not finite from step {step} on, in epoch {epoch}: {which}. The pair is back "
-        f"at the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, clip_norm, or "
+        f"the loss is not finite from step {step} on, in epoch {epoch}: {which}. The pair was "
+        f"restored to the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, clip_norm, or "
         "data and scales nearer to 1",
         step=step,
         site=name,
@@ -51,11 +56,11 @@ def diverged(
 def first_broken_site(
     model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
 ) -> tuple[str, str] | None:
-    """The first site, guide before model, that is not finite; and what is wrong with it.
+    """The first site, guide before model, whose log-probability is not finite, and the cause.
 
     Returns:
-        The name of the site and a phrase such as "in the guide: its loc is NaN", or None where
-        every log-probability is finite.
+        The name of the site and a phrase such as "in the guide: its loc is NaN"; None if all
+        log-probabilities are finite.
     """
     with torch.no_grad(), pyro.validation_enabled(False):
         model_trace, guide_trace = paired_traces(model, guide, batch)
@@ -68,8 +73,7 @@ def first_broken_site(
 
 
 def _parameter_at_fault(fn: object) -> str:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = base_distribution(fn)
     for key in getattr(fn, "arg_constraints", {}):
         value = getattr(fn, key, None)
         if isinstance(value, Tensor) and not torch.isfinite(value).all():

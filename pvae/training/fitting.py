@@ -1,24 +1,33 @@
-"""Training: `fit` takes a pair, data and options, and hands them to the loop."""
+"""`fit`: options, preparation, epochs, end, in reading order."""
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pvae.data import DataSet, batches, rows
-from pvae.engine.optimizers import MakeOptimizer, MakeScheduler
-from pvae.engine.precision import refuse_missing
-from pvae.pair.pair import Belongings, belongings_of
-from pvae.pair.preserve import seeded
+from pvae.checking import PairError, Supports, inspect_pair, program_failed
+from pvae.data import Batches, Rows, Splits, batches, rows
+from pvae.data.minibatches import default_batch_size
+from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
+from pvae.engine.precision import check_precision
+from pvae.objectives import Objective
+from pvae.objectives import get as get_objective
+from pvae.pair.pair import Pair, pair_of
+from pvae.pair.preserve import preserve_generators, seeded
+from pvae.pair.traces import PROGRAM_ERRORS
+from pvae.svi import SVI
 from pvae.training.devices import find_device
-from pvae.training.logger import Tracker
+from pvae.training.logger import RunLogger
 from pvae.training.loop import Loop
 from pvae.training.options import Options
 from pvae.training.result import Fit
+from pvae.training.run import save_checkpoint
+from pvae.training.scaling import Scaling
 
 __all__ = ["fit"]
 
@@ -28,7 +37,7 @@ def fit(
     guide: Callable[..., object],
     data: object,
     *,
-    objective: ELBO | None = None,
+    objective: ELBO | str | None = None,
     optimizer: PyroOptim | Optimizer | MakeOptimizer | None = None,
     learning_rate: float | None = None,
     scheduler: MakeScheduler | None = None,
@@ -54,8 +63,8 @@ def fit(
 ) -> Fit:
     """Train a model and a guide, two ordinary Pyro programs, by stochastic variational inference.
 
-    Networks are trained in place and left in eval mode; parameters registered by name live in a
-    scope of their own. The generators outside are left as they are.
+    Networks are trained in place and left in eval mode; parameters that are registered by name live
+    in a parameter-store scope of the fit. Random number generators are preserved.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
@@ -63,42 +72,44 @@ def fit(
 
     Args:
         model: p(x, z): a function, a bound method, an `nn.Module` or a `PyroModule`; called with
-            one batch, `model(x)`, or `model(x, y)` where the data are a tuple.
+            one batch, `model(x)`, or `model(x, y)` if the data are a tuple.
         guide: q(z | x), called with the same arguments.
-        data: a tensor of shape (N, ...), a tuple of such, what `data.load` returns, a
-            `torch.utils.data.Dataset` or a `DataLoader` (then `batch_size` is the loader's).
-        objective: the bound and its gradient estimator, `Trace_ELBO()` where there is none.
-        optimizer: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one; Adam
-            where there is none.
-        learning_rate: of that Adam, 1e-3 where it is not given.
-        scheduler: from a torch optimizer to one of torch's schedulers, which steps once an epoch.
-        epochs: passes through the data, counted from the start of the run also when it is resumed.
-        batch_size: data per step: 128 where it is not given, or all data where they are fewer.
-        steps_per_epoch: what makes an epoch of an endless stream.
-        data_size: the number of data behind an endless stream, by which global sites are weighed.
-        valid: data for validation after each epoch; the data set's own split where it has one.
-        patience: stop after so many epochs without a better validation bound, and keep the best.
-        warmup: epochs in which the weight of latent sites rises to 1.
+        data: a tensor of shape (N, ...), a tuple of such, the result of `data.load`, a
+            `torch.utils.data.Dataset` or a `DataLoader` (whose batch size is used).
+        objective: the bound and its gradient estimator, or its name with options, such as
+            "iwae:num_particles=5" (default: `Trace_ELBO()`).
+        optimizer: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one
+            (default: Adam).
+        learning_rate: of the default optimizer (default: 1e-3).
+        scheduler: from a torch optimizer to one of torch's schedulers, which steps once per epoch.
+        epochs: passes through the data, counted from the start of the run even if it is resumed.
+        batch_size: rows per step (default: 128, or all rows if there are fewer).
+        steps_per_epoch: steps that make up an epoch of an endless stream.
+        data_size: number of data behind an endless stream, which global sites are scaled by.
+        valid: data for validation after each epoch (default: the `valid` split of `data`, if any).
+        patience: stop after this many epochs without a better validation bound, and keep the best.
+        warmup: epochs in which the scale of latent sites rises to 1.
         clip_norm: largest global norm of a step's gradient, in nats per datum.
         device: "auto", "cpu", "cuda", ...
         engine: "auto", "eager", "recorded" or "captured", as in `SVI`.
-        precision: "float32", "tf32" or "bfloat16", as in `SVI`; evaluation is in float32.
-        seed: seeds initial draws, shuffling, binarization and sampling.
-        out: the run folder; nothing is written where there is none.
-        resume: go on from the checkpoint in `out`.
+        precision: "float32", "tf32" or "bfloat16", as in `SVI`; evaluation uses float32.
+        seed: seeds initialization, shuffling, binarization and sampling.
+        out: the run folder (default: nothing is written).
+        resume: continue from the checkpoint in `out`.
         overwrite: replace the run in `out`.
-        tensorboard: also write TensorBoard's files (needs the extra of that name).
-        callback: called with the `Fit` so far after each epoch; returning True ends training.
+        tensorboard: write TensorBoard's files as well (needs the extra of that name).
+        callback: called with the `Fit` so far after each epoch; training ends if it returns True.
         progress: show a progress bar.
-        config: what else to write into the run's config.json.
+        config: further entries of the run's config.json.
 
     Returns:
-        The trained pair and its history.
+        A `Fit`: `.model`, `.guide`, `.history`, `.notes`.
 
     Raises:
-        ValueError: data, options or pair that do not fit; `PairError` where the pair is wrong.
-        DivergedError: the loss became NaN or infinite; the pair is left as after the last epoch
-            that was good.
+        PairError: the pair would be trained wrongly; a `ValueError`.
+        IncompatibleObjectiveError: the objective does not fit the pair; a `ValueError`.
+        ValueError: data or options out of range.
+        DivergedError: the loss became NaN or infinite; the pair is restored to the last good epoch.
 
     Example:
         >>> import pvae, pyro, torch
@@ -112,41 +123,144 @@ def fit(
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(x / 2, scale))
         >>> fit = pvae.fit(model, guide, torch.randn(64), epochs=2, progress=False)
-        >>> len(fit.history), fit.stopped
+        >>> len(fit.history), fit.stop_reason
         (2, 'all epochs')
     """
-    if isinstance(data, DataSet):
+    # Options
+    if isinstance(data, Splits):
         valid = data.valid if valid is None else valid
         data = data.train
     if patience is not None and valid is None:
         raise ValueError("patience needs data that are not trained on: give valid=")
-    batch_size = _default_batch_size(data) if batch_size is None else batch_size
-    options = Options(
-        objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
-        data_size, patience, warmup, clip_norm, engine, precision, seed,
-    )  # fmt: skip
     place = find_device(device)
-    refuse_missing(precision, place)
+    check_precision(precision, place)
+    batch_size = default_batch_size(data) if batch_size is None else batch_size
     source = batches(
         data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch
     )
     held_out = rows(valid).to(place) if valid is not None else None
-    known = belongings_of(model, guide)
-    same = known is not None and model is known.model and guide is known.guide
-    belongings = known if known is not None and same else Belongings(model, guide)
-    belongings.to(place)
-    tracker = Tracker(out, tensorboard=tensorboard, progress=progress)
-    with seeded(seed), belongings.scope():
-        loop = Loop(belongings, source, held_out, options, tracker)
-        loop.start({**(config or {}), **options.as_json()}, resume=resume, overwrite=overwrite)
+    if isinstance(objective, str):
+        objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
+    options = Options(
+        objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
+        data_size, patience, warmup, clip_norm, engine, precision, seed,
+    )  # fmt: skip
+    logger = RunLogger(out, tensorboard=tensorboard, progress=progress)
+    pair = _pair(model, guide, place)
+    with seeded(seed), pair.scope():
+        example = _first_batch(source)
+        loop = _prepare(pair, example, source, held_out, options, logger)
+        written = {**(config or {}), **options.as_json()}
+        _start(loop, example, written, resume=resume, overwrite=overwrite)
         loop.run(callback)
+        _finish(loop)
     return loop.fit
 
 
-def _default_batch_size(data: object) -> int:
-    """128, or the number of data where they are fewer."""
-    if isinstance(data, Dataset | DataLoader) and not isinstance(data, TensorDataset):
-        size = len(data) if isinstance(data, Sized) and not isinstance(data, DataLoader) else 128
-    else:
-        size = len(rows(data))
-    return min(128, max(1, size))
+def _first_batch(source: Batches) -> tuple[Tensor, ...]:
+    with preserve_generators():
+        return next(source.epoch(0))
+
+
+def _pair(model: Callable[..., object], guide: Callable[..., object], device: torch.device) -> Pair:
+    """The pair of the programs, on the device; that of a `Fit` if both programs are its own."""
+    pair = pair_of(model, guide)
+    if pair is None or model is not pair.model or guide is not pair.guide:
+        pair = Pair(model, guide)
+    pair.to(device)
+    return pair
+
+
+def _prepare(
+    pair: Pair,
+    example: tuple[Tensor, ...],
+    source: Batches,
+    valid: Rows | None,
+    options: Options,
+    logger: RunLogger,
+) -> Loop:
+    """Find the parts of the pair, check it and build the step, each once.
+
+    Raises:
+        PairError: the pair would be trained wrongly.
+        ValueError: there is nothing to train.
+    """
+    objective = options.make_objective()
+    own = objective if isinstance(objective, Objective) else None
+    if own is not None:
+        pair.include(own.networks())
+    pair.train()
+    try:
+        with pyro.validation_enabled(True):
+            pair.initialize(example)
+    except PROGRAM_ERRORS as error:
+        raise program_failed(error, example, pair.elsewhere()) from error
+    pair.train()
+    parameters = pair.parameters()
+    optim = options.make_optimizer(parameters)
+    optimized = optim.optimized() if isinstance(optim, TorchOptim) else set()
+    pair.register_optimized(optimized)
+    report, inspection = inspect_pair(pair, example, objective)
+    if report.errors or inspection is None:
+        raise PairError(list(report.findings))
+    if not parameters:
+        raise ValueError(
+            "neither program registers a parameter, so there is nothing to train: pass networks to "
+            "pyro.module, or make parameters with pyro.param"
+        )
+    size = source.rows if source.rows is not None else options.data_size
+    scaling = Scaling(
+        inspection.plate, inspection.model, size, device=pair.device, warmup=options.warmup
+    )
+    svi = SVI(
+        scaling.wrap(pair.unscoped("model")),
+        scaling.wrap(pair.unscoped("guide")),
+        optim,
+        objective,
+        engine=options.engine,
+        precision=options.precision,
+        clip_norm=options.clip_norm,
+    )
+    try:
+        svi.initialize(example, list(pair.networks.values()))
+    except PROGRAM_ERRORS as error:
+        raise program_failed(error, example, pair.elsewhere()) from error
+    fit = Fit(pair.model, pair.guide, engine=svi.engine)
+    fit.notes = [*map(str, report.findings), *scaling.notes]
+    fixed = [name for name, p in parameters.items() if optimized and id(p) not in optimized]
+    if fixed:
+        fit.notes.append(f"the optimizer was not given parameters {fixed}, so they stay fixed")
+    return Loop(
+        pair, svi, source, valid, options, logger, inspection.plate,
+        inspection.dependent == [], own, scaling, Supports(inspection.model, example), fit,
+    )  # fmt: skip
+
+
+def _start(
+    loop: Loop,
+    example: tuple[Tensor, ...],
+    config: Mapping[str, object],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Start the run folder, or restore the run to resume."""
+    run = loop.logger.run
+    loop.fit.run = run.path if run is not None else None
+    before = loop.logger.start(
+        config, example, loop.pair.device, resume=resume, overwrite=overwrite
+    )
+    if before is not None:
+        state, loop.fit.history = before
+        loop.state.load_state_dict(state)
+    elif run is not None:
+        save_checkpoint(run.checkpoint, loop.state.state_dict())
+
+
+def _finish(loop: Loop) -> None:
+    """Keep the best parameters and write the summary."""
+    loop.fit.engine = loop.svi.engine
+    loop.fit.notes += loop.svi.notes
+    loop.fit.best_epoch = loop.state.restore_best()
+    loop.pair.eval()
+    loop.logger.close(loop.fit, loop.pair.device)

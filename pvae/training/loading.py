@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 
 from pvae import zoo
-from pvae.pair.pair import Belongings
-from pvae.pair.preserve import preserved
-from pvae.training.checkpoint import load_checkpoint
+from pvae.pair.pair import Pair
+from pvae.pair.preserve import preserve_generators
 from pvae.training.devices import find_device
 from pvae.training.result import Fit
-from pvae.training.run import Run
+from pvae.training.run import Run, load_checkpoint
 
 __all__ = ["load"]
 
@@ -46,33 +45,35 @@ def load(
     config = folder.config()
     notes = []
     if model is None or guide is None:
-        pair = config.get("pair")
-        if pair is None or model is not None or guide is not None:
+        described = config.get("pair")
+        if described is None or model is not None or guide is not None:
             raise ValueError(
                 f"{folder.path} was made from Python: give both programs, "
                 "load(run, model=..., guide=...), built as they were for training"
             )
-        sources = [zoo.Source(**source) for source in pair["sources"].values()]
+        sources = [zoo.Source(**source) for source in described["sources"].values()]
         notes = [note for source in sources if (note := zoo.changed(source)) is not None]
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        with preserved():
-            built = zoo.build(pair["model"], pair["guide"], pair["options"], pair["defaults"])
+        with preserve_generators():
+            built = zoo.build(
+                *(described[key] for key in ("model", "guide", "options", "defaults"))
+            )
         model, guide = built.model, built.guide
-    belongings = Belongings(model, guide)
-    belongings.to(find_device(device))
-    state = load_checkpoint(folder.checkpoint, belongings.device)
-    with belongings.scope():
-        belongings.discover(folder.example(belongings.device))
-        pair = (state["best"] or state)["pair"]
+    trained = Pair(model, guide)
+    trained.to(find_device(device))
+    state = load_checkpoint(folder.checkpoint, trained.device)
+    with trained.scope():
+        trained.initialize(folder.example(trained.device))
+        saved = (state["best"] or state)["pair"]
         # A baseline belongs to the objective, which is not needed any more.
-        own = {n: v for n, v in pair["networks"].items() if not n.startswith("objective.")}
-        belongings.load_state_dict({**pair, "networks": own})
-    belongings.eval()
-    fit = Fit(belongings.model, belongings.guide, folder.history(), run=folder.path, notes=notes)
+        own = {n: v for n, v in saved["networks"].items() if not n.startswith("objective.")}
+        trained.load_state_dict({**saved, "networks": own})
+    trained.eval()
+    fit = Fit(trained.model, trained.guide, folder.history(), run=folder.path, notes=notes)
     if (folder.path / "summary.json").exists():  # not yet, while the run goes on
         summary = folder.summary()
-        fit.engine, fit.stopped = summary["engine"], summary["stopped"]
+        fit.engine, fit.stop_reason = summary["engine"], summary["stop_reason"]
         fit.best_epoch = summary["best_epoch"]
         fit.notes = [*summary["notes"], *notes]
     return fit

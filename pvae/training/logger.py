@@ -1,4 +1,4 @@
-"""Where the course of a training goes: progress bar, metrics.jsonl, checkpoint, TensorBoard."""
+"""Log a training: progress bar, metrics.jsonl, checkpoint, TensorBoard, summary.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pvae.training.checkpoint import load_checkpoint, save_checkpoint
 from pvae.training.result import Fit
-from pvae.training.run import Run
+from pvae.training.run import Run, load_checkpoint, save_checkpoint
 
-__all__ = ["Tracker"]
+__all__ = ["RunLogger"]
 
-# What decides the numbers of a run; a resumed run may only be longer.
+# The options that determine a run's numbers; a resumed run may only be longer.
 _FIXED = (
     "objective", "optimizer", "learning_rate", "batch_size", "steps_per_epoch", "warmup",
     "clip_norm", "precision", "seed",
@@ -26,8 +25,8 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
-class Tracker:
-    """Writes what happens, as far as it was asked for.
+class RunLogger:
+    """Writes the run folder and TensorBoard's files, and shows the progress bar.
 
     Args:
         out: the run folder, or None.
@@ -52,10 +51,11 @@ class Tracker:
         resume: bool,
         overwrite: bool,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """Begin a run, or go on with one: then its last state and its history are returned.
+        """Start a run, or resume one and return its last state and history.
 
         Raises:
-            ValueError: the folder holds a run and neither was asked for, or it was made otherwise.
+            ValueError: the folder has a run and neither resume nor overwrite is set, or the run to
+                resume was made with other options.
         """
         if resume and self.run is None:
             raise ValueError("resume needs the folder of the run: give out=")
@@ -64,19 +64,19 @@ class Tracker:
         if not resume:
             self.run.start(config, example, overwrite)
             return None
-        _refuse_other(self.run.config(), config)
+        _check_same(self.run.config(), config)
         state = load_checkpoint(self.run.checkpoint, device)
         self.run.update_config(config)
         return state, self.run.keep_history(state["epoch"])
 
     def open_bar(self, first: int, epochs: int) -> None:
-        """Show how many epochs there are."""
+        """Open the progress bar."""
         self._bar = tqdm(
             initial=first, total=epochs, unit="epoch", disable=None if self.progress else True
         )
 
     def epoch(self, row: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Write down one epoch, the checkpoint last."""
+        """Write one epoch, the checkpoint last."""
         if self.run is not None:
             self.run.add_metrics(row)
             save_checkpoint(self.run.checkpoint, state)
@@ -98,16 +98,17 @@ class Tracker:
             self._writer.close()
         if self.run is not None:
             last = fit.history[-1] if fit.history else {}
+            kept = last if fit.best_epoch is None else fit.history[fit.best_epoch - 1]
             self.run.write_summary(
                 {
                     "epochs": last.get("epoch", 0),
                     "steps": last.get("step", 0),
-                    "stopped": fit.stopped,
+                    "stop_reason": fit.stop_reason,
                     "best_epoch": fit.best_epoch,
                     "engine": fit.engine,
                     "device": str(device),
                     "train_loss": last.get("train_loss"),
-                    "valid_elbo": last.get("valid_elbo"),
+                    "valid_elbo": kept.get("valid_elbo"),
                     "seconds": sum(row["seconds"] for row in fit.history),
                     "examples_per_second": last.get("examples_per_second"),
                     "notes": fit.notes,
@@ -115,8 +116,8 @@ class Tracker:
             )
 
 
-def _refuse_other(old: Mapping[str, object], new: Mapping[str, object]) -> None:
-    """Refuse to go on with a run under options that would have given other numbers."""
+def _check_same(old: Mapping[str, object], new: Mapping[str, object]) -> None:
+    """Check that the options that determine the numbers of a run are the same."""
     changed = [key for key in _FIXED if old.get(key) != new.get(key)]
     if changed:
         differences = ", ".join(f"{key} {old.get(key)!r} (now {new.get(key)!r})" for key in changed)
@@ -126,7 +127,7 @@ def _refuse_other(old: Mapping[str, object], new: Mapping[str, object]) -> None:
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Names and numbers of a row; the terms by site as `sites/x`."""
+    """Names and numbers of a row; terms by site are named as `sites/x`."""
     numbers: list[tuple[str, float]] = []
     for key, value in row.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The options of a training: refused where they make no sense, and kept in the run's config."""
+"""The options of a training: checked, and kept in the run's config."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,20 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pvae._validation import at_least, positive
 from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
 from pvae.objectives import RWS, WakeSleep
 from pvae.svi import ENGINES
 
 __all__ = ["Options"]
 
-# Their losses are not sums over sites: a scaled site would change which loss they are.
+# Their losses are not sums over sites, so that scaling a site would change the loss itself.
 _NOT_SUMS = (RenyiELBO, ReweightedWakeSleep, RWS, WakeSleep)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `fit` was asked for, apart from the pair, the data and the place of the run."""
+    """The arguments of `fit` without the pair, the data and the run folder."""
 
     objective: ELBO | None
     optimizer: PyroOptim | Optimizer | MakeOptimizer | None
@@ -46,9 +47,11 @@ class Options:
                 f"objective is {given!r}, not an instance of pyro.infer.ELBO: give {hint}"
             )
         if self.engine not in ENGINES:
-            raise ValueError(f"unknown engine {self.engine!r}: the engines are {list(ENGINES)}")
+            raise ValueError(f"unknown engine {self.engine!r}: give one of {list(ENGINES)}")
         if self.optimizer is not None and self.learning_rate is not None:
-            raise ValueError("learning_rate is for the default optimizer: give it to yours instead")
+            raise ValueError(
+                "learning_rate is for the default optimizer: give it to your optimizer instead"
+            )
         if isinstance(self.optimizer, PyroOptim) and self.scheduler is not None:
             raise ValueError(
                 "scheduler is for torch's optimizers: with Pyro's give one of Pyro's schedulers as "
@@ -56,28 +59,25 @@ class Options:
             )
         if self.warmup and isinstance(self.objective, _NOT_SUMS):
             raise ValueError(
-                f"warmup scales single sites, and {type(self.objective).__name__} is no sum over "
+                f"warmup scales single sites, and {type(self.objective).__name__} is not a sum over "
                 "sites: use an ELBO such as pyro.infer.Trace_ELBO(), or leave warmup out"
             )
         if self.warmup and getattr(self.objective, "warmup", 0):
             raise ValueError(
                 "warmup was given to fit and to the objective, which would multiply: give it to one"
             )
-        for name, least in (("epochs", 0), ("warmup", 0), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}: give at least {least}")
-        for name in ("clip_norm", "learning_rate", "data_size"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}: give a number above 0")
+        at_least(0, epochs=self.epochs, warmup=self.warmup)
+        at_least(1, patience=self.patience)
+        positive(
+            clip_norm=self.clip_norm, learning_rate=self.learning_rate, data_size=self.data_size
+        )
 
     def make_objective(self) -> ELBO:
-        """The objective, `Trace_ELBO()` where none was given."""
+        """The objective (default: `Trace_ELBO()`)."""
         return Trace_ELBO() if self.objective is None else self.objective
 
     def make_optimizer(self, parameters: dict[str, Tensor]) -> PyroOptim:
-        """The optimizer over these parameters, with its schedule; Adam where none was given."""
+        """The optimizer over these parameters, with its schedule (default: Adam)."""
         if isinstance(self.optimizer, PyroOptim):
             return self.optimizer
         rate = 1e-3 if self.learning_rate is None else self.learning_rate
@@ -89,12 +89,12 @@ class Options:
         return optim
 
     def as_json(self) -> dict[str, object]:
-        """The options as the run's config keeps them."""
+        """The options for the run's config."""
         return {
-            "objective": _described(self.make_objective()),
-            "optimizer": "Adam" if self.optimizer is None else _described(self.optimizer),
+            "objective": _describe(self.make_objective()),
+            "optimizer": "Adam" if self.optimizer is None else _describe(self.optimizer),
             "learning_rate": self.learning_rate,
-            "scheduler": None if self.scheduler is None else _described(self.scheduler),
+            "scheduler": None if self.scheduler is None else _describe(self.scheduler),
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,
@@ -113,8 +113,8 @@ def _adam(rate: float) -> MakeOptimizer:
     return lambda parameters: torch.optim.Adam(parameters, lr=rate, fused=True)
 
 
-def _described(thing: object) -> str:
-    """A name that tells one objective or optimizer from another."""
+def _describe(thing: object) -> str:
+    """A name that distinguishes objectives and optimizers."""
     if isinstance(thing, ELBO):
         plain = {
             k: v

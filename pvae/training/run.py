@@ -1,6 +1,8 @@
-"""The folder of one training: config, checkpoint, metrics, summary and figures."""
+"""The run folder: config, checkpoint, metrics, summary and figures of one training."""
 
 import json
+import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,9 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pvae.training.checkpoint import load_checkpoint, save_checkpoint
-
-__all__ = ["Run"]
+__all__ = ["Run", "load_checkpoint", "save_checkpoint"]
 
 _FILES = ("config.json", "checkpoint.pt", "example.pt", "metrics.jsonl", "summary.json")
 
@@ -32,12 +32,12 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the training state after the last whole epoch lies."""
+        """The file with the training state after the last complete epoch."""
         return self.path / "checkpoint.pt"
 
     @property
     def figures(self) -> Path:
-        """The folder of figures, made if need be."""
+        """The folder of figures, created on first use."""
         folder = self.path / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -66,15 +66,15 @@ class Run:
         save_checkpoint(self.path / "example.pt", {"batch": [part.cpu() for part in example]})
 
     def config(self) -> dict[str, Any]:
-        """What the run was started with."""
+        """The options that the run was started with."""
         return self._read_json("config.json")
 
     def update_config(self, config: Mapping[str, object]) -> None:
-        """Replace what a longer run changes; what only its start knew stays."""
+        """Update the options that a resumed run may change."""
         self._write_json("config.json", {**self.config(), **config})
 
     def summary(self) -> dict[str, Any]:
-        """What came out."""
+        """The outcome: the contents of summary.json."""
         return self._read_json("summary.json")
 
     def example(self, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
@@ -82,14 +82,14 @@ class Run:
         return tuple(load_checkpoint(self.path / "example.pt", device)["batch"])
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, one an epoch."""
+        """The rows of metrics.jsonl, one per epoch."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     def keep_history(self, epochs: int) -> list[dict[str, Any]]:
-        """Drop metrics after an epoch: a crash may fall between them and the checkpoint."""
+        """Drop metrics after an epoch, since a crash may occur between them and the checkpoint."""
         kept = self.history()[:epochs]
         (self.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
         return kept
@@ -111,6 +111,34 @@ class Run:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         if not path.exists():
-            known = "" if self.path.exists() else " (there is no such folder)"
-            raise ValueError(f"{self.path} is no run folder: it has no {name}{known}")
+            known = "" if self.path.exists() else " (the folder does not exist)"
+            raise ValueError(f"{self.path} is not a run folder: it has no {name}{known}")
         return cast(dict[str, Any], json.loads(path.read_text()))
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values atomically: after a crash the file is the old or the new one."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, without executing pickled code.
+
+    Raises:
+        ValueError: the file is missing or damaged, or contains more than tensors and plain values.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: the run has not finished its first epoch")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, or holds more than tensors and plain values "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return cast(dict[str, Any], state)

@@ -140,7 +140,7 @@ def ladder() -> list[Setting]:
 GROUPS = {group.__name__: group for group in (belief_networks, gaussian_layers, ladder)}
 
 
-def trained(setting: Setting, data: pvae.data.DataSet, seed: int) -> dict[str, object]:
+def trained(setting: Setting, data: pvae.data.Splits, seed: int) -> dict[str, object]:
     """Train, evaluate, and say what came out."""
     torch.manual_seed(seed)
     model = HelmholtzMachine(**setting.machine)  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ def main() -> None:
         times["estimate"].append(
             seconds(
                 lambda part=part: pvae.log_likelihood(
-                    model, guide, part, options.particles, budget=options.budget
+                    model, guide, part, options.particles, max_bytes=options.budget
                 )
             )
         )

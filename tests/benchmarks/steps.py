@@ -94,7 +94,7 @@ def best(work: Callable[[], object]) -> float:
 
 def epoch_of_mnist(engine: str) -> dict[str, float]:
     """Milliseconds for an epoch of 60,000 rows, binarized anew on the device."""
-    data = pvae.data.DataSet(
+    data = pvae.data.Splits(
         name="noise",
         train=pvae.data.Rows(torch.rand(60_000, 28, 28), binarize="dynamic"),
         valid=None,

@@ -24,7 +24,7 @@ def test_public_names() -> None:
     assert sorted(data.__all__) == [
         "Batches",
         "DamagedFileError",
-        "DataSet",
+        "Splits",
         "DownloadError",
         "Rows",
         "batches",

@@ -35,9 +35,9 @@ def test_a_graphed_recording_reads_new_data_and_writes_in_place(monkeypatch):
     svi = pvae.SVI(model, guide, torch.optim.SGD, Trace_ELBO(), "recorded")
     for _ in range(2):
         svi.step(BATCHES[0])
-    (kind,) = svi.replay._kinds.values()
+    (kind,) = svi.replay._cache.values()
     plain = kind.recording
-    launched = cuda_graph.graphed(plain, [BATCHES[0]])
+    launched = cuda_graph.graph_recording(plain, [BATCHES[0]])
     assert launched.how == "recorded as a CUDA graph"
     places = set()
     for batch in BATCHES[:2]:

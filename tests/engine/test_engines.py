@@ -10,13 +10,13 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pvae
-from pvae.engine.schedule import TIERS, Tiers
+from pvae.engine.schedule import SCHEDULES, Schedule
 
 
 @pytest.fixture
 def early(monkeypatch):
     """The default engine moves on after a few steps."""
-    monkeypatch.setitem(TIERS, "auto", Tiers(record=3, compile=7))
+    monkeypatch.setitem(SCHEDULES, "auto", Schedule(record=3, compile=7))
 
 
 class VAE(nn.Module):
@@ -110,8 +110,8 @@ def test_a_resumed_run_is_the_same(engine, tmp_path, early):
     )
     losses = [[row["train_loss"] for row in fit.history] for fit in (whole, parts)]
     assert losses[0] == losses[1]
-    for name, value in whole.model.belongings.parameters().items():
-        assert torch.equal(parts.model.belongings.parameters()[name], value)
+    for name, value in whole.model.pair.parameters().items():
+        assert torch.equal(parts.model.pair.parameters()[name], value)
 
 
 def test_a_small_run_is_eager_by_default():

@@ -15,7 +15,7 @@ import pvae
 
 
 def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
-    monkeypatch.setattr(pvae.engine.inductor, "MOST_NODES", 10)
+    monkeypatch.setattr(pvae.engine.inductor, "MAX_NODES", 10)
     got = run(make_changing, "captured", 24)
     assert_same(got, run(make_changing, None, 24), 1e-6)
     (note, *others) = got[3].notes
@@ -58,7 +58,7 @@ def test_gradients_that_share_memory_are_copied():
     svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "recorded")
     for _ in range(2):
         svi.step(X)
-    (kind,) = svi.replay._kinds.values()
+    (kind,) = svi.replay._cache.values()
     assert not pvae.engine.verification.aliased(kind.recording, [X], [])
     kind.recording, kind.compared = share(kind.recording), False
     assert pvae.engine.verification.aliased(kind.recording, [X], [])

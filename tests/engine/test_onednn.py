@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import pvae
 from pvae.engine import recording
-from pvae.engine.onednn import by_onednn, called_directly, faster_by_onednn
+from pvae.engine.onednn import onednn_is_faster, register_lowering_of_onednn, use_onednn
 
 onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
@@ -19,7 +19,7 @@ onednn = pytest.mark.skipif(
 def replaced(function, *tensors):
     """The function as a graph with its products replaced, and how many there are."""
     traced = make_fx(function)(*tensors)
-    by_onednn(traced.graph)
+    use_onednn(traced.graph)
     traced.recompile()
     found = [n for n in traced.graph.nodes if n.target is torch.ops.pvae.product.default]
     return traced, len(found)
@@ -80,14 +80,14 @@ def test_only_processors_that_gain_are_asked(monkeypatch, able, faster):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert faster_by_onednn() is faster
+    assert onednn_is_faster() is faster
 
 
 @onednn
 def test_a_compiled_graph_calls_onednn_without_a_detour():
     traced, _ = replaced(lambda a, w, c: torch.addmm(c, a, w.t()).t() @ a, LARGE, WEIGHT, BIAS)
     with fresh_cache(), torch.no_grad(), torch._inductor.config.patch(cpp_wrapper=True):
-        called_directly()
+        register_lowering_of_onednn()
         run = torch._inductor.standalone_compile(traced, [LARGE, WEIGHT, BIAS])
         with torch.profiler.profile() as profile:
             product = run(LARGE, WEIGHT, BIAS)
@@ -101,7 +101,7 @@ def test_a_compiled_graph_calls_onednn_without_a_detour():
 @onednn
 @pytest.mark.parametrize("engine", ["recorded", "captured"])
 def test_a_wide_step_is_pyros(monkeypatch, engine):
-    monkeypatch.setattr(recording, "faster_by_onednn", lambda: True)
+    monkeypatch.setattr(recording, "onednn_is_faster", lambda: True)
     x = LARGE[:128].gt(0).float()
     losses, weights = {}, {}
     for name in ("eager", engine):
@@ -115,6 +115,6 @@ def test_a_wide_step_is_pyros(monkeypatch, engine):
             assert svi.notes == []
     torch.testing.assert_close(losses[engine], losses["eager"], rtol=1e-5, atol=0)
     torch.testing.assert_close(weights[engine], weights["eager"], rtol=1e-4, atol=1e-5)
-    (kind,) = svi.replay._kinds.values()
+    (kind,) = svi.replay._cache.values()
     products = torch.ops.pvae.product.default
     assert sum(node.target is products for node in kind.recording.graph.graph.nodes) == 5

@@ -12,12 +12,12 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 import pvae
-from pvae.engine.precision import Networks, matmul_precision, refuse_missing
+from pvae.engine.precision import NetworkAutocast, check_precision, matmul_precision
 
 
 def able():
     try:
-        refuse_missing("bfloat16", torch.device("cpu"))
+        check_precision("bfloat16", torch.device("cpu"))
     except ValueError:
         return False
     return True
@@ -27,7 +27,7 @@ needs_bfloat16 = pytest.mark.skipif(not able(), reason="this CPU computes no bfl
 
 
 def learned(model, guide, *args):
-    networks = Networks()
+    networks = NetworkAutocast()
     pair = networks.wrap(model), networks.wrap(guide)
     networks.learn(lambda: Trace_ELBO().loss(*pair, *args))
     return pair
@@ -128,7 +128,7 @@ def test_an_error_in_a_network_leaves_nothing_behind():
     def model(x):
         linear(4, 4)(x)
 
-    networks = Networks()
+    networks = NetworkAutocast()
     networks.known = True
     with pytest.raises(RuntimeError):
         networks.wrap(model)(X)
@@ -163,7 +163,7 @@ def test_what_is_not_there_is_refused(precision, words):
 def test_a_cpu_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.raises(ValueError, match="computes no bfloat16"):
-        refuse_missing("bfloat16", torch.device("cpu"))
+        check_precision("bfloat16", torch.device("cpu"))
 
 
 @needs_bfloat16

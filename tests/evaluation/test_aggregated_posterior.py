@@ -5,7 +5,13 @@ import torch
 from exact import linear_gaussian as lg
 from exact import linear_hierarchy as lh
 
-from pvae.evaluation import UndefinedError, active_units, information, kl_by_site, latent_use
+from pvae.evaluation import (
+    UndefinedQuantityError,
+    active_units,
+    information,
+    kl_by_site,
+    latent_use,
+)
 
 EXACT_INFORMATION = 0.5 * lg.PRECISION.logdet().item()  # I(x; z) = 0.5 log |I + W'W / s^2|
 
@@ -154,9 +160,9 @@ def test_information_needs_the_joint_density_of_the_latents():
         lg.posterior(x)
 
     x = lg.draw(20)
-    with pytest.raises(UndefinedError, match=r"\['w'\] are outside the data plate"):
+    with pytest.raises(UndefinedQuantityError, match=r"\['w'\] are outside the data plate"):
         information(shared(lg.model), shared(lg.posterior), x)
-    with pytest.raises(UndefinedError, match=r"no sites \['u'\]"):
+    with pytest.raises(UndefinedQuantityError, match=r"no sites \['u'\]"):
         information(lg.model, auxiliary, x)
     use = latent_use(shared(lg.model), shared(lg.posterior), x)
     assert use.information is None

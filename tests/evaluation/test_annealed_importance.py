@@ -39,7 +39,7 @@ def near(estimate, exact, errors=4.0):
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_the_estimate_is_the_exact_evidence(start):
     x = lg.draw(100)
-    estimate = ais(lg.model, lg.wide, x, 32, 80, start=start, leapfrog=5)
+    estimate = ais(lg.model, lg.wide, x, 32, 80, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.02
     assert near(estimate, lg.evidence(x))
     assert 0.7 < estimate.acceptance.mean() < 0.9
@@ -51,7 +51,7 @@ def test_the_estimate_is_the_exact_evidence(start):
 def test_weights_are_unbiased_however_few_the_temperatures(start):
     # exp of an estimate with one particle is a weight; its mean over many chains is p(x).
     x = lg.draw(1).repeat(20000, 1)
-    weights = ais(lg.model, lg.wide, x, 1, 8, start=start, leapfrog=2).per_datum
+    weights = ais(lg.model, lg.wide, x, 1, 8, start=start, num_leapfrog_steps=2).per_datum
     ratios = (weights - lg.evidence(x)).double().exp()
     assert abs(ratios.mean().item() - 1) < 4 * ratios.std().item() / 20000**0.5
     assert ratios.std() < 4
@@ -66,7 +66,7 @@ def test_a_bad_guide_is_made_good_by_annealing():
     x = lg.draw(50)
     exact = lg.evidence(x)
     sampled = pvae.log_likelihood(lg.model, bad, x, 32)
-    annealed = ais(lg.model, bad, x, 32, 100, leapfrog=5)
+    annealed = ais(lg.model, bad, x, 32, 100, num_leapfrog_steps=5)
     assert sampled.mean < exact.mean().item() - 1
     assert near(annealed, exact)
     assert annealed.mc_error < 0.05
@@ -74,7 +74,10 @@ def test_a_bad_guide_is_made_good_by_annealing():
 
 def test_more_temperatures_tighten_the_bound():
     x = lg.draw(50)
-    means = [ais(lg.model, lg.wide, x, 4, t, start="prior", leapfrog=3).mean for t in (1, 5, 60)]
+    means = [
+        ais(lg.model, lg.wide, x, 4, t, start="prior", num_leapfrog_steps=3).mean
+        for t in (1, 5, 60)
+    ]
     assert means[0] < means[1] < means[2] < lg.evidence(x).mean().item() + 0.1
 
 
@@ -89,7 +92,7 @@ def test_one_temperature_is_importance_sampling():
 
 def test_mc_error_is_the_spread_over_seeds():
     x = lg.draw(40)
-    runs = [ais(lg.model, lg.wide, x, 16, 4, leapfrog=2, seed=s) for s in range(25)]
+    runs = [ais(lg.model, lg.wide, x, 16, 4, num_leapfrog_steps=2, seed=s) for s in range(25)]
     spread = torch.tensor([run.mean for run in runs]).std().item()
     reported = sum(run.mc_error for run in runs) / len(runs)
     assert reported == pytest.approx(spread, rel=0.35)
@@ -98,7 +101,7 @@ def test_mc_error_is_the_spread_over_seeds():
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_positive_latents_have_the_negative_binomial_evidence(start):
-    estimate = ais(counts_model, counts_guide, COUNTS, 32, 40, start=start, leapfrog=5)
+    estimate = ais(counts_model, counts_guide, COUNTS, 32, 40, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.03
     assert near(estimate, counts_evidence(COUNTS))
 
@@ -118,7 +121,7 @@ def test_latents_on_the_simplex_have_the_dirichlet_multinomial_evidence(start):
 
     x = torch.tensor([[6.0, 0.0, 0.0], [2.0, 2.0, 2.0], [0.0, 1.0, 5.0]]).repeat(10, 1)
     exact = dist.DirichletMultinomial(concentration, 6).log_prob(x)
-    estimate = ais(model, guide, x, 32, 40, start=start, leapfrog=5)
+    estimate = ais(model, guide, x, 32, 40, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.03
     assert near(estimate, exact)
 
@@ -136,7 +139,7 @@ def test_a_guide_whose_sites_depend_on_each_other():
             pyro.sample("z2", dist.Normal(0.4 * z1, 0.9))
 
     x = torch.linspace(-3, 3, 40)
-    estimate = ais(model, guide, x, 32, 40, leapfrog=5)
+    estimate = ais(model, guide, x, 32, 40, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.02
     assert near(estimate, dist.Normal(0.0, 3**0.5).log_prob(x))
 
@@ -184,7 +187,7 @@ def test_a_guide_of_narrower_support_gives_a_lower_bound():
     normal = dist.Normal(0.0, 1.0)
     inside = ((normal.cdf(3 - x) - normal.cdf(0.5 - x)) / 4).log()
     exact = ((normal.cdf(4 - x) - normal.cdf(-x)) / 4).log()
-    estimate = ais(program(0.0, 4.0), program(0.5, 3.0), x, 64, 40, leapfrog=3)
+    estimate = ais(program(0.0, 4.0), program(0.5, 3.0), x, 64, 40, num_leapfrog_steps=3)
     assert estimate.per_datum.isfinite().all()
     assert inside.mean() - 0.1 < estimate.mean < exact.mean() + 4 * estimate.mc_error
 
@@ -196,7 +199,7 @@ def test_a_data_plate_that_is_not_the_outermost():
             pyro.sample("x", dist.Poisson(z), obs=x.T)
 
     x = torch.tensor([[0.0, 1.0, 7.0], [2.0, 2.0, 2.0], [5.0, 0.0, 1.0], [3.0, 3.0, 9.0]])
-    estimate = ais(model, model, x, 64, 60, start="prior", leapfrog=5)
+    estimate = ais(model, model, x, 64, 60, start="prior", num_leapfrog_steps=5)
     assert estimate.mc_error < 0.1
     assert near(estimate, counts_evidence(x).sum(1))
     # Each datum by itself, so that no chain was given another one's row.
@@ -233,7 +236,7 @@ def test_data_and_chains_are_cut_to_the_budget(monkeypatch):
     for rows in (4, 8, 24):  # some chains, one datum, several data a call
         where = "pvae.evaluation.annealed_importance.rows_per_call"
         monkeypatch.setattr(where, lambda *_, rows=rows: rows)
-        estimate = ais(model, lg.posterior, x, 8, 2, leapfrog=1)
+        estimate = ais(model, lg.posterior, x, 8, 2, num_leapfrog_steps=1)
         torch.testing.assert_close(estimate.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
         assert max(most) == rows * lg.X
         most.clear()
@@ -243,7 +246,7 @@ def test_memory_stays_under_the_budget():
     model = pvae.models.VAE(x_shape=(50,), z_dim=2, hidden=100)
     guide = pvae.guides.MeanField(x_shape=(50,), z_dim=2, hidden=100)
     x = torch.rand(30, 50).bernoulli()
-    used = peak_bytes(lambda: ais(model, guide, x, 16, 2, leapfrog=1, budget=2**20))
+    used = peak_bytes(lambda: ais(model, guide, x, 16, 2, num_leapfrog_steps=1, max_bytes=2**20))
     assert 0.5 * 2**20 < used < 1.3 * 2**20
 
 
@@ -262,7 +265,7 @@ def test_a_plate_sized_to_the_data_set_counts_each_datum_once():
         return run
 
     x = lg.draw(40)
-    estimate = ais(sized("model"), sized("guide"), x, 3, 4, leapfrog=1)
+    estimate = ais(sized("model"), sized("guide"), x, 3, 4, num_leapfrog_steps=1)
     torch.testing.assert_close(estimate.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 

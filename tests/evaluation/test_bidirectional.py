@@ -9,7 +9,9 @@ from pvae.evaluation import ais, annealed_importance, bdmc
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_the_exact_evidence_lies_between_the_bounds(start):
-    sandwich = bdmc(lg.model, lg.wide, torch.zeros(100, lg.X), 16, 60, start=start, leapfrog=5)
+    sandwich = bdmc(
+        lg.model, lg.wide, torch.zeros(100, lg.X), 16, 60, start=start, num_leapfrog_steps=5
+    )
     (x,) = sandwich.data
     exact = lg.evidence(x).mean().item()
     assert sandwich.lower.mean < exact + 4 * sandwich.lower.mc_error
@@ -31,7 +33,7 @@ def test_reverse_weights_are_unbiased_for_the_reciprocal(start):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x / 2, 0.9))
 
-    sandwich = bdmc(model, guide, torch.zeros(20000), 2, 5, start=start, leapfrog=2)
+    sandwich = bdmc(model, guide, torch.zeros(20000), 2, 5, start=start, num_leapfrog_steps=2)
     exact = dist.Normal(0.0, 2**0.5).log_prob(sandwich.data[0])
     forward = (sandwich.lower.per_datum - exact).double().exp()
     reverse = (exact - sandwich.upper.per_datum).double().exp()
@@ -47,13 +49,13 @@ def test_the_gap_shows_a_guide_that_is_off():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 1, 1.0).to_event(1))
 
-    few, many = (bdmc(lg.model, bad, lg.draw(40), 8, t, leapfrog=3) for t in (2, 60))
+    few, many = (bdmc(lg.model, bad, lg.draw(40), 8, t, num_leapfrog_steps=3) for t in (2, 60))
     assert few.gap.mean > 2
     assert abs(many.gap.mean) < few.gap.mean / 3
 
 
 def test_the_posterior_as_a_guide_closes_the_gap():
-    sandwich = bdmc(lg.model, lg.posterior, torch.zeros(20, lg.X), 3, 4, leapfrog=2)
+    sandwich = bdmc(lg.model, lg.posterior, torch.zeros(20, lg.X), 3, 4, num_leapfrog_steps=2)
     torch.testing.assert_close(sandwich.gap.per_datum, torch.zeros(20), atol=1e-3, rtol=0)
     exact = lg.evidence(sandwich.data[0])
     torch.testing.assert_close(sandwich.upper.per_datum, exact, atol=1e-3, rtol=0)
@@ -67,7 +69,7 @@ def test_constrained_latents_and_data_cut_to_the_budget(monkeypatch):
             z = pyro.sample("z", dist.Gamma(x.new_tensor([2.0, 3.0]), 1.0).to_event(1))
             pyro.sample("x", dist.Poisson(z).to_event(1), obs=x)
 
-    sandwich = bdmc(model, model, torch.zeros(60, 2), 16, 40, start="prior", leapfrog=3)
+    sandwich = bdmc(model, model, torch.zeros(60, 2), 16, 40, start="prior", num_leapfrog_steps=3)
     (x,) = sandwich.data
     totals = torch.tensor([2.0, 3.0])
     exact = dist.NegativeBinomial(totals, torch.tensor(0.5)).log_prob(x).sum(1)
@@ -90,7 +92,7 @@ def test_conditions_stay_and_what_is_observed_is_simulated(monkeypatch):
 
     y = torch.linspace(-50, 50, 30)
     # Ten data a call: each chain in reverse starts from the draw of its own datum.
-    sandwich = bdmc(model, guide, (torch.zeros(30, 1), y), 16, 20, leapfrog=3)
+    sandwich = bdmc(model, guide, (torch.zeros(30, 1), y), 16, 20, num_leapfrog_steps=3)
     x, same = sandwich.data
     assert torch.equal(same, y)
     assert x.shape == (30, 1)
@@ -104,12 +106,12 @@ def test_a_seed_decides_everything_and_the_generators_stay():
     before = torch.get_rng_state()
     like = torch.zeros(5, lg.X)
     first, again, other = (
-        bdmc(lg.model, lg.wide, like, 2, 4, leapfrog=2, seed=s) for s in (1, 1, 2)
+        bdmc(lg.model, lg.wide, like, 2, 4, num_leapfrog_steps=2, seed=s) for s in (1, 1, 2)
     )
     assert torch.equal(first.gap.per_datum, again.gap.per_datum)
     assert not torch.equal(first.data[0], other.data[0])
     assert (torch.get_rng_state() == before).all()
-    forward = ais(lg.model, lg.wide, first.data, 2, 4, leapfrog=2, seed=9)
+    forward = ais(lg.model, lg.wide, first.data, 2, 4, num_leapfrog_steps=2, seed=9)
     assert forward.per_datum.shape == first.lower.per_datum.shape
 
 

@@ -7,14 +7,14 @@ import torch
 from exact import linear_gaussian as lg
 from pairs import callables as kinds
 from pairs.recordable import PAIRS, X
+from pvae.evaluation.draws import draws_at_once, tiled_draws
 from pyro import poutine
 
 import pvae
 from pvae.evaluation import blocks
-from pvae.evaluation.draws import draws_at_once, tiled_draws
 from pvae.evaluation.memory import peak_bytes
-from pvae.pair.log_prob import data_plate
-from pvae.pair.modes import evaluating
+from pvae.pair.plate import find_data_plate
+from pvae.pair.preserve import evaluation_mode
 from pvae.pair.traces import paired_traces
 
 AT_ONCE = {"functions", "methods", "modules", "pyro_modules", "masked", "subsampled", "flow",
@@ -26,8 +26,8 @@ def test_draws_at_once_are_those_of_the_tiled_guide(name):
     torch.manual_seed(0)
     model, guide = PAIRS[name]()
     batch = (X[:7],)
-    with evaluating(model, guide), torch.no_grad():
-        plate = data_plate(lambda b: paired_traces(model, guide, b), batch)
+    with evaluation_mode(model, guide), torch.no_grad():
+        plate = find_data_plate(lambda b: paired_traces(model, guide, b), batch)
         draw = draws_at_once(model, guide, plate, batch)
         assert (draw is not None) == (name in AT_ONCE)
         if draw is None:
@@ -56,7 +56,7 @@ def test_plates_inside_and_outside_of_the_data_are_summed():
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     batch = (X[:5],)
-    plate = data_plate(lambda b: paired_traces(model, guide, b), batch)
+    plate = find_data_plate(lambda b: paired_traces(model, guide, b), batch)
     draw = draws_at_once(model, guide, plate, batch)
     pyro.set_rng_seed(3)
     one_by_one = tiled_draws(model, guide, batch, 6, plate)
@@ -84,7 +84,7 @@ def test_a_guide_that_mixes_its_draws_is_run_for_each():
             pyro.sample("x", dist.Normal(z1 + z2, 1.0), obs=x[:, 0])
 
     batch = (X[:7],)
-    plate = data_plate(lambda b: paired_traces(model, guide, b), batch)
+    plate = find_data_plate(lambda b: paired_traces(model, guide, b), batch)
     assert draws_at_once(model, guide, plate, batch) is None
 
 
@@ -115,7 +115,7 @@ def test_memory_stays_under_the_budget_at_any_number_of_particles(monkeypatch, a
     budget = 2**20
     for count in (1, 50, 3000):
         used = peak_bytes(
-            lambda count=count: pvae.log_likelihood(model, guide, x, count, budget=budget)
+            lambda count=count: pvae.log_likelihood(model, guide, x, count, max_bytes=budget)
         )
         assert used < 1.3 * budget
         assert used > 0.3 * budget or count == 1
@@ -139,7 +139,7 @@ def test_memory_is_that_of_the_tensors_alive_at_once():
 def test_blocks_do_not_change_the_estimate():
     x = lg.draw(40)
     whole = pvae.log_likelihood(lg.model, lg.posterior, x, 300)
-    parts = pvae.log_likelihood(lg.model, lg.posterior, x, 300, budget=20_000)
+    parts = pvae.log_likelihood(lg.model, lg.posterior, x, 300, max_bytes=20_000)
     torch.testing.assert_close(whole.per_datum, parts.per_datum, atol=1e-4, rtol=0)
 
 
@@ -162,5 +162,5 @@ def test_a_guide_is_tried_on_what_is_masked_too():
 
     x, seen = torch.randn(5, 3) + 2, torch.tensor([0, 0, 1, 1, 1])
     for few in ((x, seen), (x[:2], seen[:2])):
-        plate = data_plate(lambda b: paired_traces(model, guide, b), few)
+        plate = find_data_plate(lambda b: paired_traces(model, guide, b), few)
         assert draws_at_once(model, guide, plate, few) is None

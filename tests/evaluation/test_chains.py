@@ -29,10 +29,10 @@ def test_a_seed_decides_everything_and_nothing_else_is_touched():
     grad = torch.ones_like(net[0].weight)
     net[0].weight.grad = grad
     with torch.no_grad():
-        first = ais(model, guide, x, 4, 5, leapfrog=2, seed=1)
+        first = ais(model, guide, x, 4, 5, num_leapfrog_steps=2, seed=1)
     with torch.inference_mode():
-        again = ais(model, guide, x.clone(), 4, 5, leapfrog=2, seed=1)
-    other = ais(model, guide, x, 4, 5, leapfrog=2, seed=2)
+        again = ais(model, guide, x.clone(), 4, 5, num_leapfrog_steps=2, seed=1)
+    other = ais(model, guide, x, 4, 5, num_leapfrog_steps=2, seed=2)
     assert torch.equal(first.per_datum, again.per_datum)
     assert not torch.equal(first.per_datum, other.per_datum)
     assert not first.per_datum.requires_grad
@@ -56,7 +56,7 @@ def test_units_are_not_dropped():
             pyro.sample("x", dist.Normal(z + drop(x.new_ones(())), 1.0), obs=x)
 
     x = torch.zeros(30)
-    estimate = ais(model, model, x, 32, 20, start="prior", leapfrog=3)
+    estimate = ais(model, model, x, 32, 20, start="prior", num_leapfrog_steps=3)
     exact = dist.Normal(1.0, 2**0.5).log_prob(x).mean().item()
     assert abs(estimate.mean - exact) < 4 * estimate.mc_error
 
@@ -76,7 +76,7 @@ def test_what_a_guide_of_one_site_computes_from_x_is_computed_once():
         runs.append(len(x))
         lg.wide(x)
 
-    ais(lg.model, guide, lg.draw(3), 2, 10, leapfrog=3)
+    ais(lg.model, guide, lg.draw(3), 2, 10, num_leapfrog_steps=3)
     assert len(runs) < 20  # and not in each of the 40 gradients of pilot and chains
 
 
@@ -198,7 +198,7 @@ def test_pairs_whose_rows_cannot_be_told_apart_are_refused():
 
 
 def test_options_out_of_range_are_refused():
-    for name in ("num_particles", "num_temperatures", "leapfrog", "budget"):
+    for name in ("num_particles", "num_temperatures", "num_leapfrog_steps", "max_bytes"):
         with pytest.raises(ValueError, match=f"{name} is 0: give at least 1"):
             ais(lg.model, lg.wide, lg.draw(3), **{name: 0})
     with pytest.raises(ValueError, match="start is 'posterior': give 'guide' or 'prior'"):

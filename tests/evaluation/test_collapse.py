@@ -10,12 +10,7 @@ from pyro import poutine
 from torch.distributions import kl_divergence
 
 import pvae
-from pvae.evaluation import (
-    active_units,
-    information,
-    kl_by_site,
-    latent_use,
-)
+from pvae.evaluation import active_units, information, kl_by_site, latent_use
 
 COVARIANCE = torch.linalg.inv(lg.PRECISION)
 

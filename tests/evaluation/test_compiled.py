@@ -28,7 +28,7 @@ def soon(monkeypatch):
 
 def test_a_compiled_estimate_is_the_same(soon):
     model, guide = kinds.make("functions", 0)
-    given = {"num_particles": 1001, "seed": 4, "budget": 40_000}
+    given = {"num_particles": 1001, "seed": 4, "max_bytes": 40_000}
     fast = pvae.log_likelihood(model, guide, X[:4], **given)
     assert [graph.how for graph in soon] == ["compiled"] * len(soon)
     assert soon
@@ -55,7 +55,7 @@ def test_a_graph_that_differs_is_not_used(soon, monkeypatch):
             pyro.sample("z", dist.Normal(x[:, 0], 1.0))
 
     before = len(calls)
-    pvae.log_likelihood(model, guide, X[:4], 3000, budget=4000)
+    pvae.log_likelihood(model, guide, X[:4], 3000, max_bytes=4000)
     assert soon
     assert len(calls) - before > 100
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_recorded_is_drawn_as_it_is(soon):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x[:, 0] / 2, 0.5**0.5))
 
-    estimate = pvae.log_likelihood(model, guide, X[:4], 1000, budget=4000)
+    estimate = pvae.log_likelihood(model, guide, X[:4], 1000, max_bytes=4000)
     assert not soon
     exact = dist.Normal(0.0, 2**0.5).log_prob(X[:4, 0])
     torch.testing.assert_close(estimate.per_datum, exact, atol=1e-4, rtol=0)
@@ -86,4 +86,4 @@ def test_data_outside_their_support_are_refused_wherever_they_stand(num_particle
     x = torch.zeros(40, 3)
     x[37, 1] = 0.5
     with pytest.raises(ValueError, match="within the support"):
-        pvae.log_likelihood(model, lambda x: None, x, num_particles, budget=2000)
+        pvae.log_likelihood(model, lambda x: None, x, num_particles, max_bytes=2000)

@@ -160,11 +160,11 @@ def test_a_plate_of_the_batch_size_by_chance_is_not_the_data_plate():
     x = torch.arange(10.0).reshape(2, 5)
     exact = dist.Normal(0.0, 2**0.5).log_prob(x).sum(1)
     torch.testing.assert_close(pvae.elbo(chance, q, x).per_datum, exact)
-    from pvae.pair.log_prob import data_plate
+    from pvae.pair.plate import find_data_plate
     from pvae.pair.traces import paired_traces
 
     square = torch.zeros(5, 5)
-    plate = data_plate(lambda b: paired_traces(chance, q, b), (square,))
+    plate = find_data_plate(lambda b: paired_traces(chance, q, b), (square,))
     assert plate is not None
     assert plate.name == "data"
 
@@ -259,9 +259,13 @@ def test_data_that_depend_on_their_neighbours_are_refused(estimate):
     def centred(x):
         lg.posterior(x - x.mean(0))
 
-    with pytest.raises(pvae.evaluation.UndefinedError, match="'z' in the guide change when"):
+    with pytest.raises(
+        pvae.evaluation.UndefinedQuantityError, match="'z' in the guide change when"
+    ):
         estimate(lg.model, centred, lg.draw(20), 2)
-    with pytest.raises(pvae.evaluation.UndefinedError, match="'z' in the guide change when"):
+    with pytest.raises(
+        pvae.evaluation.UndefinedQuantityError, match="'z' in the guide change when"
+    ):
         pvae.evaluation.active_units(lg.model, centred, lg.draw(20))
 
 

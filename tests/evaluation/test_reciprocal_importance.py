@@ -10,7 +10,7 @@ from pvae.evaluation import marginal_by_hmc
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_the_estimate_is_the_exact_evidence(start):
     x = lg.draw(60)
-    estimate = marginal_by_hmc(lg.model, lg.wide, x, start=start, leapfrog=5)
+    estimate = marginal_by_hmc(lg.model, lg.wide, x, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.005
     assert abs(estimate.mean - lg.evidence(x).mean().item()) < 4 * estimate.mc_error
     assert (estimate.per_datum - lg.evidence(x)).abs().max() < 0.1
@@ -22,7 +22,7 @@ def test_a_bad_guide_only_says_where_chains_start():
             pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 2, 0.05).to_event(1))
 
     x = lg.draw(40)
-    estimate = marginal_by_hmc(lg.model, bad, x, leapfrog=5)
+    estimate = marginal_by_hmc(lg.model, bad, x, num_leapfrog_steps=5)
     assert abs(estimate.mean - lg.evidence(x).mean().item()) < 4 * estimate.mc_error
 
 
@@ -33,7 +33,7 @@ def test_positive_latents_have_the_negative_binomial_evidence():
             pyro.sample("x", dist.Poisson(z), obs=x)
 
     x = torch.arange(12.0)
-    estimate = marginal_by_hmc(model, model, x, 32, 200, start="prior", leapfrog=5)
+    estimate = marginal_by_hmc(model, model, x, 32, 200, start="prior", num_leapfrog_steps=5)
     exact = dist.NegativeBinomial(4.0, torch.tensor(0.5)).log_prob(x)
     assert estimate.mc_error < 0.02
     # A log-gamma posterior has a lighter right tail than its Gaussian: the error's tail is heavy.
@@ -44,7 +44,8 @@ def test_positive_latents_have_the_negative_binomial_evidence():
 def test_mc_error_is_the_spread_over_seeds():
     x = lg.draw(30)
     runs = [
-        marginal_by_hmc(lg.model, lg.posterior, x, 16, 20, leapfrog=1, seed=s) for s in range(20)
+        marginal_by_hmc(lg.model, lg.posterior, x, 16, 20, num_leapfrog_steps=1, seed=s)
+        for s in range(20)
     ]
     spread = torch.tensor([run.mean for run in runs]).std().item()
     reported = sum(run.mc_error for run in runs) / len(runs)
@@ -54,7 +55,9 @@ def test_mc_error_is_the_spread_over_seeds():
 def test_a_seed_decides_everything_and_the_generators_stay():
     before = torch.get_rng_state()
     first, again, other = (
-        marginal_by_hmc(lg.model, lg.wide, lg.draw(4), 4, 10, leapfrog=2, seed=s, budget=b)
+        marginal_by_hmc(
+            lg.model, lg.wide, lg.draw(4), 4, 10, num_leapfrog_steps=2, seed=s, max_bytes=b
+        )
         for s, b in ((1, 2**20), (1, 2**20), (2, 1))
     )
     assert torch.equal(first.per_datum, again.per_datum)

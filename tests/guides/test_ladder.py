@@ -226,7 +226,7 @@ def test_a_run_reports_each_layer_and_loads_with_its_shared_path(tmp_path, monke
     assert divergence == pytest.approx(-sum(terms.values()), abs=0.1)
     loaded = pvae.load("run")
     assert loaded.guide.fn._shared[0] is loaded.model.fn
-    assert list(loaded.model.belongings.networks) == ["model", "guide"]
+    assert list(loaded.model.pair.networks) == ["model", "guide"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 
 import pvae
 from pvae import objectives
-from pvae.objectives import UnsuitableError
+from pvae.objectives import IncompatibleObjectiveError
 
 
 def sharing():
@@ -135,7 +135,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("objective", "make", "said"), WRONG)
 def test_refused_with_the_nearest_that_makes_sense(objective, make, said):
-    with pytest.raises(UnsuitableError, match=said):
+    with pytest.raises(IncompatibleObjectiveError, match=said):
         objective.loss(*make(), X[:7])
 
 
@@ -154,7 +154,9 @@ def test_dropout_is_no_hindrance_in_eval_mode():
 
 def test_one_datum_is_no_batch():
     model, guide = sharing()
-    with pytest.raises(UnsuitableError, match=r"x of shape \(rows, ...\).*not a tensor of shape"):
+    with pytest.raises(
+        IncompatibleObjectiveError, match=r"x of shape \(rows, ...\).*not a tensor of shape"
+    ):
         objectives.IWAE().loss(model, guide, torch.tensor(1.0))
 
 

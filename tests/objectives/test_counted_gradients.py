@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pvae import objectives
-from pvae.objectives import UnsuitableError
+from pvae.objectives import IncompatibleObjectiveError
 
 
 def mean_gradient(objective, model, guide, names, *, rows=40_000, x=1.3):
@@ -146,7 +146,7 @@ def test_only_parameters_that_both_depend_on_are_shared():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
-    with pytest.raises(UnsuitableError, match=r"share parameters .*decoder\.weight"):
+    with pytest.raises(IncompatibleObjectiveError, match=r"share parameters .*decoder\.weight"):
         objectives.WakeSleep().loss(pair.model, tied, torch.randn(5))
 
 
@@ -190,5 +190,5 @@ def test_a_flow_without_an_inverse_can_be_drawn_from_but_not_asked():
         objectives.RWS(3),
         objectives.WakeSleep(),
     ):
-        with pytest.raises(UnsuitableError, match="no inverse"):
+        with pytest.raises(IncompatibleObjectiveError, match="no inverse"):
             objective.loss(*pair, x)

@@ -16,10 +16,10 @@ import pvae
 from pvae import objectives
 from pvae.objectives import Objective, PerDatum
 from pvae.pair.discovery import reach
-from pvae.pair.log_prob import data_plate
 from pvae.pair.particles import Particles
+from pvae.pair.plate import find_data_plate
 from pvae.pair.traces import paired_traces
-from pvae.pair.vectorized_guide import takes_particles
+from pvae.pair.vectorized_guide import vectorized_particles
 
 REPARAMETERIZED = [n for n in PAIRS if n not in ("bernoulli hierarchy",)]
 
@@ -237,7 +237,7 @@ def test_global_sites_have_one_draw_for_all_particles():
     assert pair.shared
     draw = pair.particles.draw((X[:7],), 4)
     assert draw.log_weights.shape == (4, 7)
-    assert draw.shared.shape == ()
+    assert draw.global_terms.shape == ()
 
 
 class Renyi(Objective):
@@ -246,7 +246,7 @@ class Renyi(Objective):
     def estimate(self, pair, batch):
         draw = pair.particles.draw(batch, self.num_particles)
         bound = 2 * ((draw.log_weights / 2).logsumexp(0) - math.log(self.num_particles))
-        return PerDatum(bound, bound, draw.shared)
+        return PerDatum(bound, bound, draw.global_terms)
 
 
 def test_an_objective_of_ones_own_trains():
@@ -293,6 +293,6 @@ def test_a_guide_that_does_not_broadcast_is_tiled():
             # Fails, or mixes data, where z has a further dimension.
             pyro.sample("z", dist.Normal(z.view(len(x), 2), 1.0).to_event(1))
 
-    plate = data_plate(lambda b: paired_traces(model, guide, b), (X[:5],))
-    assert takes_particles(model, guide, plate, (X[:4],)) is None
+    plate = find_data_plate(lambda b: paired_traces(model, guide, b), (X[:5],))
+    assert vectorized_particles(model, guide, plate, (X[:4],)) is None
     assert objectives.IWAE(3).per_datum(model, guide, X[:5]).shape == (5,)

@@ -10,7 +10,7 @@ from torch import nn
 
 import pvae
 from pvae import objectives
-from pvae.objectives import UnsuitableError
+from pvae.objectives import IncompatibleObjectiveError
 
 
 def bernoulli():
@@ -67,7 +67,7 @@ def test_a_pair_is_looked_at_again_when_its_modes_change():
     dropout.eval()
     objective.loss(model, guide, torch.randn(20))
     dropout.train()
-    with pytest.raises(UnsuitableError, match="dropout"):
+    with pytest.raises(IncompatibleObjectiveError, match="dropout"):
         objective.loss(model, guide, torch.randn(20))
     vimco = objectives.VIMCO()
     vimco.num_particles = 1
@@ -128,7 +128,7 @@ def test_auxiliary_sites_have_no_share_of_their_own():
     assert losses[3] - losses[1] == pytest.approx(3 * (losses[2] - losses[1]), rel=1e-4)
     assert abs(losses[2] - losses[1]) > 0.01
     for options in ({"sites": ["w"], "beta": 4.0}, {"free_bits": 1.0}):
-        with pytest.raises(UnsuitableError, match=r"w_unconstrained.*not known"):
+        with pytest.raises(IncompatibleObjectiveError, match=r"w_unconstrained.*not known"):
             objectives.ELBO(**options).loss(latent_mean, guide, x)
 
 
@@ -146,7 +146,7 @@ def test_a_delta_with_a_density_has_no_closed_form():
     x = torch.rand(4000)
     analytic = objectives.ELBO(kl="analytic").loss(model, guide, x) / 4000
     assert analytic == pytest.approx(Trace_ELBO().loss(model, guide, x) / 4000, abs=0.05)
-    with pytest.raises(UnsuitableError, match=r"\['u', 'z'\].*RWS\(insomnia=1.0\)"):
+    with pytest.raises(IncompatibleObjectiveError, match=r"\['u', 'z'\].*RWS\(insomnia=1.0\)"):
         objectives.WakeSleep().loss(model, guide, x)
 
 
@@ -161,7 +161,7 @@ def test_arguments_of_the_same_values_are_not_guessed_between():
             pyro.sample("z", dist.Normal(counts.float(), 1.0))
 
     zeros = torch.zeros(5, dtype=torch.long)
-    with pytest.raises(UnsuitableError, match=r"one of arguments \[0, 1\]"):
+    with pytest.raises(IncompatibleObjectiveError, match=r"one of arguments \[0, 1\]"):
         objectives.WakeSleep().loss(model, guide, zeros, zeros.clone())
 
 
@@ -183,7 +183,9 @@ def test_parameters_of_each_datum_take_one_particle_only():
         pyro.set_rng_seed(0)
         losses.append(objective.loss(model, guide, x))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    with pytest.raises(UnsuitableError, match=r"follow the size of the batch; or use ELBO"):
+    with pytest.raises(
+        IncompatibleObjectiveError, match=r"follow the size of the batch; or use ELBO"
+    ):
         objectives.IWAE(3).loss(model, guide, x)
 
 

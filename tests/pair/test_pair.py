@@ -25,7 +25,7 @@ def train(kind, **options):
 
 def tensors(fit):
     """Everything that was trained, by name: parameters and buffers."""
-    state = fit.model.belongings.state_dict()
+    state = fit.model.pair.state_dict()
     flat = {f"{n}.{k}": v for n, part in state["networks"].items() for k, v in part.items()}
     return flat | state["params"]
 
@@ -57,7 +57,7 @@ def test_train_mode_while_training_and_eval_mode_after(kind):
     modes = []
     model, guide = kinds.make(kind, seed=0)
     fit = pvae.fit(model, guide, X, epochs=0, progress=False)
-    parts = [part for net in fit.model.belongings.networks.values() for part in net.modules()]
+    parts = [part for net in fit.model.pair.networks.values() for part in net.modules()]
     assert not any(part.training for part in parts)
     (norm,) = (part for part in parts if isinstance(part, nn.BatchNorm1d))
     norm.register_forward_pre_hook(lambda part, _: modes.append(part.training))
@@ -122,7 +122,7 @@ def test_discovery_leaves_buffers_and_generators_as_they_were():
     before = torch.get_rng_state()
     fit = pvae.fit(model, guide, X, epochs=0, progress=False)
     assert (torch.get_rng_state() == before).all()
-    encoder = next(net for net in fit.model.belongings.networks.values() if len(net._modules))
+    encoder = next(net for net in fit.model.pair.networks.values() if len(net._modules))
     assert encoder[1].num_batches_tracked == 0
     torch.testing.assert_close(encoder[1].running_mean, torch.zeros(8))
 
@@ -254,7 +254,7 @@ def test_a_pair_of_a_trained_and_a_new_program_is_that_pair():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(new(x), 0.5).to_event(1))
 
-    before, scale = new[0].weight.clone(), first.model.belongings.parameters()["scale"].item()
+    before, scale = new[0].weight.clone(), first.model.pair.parameters()["scale"].item()
     mean = new[1].running_mean.clone()
     raw = pvae.elbo(first.model, guide, X, 4)
     assert raw.mean == pvae.elbo(first.model, guide, X, 4).mean  # in eval mode: no dropout
@@ -262,7 +262,7 @@ def test_a_pair_of_a_trained_and_a_new_program_is_that_pair():
     second = pvae.fit(first.model, guide, X, epochs=1, batch_size=32, progress=False)
     assert second.guide.fn is guide
     assert not torch.equal(new[0].weight, before)
-    after = second.model.belongings.parameters()["scale"].item()
+    after = second.model.pair.parameters()["scale"].item()
     assert abs(after - scale) < 0.05  # it starts where the first one ended
 
 

@@ -53,7 +53,7 @@ def test_a_tuple_of_tensors_is_several_arguments():
     trained = pvae.fit(
         model, lambda x, y: None, (x, 3 * x), epochs=200, learning_rate=0.1, progress=False
     )
-    (weight,) = trained.model.belongings.parameters().values()
+    (weight,) = trained.model.pair.parameters().values()
     assert weight.item() == pytest.approx(3.0, abs=0.05)
 
 
@@ -67,7 +67,7 @@ def test_a_guide_with_parameters_for_each_datum_is_trained_on_all_of_them():
     x = 3 + torch.randn(30, 2)
     options = {"batch_size": 30, "learning_rate": 0.05, "epochs": 300}
     trained = pvae.fit(model, AutoNormal(model), x, progress=False, **options)
-    loc = trained.model.belongings.parameters()["loc"]
+    loc = trained.model.pair.parameters()["loc"]
     torch.testing.assert_close(loc.detach(), x.mean(0), atol=0.15, rtol=0)
     assert any(
         "there are no terms by site: the pair does not run on 2 rows" in note

@@ -260,7 +260,7 @@ def test_the_site_that_breaks_first_is_found_again():
 
     # The scale of y is 1 at first, then 0: only a replay finds out which site it was.
     def collapse(so_far):
-        so_far.model.belongings.parameters()["loc"].data.fill_(1.0)
+        so_far.model.pair.parameters()["loc"].data.fill_(1.0)
 
     with pytest.raises((DivergedError, ValueError)) as caught:
         fit(model, guide, torch.zeros(8), epochs=3, optimizer=sgd, callback=collapse)

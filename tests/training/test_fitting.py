@@ -76,7 +76,7 @@ def test_a_step_is_pyros_step():
     x = kinds.toy_data()
     model, guide = kinds.make("functions", 0)
     trained = fit(model, guide, x, batch_size=96, epochs=3, optimizer=sgd(0.01 * 96), seed=4)
-    fitted = trained.model.belongings.state_dict()
+    fitted = trained.model.pair.state_dict()
     by_hand_model, by_hand_guide = kinds.make("functions", 0)
     source = pvae.data.batches(x, batch_size=96, device=torch.device("cpu"), seed=4)
     with pyro.get_param_store().scope():
@@ -154,7 +154,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
     x = torch.ones(10)  # the gradient is -(3, 4): norm 5
     trained = fit(model, lambda x: None, x, epochs=1, optimizer=sgd(1.0), clip_norm=0.5)
-    values = {k: v.item() for k, v in trained.model.belongings.parameters().items()}
+    values = {k: v.item() for k, v in trained.model.pair.parameters().items()}
     assert values == pytest.approx({"a": 0.3, "b": 0.4}, rel=1e-4)
     assert trained.history[0]["gradient_norm"] == pytest.approx(5.0)
     assert trained.history[0]["clipped"] == 1.0
@@ -181,7 +181,7 @@ def test_a_discrete_site_is_enumerated():
     x = torch.cat([torch.full((20,), -2.0), torch.full((20,), 3.0)])
     options = {"objective": TraceEnum_ELBO(max_plate_nesting=1), "learning_rate": 0.1}
     trained = fit(model, lambda x: None, x, epochs=150, batch_size=40, **options)
-    (locs,) = trained.model.belongings.parameters().values()
+    (locs,) = trained.model.pair.parameters().values()
     torch.testing.assert_close(locs.detach(), torch.tensor([-2.0, 3.0]), atol=0.1, rtol=0)
 
 
@@ -196,7 +196,7 @@ def test_early_stopping_keeps_the_best():
         *kinds.make("functions", 0), x[30:], valid=x[:30], patience=2, epochs=200,
         optimizer=sgd(0.3), batch_size=16, callback=watch,
     )  # fmt: skip
-    assert trained.stopped == "early stopping"
+    assert trained.stop_reason == "early stopping"
     assert len(trained.history) == trained.best_epoch + 2
     best = max(range(len(seen)), key=seen.__getitem__)
     assert trained.best_epoch == best + 1
@@ -207,7 +207,7 @@ def test_early_stopping_keeps_the_best():
 def test_a_callback_ends_training():
     options = {"epochs": 9, "callback": lambda so_far: len(so_far.history) == 2}
     trained = fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
-    assert trained.stopped == "callback"
+    assert trained.stop_reason == "callback"
     assert len(trained.history) == 2
 
 
@@ -225,9 +225,9 @@ def test_control_c_leaves_the_last_whole_epoch(tmp_path):
     options = {"epochs": 5, "batch_size": 24, "callback": lambda so_far: calls.clear()}
     calls.extend([0] * 1000)
     stopped = fit(model, interrupted, x, out=tmp_path / "run", **options)
-    assert stopped.stopped == "interrupted"
+    assert stopped.stop_reason == "interrupted"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["stopped"] == "interrupted"
+    assert summary["stop_reason"] == "interrupted"
     done = len(stopped.history)
     assert 0 < done < 5
     reached = pvae.elbo(stopped.model, guide_of(stopped), x).mean

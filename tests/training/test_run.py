@@ -4,10 +4,10 @@ import pyro
 import pytest
 import torch
 from pairs import callables as kinds
+from pvae.training.checkpoint import load_checkpoint, save_checkpoint
 
 import pvae
-from pvae.pair.preserve import generator_state, preserved, restore_generators
-from pvae.training.checkpoint import load_checkpoint, save_checkpoint
+from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
 
 X = kinds.toy_data()
 
@@ -58,7 +58,7 @@ def test_a_run_that_is_done_has_nothing_to_resume(tmp_path):
     first = fit(tmp_path / "run")
     again = fit(tmp_path / "run", resume=True)
     assert again.history == first.history
-    assert again.stopped == "all epochs"
+    assert again.stop_reason == "all epochs"
 
 
 def test_early_stopping_goes_on_where_it_was(tmp_path):
@@ -66,7 +66,7 @@ def test_early_stopping_goes_on_where_it_was(tmp_path):
     whole = fit(tmp_path / "whole", epochs=60, **options)
     fit(tmp_path / "run", epochs=len(whole.history) - 2, **options)
     resumed = fit(tmp_path / "run", epochs=60, resume=True, **options)
-    assert whole.stopped == resumed.stopped == "early stopping"
+    assert whole.stop_reason == resumed.stop_reason == "early stopping"
     assert whole.best_epoch == resumed.best_epoch
     loaded = pvae.load(
         tmp_path / "run", model=(pair := kinds.make("functions", 3))[0], guide=pair[1]
@@ -83,7 +83,7 @@ def test_the_summary_says_what_was_done(tmp_path):
     assert summary["steps"] == 6
     assert summary["engine"] == fitted.engine
     assert fitted.engine.startswith("eager: all")
-    assert summary["stopped"] == "all epochs"
+    assert summary["stop_reason"] == "all epochs"
     assert summary["train_loss"] == fitted.history[-1]["train_loss"]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["why"] == "a test"
@@ -125,7 +125,7 @@ def test_generators_go_back_to_a_state():
     state = generator_state()
     first = torch.rand(3), np.random.rand(3), random.random()
     restore_generators(state)
-    with preserved():
+    with preserve_generators():
         torch.rand(100)
     again = torch.rand(3), np.random.rand(3), random.random()
     torch.testing.assert_close(first[0], again[0], atol=0, rtol=0)

@@ -55,7 +55,7 @@ def test_global_sites_count_once_per_data_set(model, batch_size):
     trained = fit(
         model, global_guide, X, batch_size=batch_size, objective=objective, **options, **halve
     )
-    params = {k: v.detach() for k, v in trained.guide.belongings.parameters().items()}
+    params = {k: v.detach() for k, v in trained.guide.pair.parameters().items()}
     loc, scale = exact_posterior(X)
     assert params["loc"].item() == pytest.approx(loc, abs=0.04)
     assert params["scale"].exp().item() == pytest.approx(scale, rel=0.1)
@@ -99,7 +99,7 @@ def test_a_pair_without_a_plate_trains_and_is_noted():
         pyro.sample("x", dist.Normal(loc, 1.0).expand(x.shape).to_event(1), obs=x)
 
     trained = fit(model, lambda x: None, X, epochs=300, batch_size=30, learning_rate=0.05)
-    (loc,) = trained.model.belongings.parameters().values()
+    (loc,) = trained.model.pair.parameters().values()
     assert loc.item() == pytest.approx(X.mean().item(), abs=1e-3)
     assert "no plate of size len(batch)" in trained.notes[0]
 

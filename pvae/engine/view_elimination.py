@@ -1,21 +1,21 @@
-"""A recorded graph without operations that only give a value another name."""
+"""Remove redundant views from a recorded graph."""
 
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["tidy"]
+__all__ = ["eliminate_views"]
 
 _aten = torch.ops.aten
 _T, _DETACH = _aten.t.default, _aten.detach.default
 _RESHAPE = (_aten.view.default, _aten.expand.default)
 
 
-def tidy(graph: Graph) -> None:
-    """Remove, in place, views that are their input, or that there are already.
+def eliminate_views(graph: Graph) -> None:
+    """Remove, in place, views that equal their input or another view.
 
-    A replay runs operation by operation, and each costs more than its arithmetic where networks are
-    small. All that is removed shares memory with what takes its place, so that also operations in
-    place do what they did.
+    A replay executes operation by operation, and with small networks the overhead of each exceeds
+    its arithmetic. Each removed view shares memory with its replacement, so that in-place
+    operations keep their effect.
     """
     transposed: dict[Node, Node] = {}
     for node in list(graph.nodes):

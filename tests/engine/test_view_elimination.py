@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pvae.engine.tidy import tidy
+from pvae.engine.view_elimination import eliminate_views
 
 
 def twice_transposed(x):
@@ -46,7 +46,7 @@ def test_it_computes_the_same(function, fewer):
     wanted = function(x)
     traced = make_fx(function)(x)
     before = len(traced.graph.nodes)
-    tidy(traced.graph)
+    eliminate_views(traced.graph)
     traced.graph.eliminate_dead_code()
     traced.graph.lint()
     traced.recompile()

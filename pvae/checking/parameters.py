@@ -1,0 +1,111 @@
+"""Is every parameter registered once, trained, and frozen only on purpose?"""
+
+from collections.abc import Iterator
+
+import torch
+
+from pvae.checking.inspection import Inspection
+from pvae.checking.report import Finding
+from pvae.pair.locations import Place
+from pvae.pair.preserve import preserve_state
+
+__all__ = [
+    "names_used_twice",
+    "parameters_without_gradient",
+    "thawed_parameters",
+    "unregistered_networks",
+]
+
+
+def parameters_without_gradient(inspection: Inspection) -> Iterator[Finding]:
+    """Parameters that the objective does not depend on."""
+    pair = inspection.pair
+    with preserve_state(list(pair.networks.values())), torch.enable_grad():
+        for parameter in pair.parameters().values():
+            parameter.grad = None
+        inspection.objective.loss_and_grads(pair.model, pair.guide, *inspection.batch)  # type: ignore[attr-defined]
+        without = {id(p) for p in pair.parameters().values() if p.grad is None}
+    for role, params in inspection.params.items():
+        names = [name for name, p in params.items() if id(p) in without and p.requires_grad]
+        if role == "model":
+            names = [name for name in names if name not in inspection.params["guide"]]
+        if not names:
+            continue
+        whole = len(names) == len(params)
+        # Another batch may take another branch, and a module may hold networks for other programs.
+        meant = role == "model" or not whole
+        whose = f"the {role}{' (all that it has)' if whole else ''}"
+        yield Finding.at(
+            _place(inspection, role, names[0]),
+            "warning" if meant else "error",
+            f"no gradient for {_listed(names)} of {whose}: the objective does not depend on it; "
+            "look for a layer that is never called, .detach(), torch.no_grad() or a draw that is "
+            "not used",
+        )
+
+
+def unregistered_networks(inspection: Inspection) -> Iterator[Finding]:
+    """Networks that the programs use without registering them."""
+    for name in inspection.pair.unused:
+        yield Finding(
+            "warning",
+            f"network {name!r} is used but not passed to pyro.module: it is not trained",
+        )
+
+
+def _place(inspection: Inspection, role: str, name: str) -> Place | None:
+    made = inspection.places[role].params.get(name)
+    return made[0] if made else None
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name.replace("$$$", ".")) for name in names[:4])
+    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"parameter{'s' if len(names) > 1 else ''} {shown}{rest}"
+
+
+def thawed_parameters(inspection: Inspection) -> Iterator[Finding]:
+    """Parameters that arrived with requires_grad=False and that Pyro made trainable."""
+    names = [name for name, parameter in inspection.pair.frozen if parameter.requires_grad]
+    if not names:
+        return
+    place = None
+    for places in inspection.places.values():
+        for made, found in places.params.items():
+            if found and any(name.endswith(made.replace("$$$", ".")) for name in names):
+                place = place or found[0]
+    shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
+    yield Finding.at(
+        place,
+        "error",
+        f"parameters {shown} arrived frozen (requires_grad=False), and Pyro makes every parameter "
+        "that it registers trainable, those of a PyroModule too: keep a frozen network out of "
+        "Pyro's hands (hold it in a plain list or a closure), or use its output under "
+        "torch.no_grad()",
+    )
+
+
+def names_used_twice(inspection: Inspection) -> Iterator[Finding]:
+    """Parameters or networks that share a name, so that the later one's values count nowhere."""
+    made: dict[str, list[Place]] = {}
+    for places in inspection.places.values():
+        for name, found in places.params.items():
+            made.setdefault(name, []).extend(p for p in found if p not in made[name])
+    for name, statements in made.items():
+        if "$$$" not in name and len(statements) > 1:
+            yield Finding.at(
+                statements[-1],
+                "warning",
+                f"pyro.param({name!r}) is given a first value in {len(statements)} places: there "
+                "is one parameter of that name, with the first value that was met; give each its "
+                "own name",
+            )
+    for name, first, second in inspection.pair.duplicate_names:
+        registered = [s for n, s in made.items() if n.startswith(f"{name}$$$") and s]
+        yield Finding.at(
+            registered[0][-1] if registered else None,
+            "warning",
+            f"pyro.module({name!r}) is given two networks, a {type(first).__name__} and a "
+            f"{type(second).__name__}: Pyro registers the first, and leaves the second untrained "
+            "where their parameters have one name; give each its own name",
+        )
