@@ -1,15 +1,27 @@
-"""Variational autoencoders by probabilistic programming: any Pyro model and guide, end to end."""
+"""Variational autoencoders by probabilistic programming: train and evaluate any Pyro pair."""
 
-from pvae import data, evaluation, guides, likelihoods, models, nn, objectives, plots
-from pvae.checking import check
-from pvae.evaluation import ais, bdmc, elbo, log_likelihood
+import importlib
+from typing import TYPE_CHECKING
+
+from pvae import data, evaluation, guides, likelihoods, models, nn, objectives
+from pvae.checking import PairError, Report, check
+from pvae.evaluation import UndefinedQuantityError, ais, bdmc, elbo, log_likelihood
+from pvae.objectives import IncompatibleObjectiveError
 from pvae.pair.predictive import infer, reconstruct, sample
 from pvae.svi import SVI
-from pvae.training.fitting import fit
-from pvae.training.loading import load
+from pvae.training import DivergedError, Fit, fit, load
+
+if TYPE_CHECKING:
+    from pvae import plots
 
 __all__ = [
     "SVI",
+    "DivergedError",
+    "Fit",
+    "IncompatibleObjectiveError",
+    "PairError",
+    "Report",
+    "UndefinedQuantityError",
     "ais",
     "bdmc",
     "check",
@@ -31,3 +43,14 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Import `pvae.plots`, which needs matplotlib, on first use."""
+    if name == "plots":
+        return importlib.import_module("pvae.plots")
+    raise AttributeError(f"module 'pvae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,4 +1,4 @@
-"""Figures: learning curves, reconstructions, samples, latent codes, the 2-D manifold."""
+"""Figures: learning curve, reconstructions, samples, latent means, the 2-D manifold."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +30,23 @@ _GAP, _SMALL = 1, 16  # pixels: between pictures, and a side of those that need 
 _LEGEND = 12  # classes, at most, that are told apart by colour and named
 
 
-def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
+def learning_curve(
+    history: Sequence[Mapping[str, object]], *, best_epoch: int | None = None
+) -> Figure:
     """The bound over epochs, in nats per datum; higher is better.
 
     Args:
-        history: one row an epoch, with "epoch", "train_loss" and, where there is validation,
-            "valid_elbo".
+        history: one row per epoch, with "epoch", "train_loss" and, with validation, "valid_elbo".
+        best_epoch: the epoch whose parameters were kept, which a vertical line marks.
 
     Returns:
         A figure with one curve for training and one for validation, each through the epochs in
         which it was measured.
+
+    Example:
+        >>> rows = [{"epoch": 1, "train_loss": 90.0}, {"epoch": 2, "train_loss": 80.0}]
+        >>> learning_curve(rows).axes[0].get_ylabel()
+        'bound (nats per datum)'
     """
     epochs = np.array([int(str(row["epoch"])) for row in history])
     held_out = [row.get("valid_elbo") for row in history]
@@ -61,7 +68,10 @@ def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
         low = np.quantile(finite, 0.1) - 0.5 * (finite.max() - np.quantile(finite, 0.1))
         top = finite.max() + 0.05 * (finite.max() - low)
         axes.set_ylim(max(low, finite.min() - 0.05 * (top - low)), top)
-    axes.set(xlabel="epoch", ylabel="bound (nats per datum)")
+    axes.set(xlabel="epoch", ylabel="bound (nats per datum)", title="learning curve")
+    if best_epoch is not None:
+        label = f"epoch {best_epoch}, kept"
+        axes.axvline(best_epoch, color=_INK, lw=1, ls="--", label=label, zorder=0)
     if len(epochs) == 1:  # no width of its own, which would give ticks at fractions
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -71,20 +81,28 @@ def learning_curve(history: Sequence[Mapping[str, object]]) -> Figure:
     return figure
 
 
-def reconstructions(originals: Tensor, reconstructed: Tensor, *, n: int = 12) -> Figure:
+def reconstructions(
+    originals: Tensor, reconstructed: Tensor, *, n: int = 12, labels: Tensor | None = None
+) -> Figure:
     """Originals in the upper row, their reconstructions below.
 
     Args:
         originals: shape (rows, height, width), (rows, channels, height, width), or (rows, numbers),
-            drawn as pictures where the numbers fill a square, and else as curves.
+            drawn as images if the numbers fill a square, and as curves otherwise.
         reconstructed: of the same shape.
-        n: number of data, at most.
+        n: largest number of data.
+        labels: shape (rows,), printed above images.
 
     Returns:
         The figure, on the scale of the originals.
 
     Raises:
-        ValueError: the shapes of what is drawn differ.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> x = torch.rand(20, 8, 8)
+        >>> figure = reconstructions(x, x, n=6)
+        >>> figure.savefig("reconstructions.png")  # doctest: +SKIP
     """
     upper, lower = _images(originals[:n]), _images(reconstructed[:n])
     if upper.shape != lower.shape:
@@ -95,12 +113,12 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, *, n: int = 12) ->
     both = torch.stack((upper, lower))
     names = ("data", "reconstructed")
     if both.dim() == 3:
-        return _curves(both, names)
+        return _curves(both, names, "reconstructions")
     sheet = _mosaic(both.flatten(0, 1), columns=both.shape[1])
     # Placed by hand: the automatic layout cuts the labels off beside axes of a fixed aspect.
-    width, left, margin = 0.6 * both.shape[1], 1.1, 0.06
+    width, left, margin, title = 0.6 * both.shape[1], 1.1, 0.06, 0.3
     height = width * sheet.shape[0] / sheet.shape[1]
-    across, down = left + width + margin, height + 2 * margin
+    across, down = left + width + margin, height + 2 * margin + title
     figure = Figure(figsize=(across, down))
     axes = figure.add_axes((left / across, margin / down, width / across, height / down))
     _show(axes, sheet, both[0])
@@ -108,33 +126,55 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, *, n: int = 12) ->
     axes.set_yticks([middle, middle + both.shape[-2] + _GAP], names)
     axes.tick_params(left=False)
     axes.get_yaxis().set_visible(True)
+    axes.set_title("data over their reconstructions", fontsize=10)
+    _label_tiles(axes, labels, both.shape[1], both.shape[1], both.shape[-2:])
     return figure
 
 
-def prior_samples(x: Tensor, *, n: int = 64) -> Figure:
-    """Data that a model makes up, in a grid: draws, or their means at draws from the prior.
+def prior_samples(
+    x: Tensor, *, n: int = 64, labels: Tensor | None = None, title: str = "samples from the prior"
+) -> Figure:
+    """Data that a model generates, in a grid.
 
     Args:
-        x: shape (rows, height, width), (rows, channels, height, width), or (rows, numbers).
-        n: number of draws, at most.
+        x: draws from p(x), or means of p(x | z) at draws from p(z); shape (rows, height, width),
+            (rows, channels, height, width), or (rows, numbers).
+        n: largest number of draws.
+        labels: shape (rows,), what a conditional model was given, printed on images.
+        title: says which of the two x are.
+
+    Example:
+        >>> figure = prior_samples(torch.rand(64, 8, 8), title="draws from p(x)")
+        >>> figure.axes[0].get_title()
+        'draws from p(x)'
     """
     x = _images(x[:n])
     if x.dim() == 2:
-        return _curves(x[None, :12], ("drawn",))
-    sheet = _mosaic(x, columns=math.ceil(math.sqrt(len(x))))
-    figure = Figure(figsize=(4, 4 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
-    _show(figure.subplots(), sheet, x)
+        return _curves(x[None, :12], ("drawn",), title)
+    columns = math.ceil(math.sqrt(len(x)))
+    sheet = _mosaic(x, columns=columns)
+    height = 4 * sheet.shape[0] / sheet.shape[1] + 0.3
+    figure = Figure(figsize=(4, height), layout="constrained")
+    axes = figure.subplots()
+    _show(axes, sheet, x)
+    axes.set_title(title, fontsize=10)
+    _label_tiles(axes, labels, len(x), columns, x.shape[-2:])
     return figure
 
 
 def latent_means(z: Tensor, labels: Tensor | None = None) -> Figure:
-    """Where the data lie in the latent space.
+    """The data in the latent space.
 
     Args:
-        z: latent codes, shape (rows, z_dim). One dimension gives a histogram; of more than two, the
-            first two principal components are drawn.
-        labels: integers, shape (rows,), which colour the points: up to 12 of them are named in a
-            legend, more are shown on a colour bar.
+        z: latent codes, shape (rows, z_dim). One dimension is drawn as a histogram; of more than
+            two, the first two principal components are drawn.
+        labels: integers, shape (rows,), which colour the points: a legend names up to 12 of them, a
+            colour bar shows more.
+
+    Example:
+        >>> figure = latent_means(torch.randn(100, 2), torch.arange(100) % 10)
+        >>> figure.axes[0].get_xlabel()
+        '$z_1$'
     """
     codes = z.detach().cpu().double().numpy()
     classes = np.zeros(len(codes), int) if labels is None else labels.detach().cpu().numpy()
@@ -164,11 +204,14 @@ def latent_means(z: Tensor, labels: Tensor | None = None) -> Figure:
             for name, key in zip(kinds.tolist(), colours, strict=True)
         ]
         axes.legend(handles=keys, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_title("means of q(z | x)", fontsize=10)
     return figure
 
 
-def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
-    """The data over a 2-D latent space, through the inverse Gaussian CDF.
+def manifold(
+    decode: Callable[[Tensor], Tensor], *, n: int = 16, title: str = "means of p(x | z)"
+) -> Figure:
+    """The data over a 2-D latent space, on a grid of quantiles of the Gaussian prior.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013; figure 4),
@@ -177,14 +220,20 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
     Args:
         decode: from latent codes, shape (n * n, 2), to data, shape (n * n, height, width) or
             (n * n, channels, height, width). The codes run through the rows of the picture from
-            the top: z1 grows to the right, z2 grows upwards.
-        n: pictures a side.
+            the top: z1 increases to the right, z2 upwards.
+        n: images per side.
+        title: of the figure.
 
     Returns:
-        A mosaic, without gaps but for pictures that are too small to tell apart without.
+        A mosaic, with gaps between small images; the axes show values of z.
 
     Raises:
-        ValueError: what is decoded are no n * n images.
+        ValueError: `decode` does not return n * n images.
+
+    Example:
+        >>> figure = manifold(lambda z: torch.sigmoid(z.sum(1))[:, None, None].expand(-1, 8, 8))
+        >>> figure.axes[0].get_ylabel()
+        '$z_2$'
     """
     probabilities = (torch.arange(n, dtype=torch.float32) + 0.5) / n
     values = torch.distributions.Normal(0.0, 1.0).icdf(probabilities)
@@ -198,19 +247,31 @@ def manifold(decode: Callable[[Tensor], Tensor], *, n: int = 16) -> Figure:
         )
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    _show(axes, _mosaic(x, n, gap=_GAP if min(x.shape[-2:]) < _SMALL else 0), x)
-    for name, axis in (("$z_1$", axes.get_xaxis()), ("$z_2$", axes.get_yaxis())):
+    gap = _GAP if min(x.shape[-2:]) < _SMALL else 0
+    _show(axes, _mosaic(x, n, gap=gap), x)
+    axes.set_title(title, fontsize=10)
+    marked = sorted({round(i * (n - 1) / 4) for i in range(5)})
+    height, width = (size + gap for size in x.shape[-2:])
+    for name, axis, size, shown in (
+        ("$z_1$", axes.get_xaxis(), width, values),
+        ("$z_2$", axes.get_yaxis(), height, values.flip(0)),
+    ):
         axis.set_visible(True)
-        axis.set_ticks([])
-        axis.set_label_text(f"{name}, by quantile of the prior")
+        centres = [(place + 0.5) * size - 0.5 for place in marked]
+        axis.set_ticks(centres, [f"{shown[place]:.1f}" for place in marked])
+        axis.set_label_text(name)
     return figure
 
 
 def is_image(x: Tensor) -> bool:
-    """Whether data can be drawn as pictures.
+    """Whether data can be drawn as images.
 
     Args:
         x: shape (rows, ...).
+
+    Example:
+        >>> is_image(torch.zeros(5, 64)), is_image(torch.zeros(5, 7))
+        (True, False)
     """
     return _images(x).dim() > 2
 
@@ -241,6 +302,18 @@ def _mosaic(x: Tensor, columns: int, gap: int = _GAP) -> Pixels:
     return np.asarray(sheet[0] if channels == 1 else sheet.movedim(0, -1)[..., :3])
 
 
+def _label_tiles(
+    axes: Axes, labels: Tensor | None, count: int, columns: int, size: Sequence[int]
+) -> None:
+    """Print the labels of images in the corners of their tiles."""
+    if labels is None:
+        return
+    height, width = (side + _GAP for side in size)
+    for index, label in enumerate(labels[:count].tolist()):
+        row, column = divmod(index, columns)
+        axes.text(column * width, row * height, str(label), color=_VALID, fontsize=7, va="top")
+
+
 def _show(axes: Axes, sheet: Pixels, like: Tensor) -> None:
     """Draw a sheet of images on the scale of the data `like`; what lies outside is clipped."""
     low, high = _range(like)
@@ -263,7 +336,7 @@ def _range(x: Tensor) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _curves(groups: Tensor, names: Sequence[str]) -> Figure:
+def _curves(groups: Tensor, names: Sequence[str], title: str) -> Figure:
     """Data that are no images, shape (groups, rows, numbers): one panel a row, one line a group."""
     count, numbers = groups.shape[1:]
     columns = min(count, 4)
@@ -280,7 +353,8 @@ def _curves(groups: Tensor, names: Sequence[str]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         handles = panels[0].get_lines()
-        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -66,6 +66,7 @@ class SVI(pyro.infer.SVI):
 
     Raises:
         ValueError: an unknown engine or precision, or a precision that the device lacks.
+        TypeError: a string as `loss_and_grads`.
 
     Example:
         >>> import pyro.distributions as dist
@@ -99,6 +100,11 @@ class SVI(pyro.infer.SVI):
         clip_norm: float | None = None,
         **kwargs: object,
     ) -> None:
+        if isinstance(loss_and_grads, str):
+            raise TypeError(
+                f"loss_and_grads is {loss_and_grads!r}, not a callable: give the engine by its "
+                f"name, engine={loss_and_grads!r}"
+            )
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}: give one of {list(ENGINES)}")
         if precision not in PRECISIONS:

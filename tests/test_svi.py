@@ -119,7 +119,9 @@ def test_parameters_that_appear_later_are_picked_up():
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     model.more = False
-    svi = pvae.SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), "recorded")
+    svi = pvae.SVI(
+        model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="recorded"
+    )
     for number in range(201):
         model.more = number >= 100  # found out by the comparison at the hundredth step
         svi.step(X)

@@ -1,4 +1,4 @@
-"""What a gradient step of a pair costs: Pyro's SVI beside pvae's engines, interleaved."""
+"""Time a gradient step of a pair by Pyro's SVI and by pvae's engines, interleaved."""
 
 import functools
 import platform
@@ -20,8 +20,8 @@ from pvae.svi import SVI
 
 __all__ = ["PYRO", "Contender", "Timings", "contenders", "machine", "spread"]
 
-_WARM = 3  # rounds that are not counted: recordings are made and compared in them
-_TURN = 0.02  # seconds that a contender's turn lasts, about
+_WARM = 3  # rounds that are not counted, in which recordings are made and verified
+_TURN = 0.02  # approximate seconds of a contender's turn
 PYRO = "Pyro, no validation"
 
 Scope = Callable[[], AbstractContextManager[object]]
@@ -29,12 +29,12 @@ Scope = Callable[[], AbstractContextManager[object]]
 
 @dataclass
 class Contender:
-    """One way to take a step.
+    """A way to take a step.
 
     Attributes:
-        step: takes one.
-        scope: makes a context in which steps are taken; entering it is not timed.
-        ends: waits until the device has done what was launched.
+        step: takes one step.
+        scope: makes the context of the steps; entering it is not timed.
+        ends: waits until the device has finished.
     """
 
     step: Callable[[], object]
@@ -44,7 +44,7 @@ class Contender:
 
 @dataclass
 class Timings:
-    """Milliseconds a step, round by round.
+    """Milliseconds per step, round by round.
 
     Attributes:
         rounds: by contender.
@@ -54,11 +54,11 @@ class Timings:
 
     @classmethod
     def measure(cls, contenders: Mapping[str, Contender], rounds: int) -> "Timings":
-        """Time contenders in turn, so that what else the machine does meets all alike.
+        """Time contenders in turn, so that other load on the machine affects all alike.
 
         Args:
             contenders: by name.
-            rounds: how often each has its turn.
+            rounds: number of turns of each.
         """
         timings = cls({name: [] for name in contenders})
         repeats = dict.fromkeys(contenders, 2)
@@ -81,15 +81,16 @@ class Timings:
         pairs = zip(self.rounds[name], self.rounds[other], strict=True)
         return spread([one / two for one, two in pairs])
 
-    def lines(self, base: str) -> list[tuple[str, str]]:
-        """What a table says: a contender and its times, over those of another, a line."""
+    def table(self, base: str) -> str:
+        """One line per contender: its times, and their ratio to those of another."""
+        width = max(map(len, self.rounds))
         lines = []
         for name, values in self.rounds.items():
             own, of_base = spread(values), self.ratio(name, base)["median"]
             low, high = own["lower quartile"], own["upper quartile"]
-            text = f"{own['median']:8.3f}  ({low:.3f} to {high:.3f})"
-            lines.append((name, f"{text:<28}{of_base:5.2f} of {base!r}"))
-        return lines
+            times = f"{own['median']:8.3f}  ({low:.3f} to {high:.3f})"
+            lines.append(f"{name:<{width}}  {times:<28}{of_base:5.2f} of {base!r}")
+        return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
         """Medians and quartiles."""
@@ -103,7 +104,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """What a timing should name: the processor, its threads, and the versions."""
+    """The processor, its threads, and the versions of a timing."""
     cuda = device.type == "cuda"
     cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
     return {
@@ -121,19 +122,19 @@ def contenders(
     batch: tuple[Tensor, ...],
     objective: ELBO | None = None,
 ) -> tuple[dict[str, Contender], dict[str, SVI]]:
-    """Ways to take a step of a pair: Pyro's SVI, and each of pvae's engines.
+    """Contenders for a step of a pair: Pyro's SVI, and each of pvae's engines.
 
-    Pyro's steps are with `pyro.optim.Adam`, with its validation as users run it and without;
-    pvae's with torch's fused Adam. All train the parameters of the one pair.
+    Pyro's steps use `pyro.optim.Adam`, with validation (its default) and without; pvae's use
+    torch's fused Adam. All train the same parameters.
 
     Args:
         model: p(x, z).
         guide: q(z | x).
-        batch: their arguments, the data of one step, on the device to compute on.
-        objective: the bound, `Trace_ELBO()` where there is none.
+        batch: the arguments of both programs, on the device to compute on.
+        objective: the bound (default: `Trace_ELBO()`).
 
     Returns:
-        Contenders by name, and pvae's SVIs by the name of theirs.
+        Contenders by name, and pvae's SVIs by the names of their contenders.
     """
     objective = Trace_ELBO() if objective is None else objective
     device = batch[0].device
@@ -155,7 +156,7 @@ def contenders(
         check_precision("bfloat16", device)
         ways.append(("captured", "bfloat16"))
     except ValueError:
-        pass  # there is nothing to compare with on such a device
+        pass  # the device has no bfloat16
     for engine, precision in ways:
         name = f"pvae {engine}" if precision == "float32" else f"pvae {engine}, {precision}"
         own[name] = SVI(*pair, _adam, objective, engine=engine, precision=precision)

@@ -1,63 +1,84 @@
-"""The pictures that a trained pair allows for."""
+"""Draw the figures of a trained pair; matplotlib is imported on first use, since it is slow."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from pvae import plots
 from pvae.data import Rows
 from pvae.pair.predictive import decode, infer, reconstruct, sample
 from pvae.pair.preserve import seeded
-from pvae.training.result import Fit
+from pvae.training import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["figures", "observed_name"]
 
+_MEANS = "means of p(x | z) at draws from p(z)"
+
 
 def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
-    """The pictures that a pair allows for: by file name, without its ending.
+    """The figures that a pair allows, by file name without its suffix.
 
     Args:
         fit: the trained pair.
         rows: data to reconstruct and to encode; labels colour the latent means.
         seed: seeds the draws.
     """
+    from pvae import plots
+
     drawn: dict[str, Figure] = {}
     if fit.history:
-        drawn["learning_curve"] = plots.learning_curve(fit.history)
+        drawn["learning_curve"] = plots.learning_curve(fit.history, best_epoch=fit.best_epoch)
     # Spread over the rows, since some data sets are sorted by class.
-    x = rows.arguments(torch.linspace(0, len(rows) - 1, min(64, len(rows))).long())
+    chosen = torch.linspace(0, len(rows) - 1, min(64, len(rows))).long()
+    x = rows.arguments(chosen)
+    given = _labels_given(rows, chosen, x)
     with seeded(seed):
         draws = sample(fit.model, x)
         codes = infer(fit.guide, rows)
     observed = observed_name(draws, x)
     if observed is not None:
-        rebuilt = reconstruct(fit.model, fit.guide, x, site=observed)
-        drawn["reconstructions"] = plots.reconstructions(x[0].cpu(), rebuilt.cpu())
+        rebuilt = reconstruct(fit.model, fit.guide, x, site=observed).cpu()
+        drawn["reconstructions"] = plots.reconstructions(x[0].cpu(), rebuilt, labels=given)
         prior = {site: draws[site] for site in codes if site in draws}
-        means = decode(fit.model, prior, x, site=observed)
-        drawn["samples"] = plots.prior_samples(means.cpu())
+        means = decode(fit.model, prior, x, site=observed).cpu()
+        drawn["samples"] = plots.prior_samples(means, labels=given, title=_MEANS)
     local = {n: z for n, z in codes.items() if z.shape[:1] == (len(rows),) and z.dim() <= 2}
     if local:
         name, z = next(iter(local.items()))
         drawn["latent_means"] = plots.latent_means(z.reshape(len(rows), -1).cpu(), rows.labels)
         if observed and len(local) == 1 and z.shape[1:] == (2,) and plots.is_image(x[0]):
-            drawn["manifold"] = plots.manifold(_decoder(fit.model, name, x, observed))
+            title = "means of p(x | z)" if given is None else f"means of p(x | z, y = {given[0]})"
+            decoder = _decoder(fit.model, name, x, observed)
+            drawn["manifold"] = plots.manifold(decoder, title=title)
     return drawn
 
 
 def observed_name(draws: Mapping[str, Tensor], x: tuple[Tensor, ...]) -> str | None:
-    """The site that draws data like the first argument of the programs, if there is one."""
+    """The site whose draws have the shape of the programs' first argument, or None."""
     like = [name for name, value in draws.items() if value.shape[1:] == x[0].shape[1:]]
     return "x" if "x" in like else next(iter(like), None)
+
+
+def _labels_given(rows: Rows, chosen: Tensor, x: tuple[Tensor, ...]) -> Tensor | None:
+    """The labels of the chosen rows if they are an argument of the programs."""
+    if rows.labels is None or len(x) < 2:
+        return None
+    labels = rows.labels[chosen]
+    return labels.cpu() if torch.equal(x[-1], labels) else None
 
 
 def _decoder(
     model: Callable[..., object], site: str, like: tuple[Tensor, ...], observed: str
 ) -> Callable[[Tensor], Tensor]:
     def decoded(z: Tensor) -> Tensor:
-        rows = torch.arange(len(z)) % len(like[0])
-        return decode(model, {site: z}, tuple(part[rows] for part in like), site=observed).cpu()
+        # Further arguments, such as a label, are those of the first row.
+        first = tuple(part[:1].expand(len(z), *part.shape[1:]) for part in like)
+        return decode(model, {site: z}, first, site=observed).cpu()
 
     return decoded

@@ -1,30 +1,50 @@
-"""What the commands share: the group, options that name a pair, and notes."""
+"""The command group `pvae`, and the options that its commands share."""
 
 from collections.abc import Callable
 
 import click
 
-from pvae.training.divergence import DivergedError
+from pvae import __version__
+from pvae.training import DivergedError
 
-__all__ = ["AT_LEAST_1", "SPLITS", "main", "of_a_pair", "print_notes"]
+__all__ = ["AT_LEAST_1", "DEVICE", "SPLITS", "main", "pair_options", "print_notes"]
 
 SPLITS = click.Choice(["train", "valid", "test"])
 AT_LEAST_1 = click.IntRange(min=1)
+DEVICE = "Device to compute on: auto, cpu, cuda, ..."
 
 
-def of_a_pair(command: Callable[..., None]) -> Callable[..., None]:
-    """What names a pair, its data and its objective."""
+def pair_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments and options that name a pair, its data and its objective."""
     decorators = [
         click.argument("model", default="vae"),
         click.argument("guide", default="mean_field"),
-        click.option("--data", "data_name", default="digits", help="A named data set, .npz, .npy."),
-        click.option("--binarize", default="none", help="none, dynamic, static or threshold."),
-        click.option("--labels", is_flag=True, help="Pass labels to the programs, after x."),
         click.option(
-            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="For constructors."
+            "--data",
+            "data_name",
+            default="digits",
+            help="A named data set, or a .npz or .npy file.",
         ),
         click.option(
-            "--objective", default="Trace_ELBO", metavar="NAME[:KEY=VALUE,...]", help="The bound."
+            "--binarize",
+            default="none",
+            help="How to binarize grey levels: none, dynamic, static or threshold.",
+        ),
+        click.option(
+            "--labels", is_flag=True, help="Pass the labels to the programs, as the last argument."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Set an option of the model or guide; may be repeated.",
+        ),
+        click.option(
+            "--objective",
+            default="Trace_ELBO",
+            metavar="NAME[:KEY=VALUE,...]",
+            help="The objective, with its options.",
         ),
     ]
     for decorator in reversed(decorators):
@@ -33,7 +53,7 @@ def of_a_pair(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Commands(click.Group):
-    """Says what went wrong in one sentence, where it is the user's to put right."""
+    """Prints errors that the user can fix as one sentence, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -43,12 +63,12 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"show_default": True, "max_content_width": 100})
-@click.version_option(package_name="pvae-ppl")
+@click.version_option(__version__, package_name="pvae-ppl")
 def main() -> None:
-    """Variational autoencoders by probabilistic programming: any Pyro model/guide pair."""
+    """Train and evaluate variational autoencoders: any Pyro model and guide."""
 
 
 def print_notes(notes: list[str]) -> None:
-    """Print what a reader should know, beside the output."""
+    """Print notes to the standard error stream."""
     for note in notes:
         click.echo(f"note: {note}", err=True)

@@ -1,16 +1,14 @@
-"""What a command line asks for: data, objective, schedule; and how a run remembers it."""
+"""From a command line to a pair and data, and from a run folder back to its command line."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from click.core import ParameterSource
-from pyro.infer import ELBO
 
-from pvae import data, objectives, zoo
+from pvae import data, zoo
 from pvae.data import Rows, Splits
 from pvae.engine.optimizers import MakeScheduler
 from pvae.pair.preserve import seeded
@@ -18,21 +16,19 @@ from pvae.training.run import Run
 from pvae.zoo import Built
 
 __all__ = [
-    "as_started",
+    "command_config",
     "free_folder",
     "held_out",
-    "known_from",
     "load_data",
-    "make_objective",
-    "make_schedule",
+    "make_scheduler",
     "pair_and_data",
-    "remembered",
+    "resumed_command",
     "split_of",
 ]
 
 
 def load_data(given: Mapping[str, Any]) -> Splits:
-    """The data that were asked for."""
+    """The data set of a command line."""
     return data.load(
         given["data_name"],
         binarize=given["binarize"],
@@ -42,68 +38,60 @@ def load_data(given: Mapping[str, Any]) -> Splits:
 
 
 def pair_and_data(given: Mapping[str, Any]) -> tuple[Built, Splits]:
-    """The pair and the data that were asked for."""
+    """The pair and the data set of a command line."""
     with seeded(given["seed"]):
-        of_data = load_data(given)
+        splits = load_data(given)
         options = zoo.parse_options(given["settings"])
-        built = zoo.build(given["model"], given["guide"], options, known_from(of_data))
-    return built, of_data
+        built = zoo.build(given["model"], given["guide"], options, _defaults_for(splits))
+    return built, splits
 
 
-def known_from(of_data: Splits) -> dict[str, object]:
-    """What constructors can be told of the data: its shape, grey levels, and what fits them."""
-    levels = of_data.levels
+def _defaults_for(splits: Splits) -> dict[str, object]:
+    """Constructor arguments that follow from the data: shape, grey levels and likelihood."""
+    levels = splits.levels
     fitting = {None: "gaussian_learned_scale", 2: "bernoulli"}
     return {
-        "x_shape": of_data.x_shape,
+        "x_shape": splits.x_shape,
         "levels": levels,
         "likelihood": fitting.get(levels, "discretized_logistic"),
     }
 
 
-def make_objective(text: str, x_shape: Sequence[int]) -> ELBO:
-    """The objective of a text such as `elbo:num_particles=5,sites=['z1','z2']`."""
-    name, _, options = text.partition(":")
-    # At commas that are not within brackets.
-    parts = re.split(r",(?![^\[(]*[\])])", options) if options else []
-    return objectives.get(name, x_shape=x_shape, **zoo.parse_options(parts))
-
-
-def make_schedule(name: str, epochs: int) -> MakeScheduler | None:
-    """The course of the learning rate."""
+def make_scheduler(name: str, epochs: int) -> MakeScheduler | None:
+    """The scheduler of the learning rate; None for a constant one."""
     if name == "constant":
         return None
     return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
 
 
-def held_out(of_data: Splits) -> tuple[str, Rows]:
-    """The split to judge by, with its name: test, or else valid, or else train."""
+def held_out(splits: Splits) -> tuple[str, Rows]:
+    """The split to evaluate on, with its name: test, or else valid, or else train."""
     for name in ("test", "valid"):
-        rows = getattr(of_data, name)
+        rows = getattr(splits, name)
         if rows is not None:
             return name, rows
-    return "train", of_data.train
+    return "train", splits.train
 
 
 def split_of(run: Path, split: str | None, data_name: str | None) -> tuple[str, Rows]:
-    """The data of a run, or other data treated the same."""
+    """A split of a run's data, or of other data with the same options."""
     command = Run(run).config().get("command")
     if command is None and data_name is None:
         raise ValueError(f"{run} was made from Python and does not know its data: give --data")
     chosen = {"binarize": "none", "labels": False, "seed": 0, **(command or {})}
     if data_name is not None:
         chosen["data_name"] = data_name
-    of_data = load_data(chosen)
+    splits = load_data(chosen)
     if split is None:
-        return held_out(of_data)
-    rows = getattr(of_data, split)
+        return held_out(splits)
+    rows = getattr(splits, split)
     if rows is None:
-        raise ValueError(f"{of_data.name} has no {split} split")
+        raise ValueError(f"{splits.name} has no {split} split")
     return split, rows
 
 
-def remembered(given: Mapping[str, Any]) -> dict[str, object]:
-    """The command line as the run keeps it, with files under their full path."""
+def command_config(given: Mapping[str, Any]) -> dict[str, object]:
+    """The command line for the run's config, with absolute paths."""
     forgotten = ("out", "resume", "overwrite", "progress", "tensorboard")
     kept = {key: value for key, value in given.items() if key not in forgotten}
     for role in ("model", "guide"):
@@ -115,16 +103,16 @@ def remembered(given: Mapping[str, Any]) -> dict[str, object]:
     return kept
 
 
-def as_started(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
-    """The command line of a run to resume: what it was started with, and more epochs."""
+def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The command line of a run to resume, which may have more epochs."""
     if given["out"] is None:
         raise ValueError("--resume needs the folder of the run: give --out")
     started = Run(given["out"]).config().get("command")
     if started is None:
         raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
-    may_change = ("epochs", "device", "particles", "out", "resume", "progress", "tensorboard")
+    may_change = ("epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard")
     merged = {**given, **started}
-    asked = {**given, **remembered(given)}
+    asked = {**given, **command_config(given)}
     for key, value in asked.items():
         if ctx.get_parameter_source(key) != ParameterSource.COMMANDLINE:
             continue
@@ -145,7 +133,7 @@ def as_started(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def free_folder(name: str) -> Path:
-    """runs/digits-1, or the first number that is free."""
+    """runs/digits-1, or the first number that is not taken."""
     number, stem = 1, Path(name).stem
     while (folder := Path("runs") / f"{stem}-{number}").exists():
         number += 1

@@ -12,9 +12,8 @@ from torch import Tensor
 from pvae import data, likelihoods, objectives, zoo
 from pvae.checking import PairError, check
 from pvae.cli.bench import PYRO, Timings, contenders, machine
-from pvae.cli.group import AT_LEAST_1, main, of_a_pair, print_notes
-from pvae.cli.invocation import make_objective, pair_and_data
-from pvae.cli.report import table
+from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
+from pvae.cli.invocation import pair_and_data
 from pvae.data import batches
 from pvae.pair.preserve import seeded
 from pvae.training.devices import find_device
@@ -24,18 +23,18 @@ __all__ = ["bench_", "check_", "list_"]
 
 
 @main.command("check")
-@of_a_pair
-@click.option("--batch-size", type=AT_LEAST_1, help="Data to check with.  [default: 128]")
-@click.option("--seed", default=0, help="Seeds initial draws and the choice of data.")
+@pair_options
+@click.option("--batch-size", type=AT_LEAST_1, help="Number of rows to check with.  [default: 128]")
+@click.option("--seed", default=0, help="Seed of initialization and of the choice of rows.")
 def check_(**given: Any) -> None:
-    """Look for mistakes in MODEL and GUIDE; exits with 1 where training would be wrong.
+    """Check MODEL and GUIDE for mistakes; exit with 1 if training would be wrong.
 
-    Prints the sites of both programs with their shapes, then a line for each finding.
+    Prints the sites of both programs with their shapes, then one line per finding.
     """
     built, batch = _pair_and_batch(given, torch.device("cpu"))
     try:
         with seeded(given["seed"]):
-            objective = make_objective(given["objective"], batch[0].shape[1:])
+            objective = objectives.get(given["objective"], x_shape=batch[0].shape[1:])
             report = check(built.model, built.guide, *batch, objective=objective)
     except PairError as error:
         for finding in error.findings:
@@ -45,18 +44,23 @@ def check_(**given: Any) -> None:
 
 
 @main.command("bench")
-@of_a_pair
-@click.option("--batch-size", type=AT_LEAST_1, help="Data per step.  [default: 128]")
-@click.option("--rounds", type=click.IntRange(min=2), default=40, help="Turns of each way.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, ...")
-@click.option("--seed", default=0, help="Seeds everything.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pair_options
+@click.option("--batch-size", type=AT_LEAST_1, help="Number of rows per step.  [default: 128]")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=2),
+    default=40,
+    help="Number of rounds in which each contender is timed.",
+)
+@click.option("--device", default="auto", help=DEVICE)
+@click.option("--seed", default=0, help="Seed of all random numbers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def bench_(**given: Any) -> None:
-    """Time a gradient step of MODEL and GUIDE: Pyro's SVI beside the engines of pvae."""
+    """Time a gradient step of MODEL and GUIDE by Pyro's SVI and by the engines of pvae."""
     device = find_device(given["device"])
     built, batch = _pair_and_batch(given, device)
     with seeded(given["seed"]):
-        objective = make_objective(given["objective"], batch[0].shape[1:])
+        objective = objectives.get(given["objective"], x_shape=batch[0].shape[1:])
         ways, own = contenders(built.model, built.guide, batch, objective)
         timings = Timings.measure(ways, given["rounds"])
     notes = [f"{name}: {note}" for name, svi in own.items() for note in svi.notes]
@@ -64,14 +68,14 @@ def bench_(**given: Any) -> None:
         found = {"milliseconds": timings.as_json(), "notes": notes, "machine": machine(device)}
         click.echo(json.dumps({"batch": len(batch[0]), **found}, indent=2))
         return
-    click.echo(f"milliseconds a step of {len(batch[0])} data on {device}: median and quartiles")
-    click.echo(table(timings.lines(PYRO)))
+    click.echo(f"milliseconds per step of {len(batch[0])} rows on {device}: median (and quartiles)")
+    click.echo(timings.table(PYRO))
     print_notes(notes)
 
 
 @main.command("list")
 def list_() -> None:
-    """Print the models, guides, data sets, likelihoods and objectives that have names."""
+    """List the models, guides, data sets, likelihoods and objectives that have names."""
     for title, role in (("models", "model"), ("guides", "guide")):
         click.echo(f"{title}:")
         for entry in zoo.entries(role):
@@ -89,7 +93,7 @@ def _pair_and_batch(
     given: Mapping[str, Any], device: torch.device
 ) -> tuple[Built, tuple[Tensor, ...]]:
     """The pair, and the first batch of its training."""
-    built, of_data = pair_and_data(given)
-    size = given["batch_size"] or min(128, len(of_data.train))
-    source = batches(of_data.train, batch_size=size, device=device, seed=given["seed"])
+    built, splits = pair_and_data(given)
+    size = given["batch_size"] or min(128, len(splits.train))
+    source = batches(splits.train, batch_size=size, device=device, seed=given["seed"])
     return built, next(source.epoch(0))

@@ -1,117 +1,238 @@
-"""What a trained pair is worth on data: every number with its errors, as a table and as JSON."""
+"""Print the numbers of a pair as a table: quantity, value with its error, kind, remark."""
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from pvae.cli.lines import lines_of
-from pvae.data import Rows
+from pvae.cli.numbers import Numbers
 from pvae.evaluation import (
-    UndefinedQuantityError,
-    ais,
-    amortization_gap,
-    bdmc,
-    calibration,
-    elbo,
-    latent_use,
-    log_likelihood,
+    AmortizationGap,
+    AnnealedLogLikelihood,
+    Bound,
+    Calibration,
+    Estimate,
+    LatentUse,
+    LogLikelihood,
+    Sandwich,
 )
-from pvae.training.result import Fit
 
-__all__ = ["Report", "evaluate", "table"]
+__all__ = ["WIDTH", "Line", "explanations", "lines_of", "table"]
 
-_BOUND_PARTICLES = 10
-_COSTLY_ROWS = 100  # data that the costly quantities are computed on, at most
-_CHAINS = 8
+WIDTH = 100
 
 
-class Report:
-    """The numbers of a pair on one split of the data.
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
 
     Attributes:
-        split: name of the split.
-        rows: number of data in it.
-        found: by name, what was computed: "elbo", "log_likelihood", "latent_use"; and "ais",
-            "bdmc", "calibration", "amortization_gap" where they were asked for.
-        missing: by name, why a quantity is not there, in a sentence.
+        quantity: its name.
+        value: the number with its error, or a short text.
+        kind: what the number is: a bound, a divergence, ...
+        remark: a few words.
+        explanation: a sentence for `--explain`; "" for none.
     """
 
-    def __init__(self, split: str, rows: int) -> None:
-        self.split, self.rows = split, rows
-        self.found: dict[str, Any] = {}
-        self.missing: dict[str, str] = {}
-
-    def as_json(self) -> dict[str, object]:
-        """The numbers, in nats per datum."""
-        numbers = {name: result.as_json() for name, result in self.found.items()}
-        sites = self.found["elbo"].sites
-        return {
-            "split": self.split,
-            "rows": self.rows,
-            **numbers,
-            "sites": sites,
-            "missing": self.missing,
-        }
-
-    def lines(self) -> list[tuple[str, str]]:
-        """What the table says: a name and a sentence a line."""
-        lines = []
-        for name, result in self.found.items():
-            lines += lines_of(name, result, self.split)
-        return [*lines, *((name.replace("_", " "), why) for name, why in self.missing.items())]
+    quantity: str
+    value: str
+    kind: str = ""
+    remark: str = ""
+    explanation: str = ""
 
 
-def evaluate(
-    fit: Fit,
-    rows: Rows,
-    split: str,
-    particles: int,
-    *,
-    full: bool = False,
-    seed: int = 0,
-    progress: bool = True,
-) -> Report:
-    """Evaluate a trained pair on a split.
+def lines_of(numbers: Numbers) -> list[Line]:
+    """The lines of the table."""
+    lines = [line for name, result in numbers.found.items() for line in _LINES[name](result)]
+    return [*lines, *(_missing(name, why) for name, why in numbers.missing.items())]
+
+
+def table(lines: Sequence[Line], title: str = "") -> str:
+    """The lines in aligned columns, at most `WIDTH` characters wide; remarks are wrapped.
 
     Args:
-        fit: the trained pair.
-        rows: the split.
-        split: its name.
-        particles: importance samples per datum.
-        full: also what takes minutes, on at most 100 of the data: annealed importance sampling, the
-            sandwich on simulated data, calibration, the amortization gap.
-        seed: seeds the draws.
-        progress: show a progress bar.
+        lines: of the table.
+        title: a line above it.
     """
-    report = Report(split, len(rows))
-    pair = fit.model, fit.guide
-    few = min(particles, _BOUND_PARTICLES)
-    chosen = torch.linspace(0, len(rows) - 1, min(_COSTLY_ROWS, len(rows))).long()
-    some = rows.arguments(chosen)
-    quantities: dict[str, Callable[[], object]] = {
-        "elbo": lambda: elbo(*pair, rows, few, seed=seed, progress=progress),
-        "log_likelihood": lambda: log_likelihood(
-            *pair, rows, particles, seed=seed, progress=progress
-        ),
-        "latent_use": lambda: latent_use(*pair, rows, num_particles=few, seed=seed),
-    }
-    if full:
-        quantities |= {
-            "ais": lambda: ais(*pair, some, _CHAINS, seed=seed, progress=progress),
-            "bdmc": lambda: bdmc(*pair, some, _CHAINS, seed=seed, progress=progress),
-            "calibration": lambda: calibration(*pair, some, seed=seed),
-            "amortization_gap": lambda: amortization_gap(*pair, some, seed=seed),
-        }
-    for name, compute in quantities.items():
-        try:
-            report.found[name] = compute()
-        except UndefinedQuantityError as error:
-            report.missing[name] = str(error)
-    return report
+    widths = [
+        max((len(cell) for cell in column), default=0)
+        for column in zip(*((line.quantity, line.value, line.kind) for line in lines), strict=True)
+    ]
+    start = sum(widths) + 2 * len(widths)
+    printed = [title] if title else []
+    for line in lines:
+        cells = (line.quantity, line.value, line.kind)
+        if not line.kind and not line.remark:  # a text may run over the columns to its right
+            cells = (line.quantity, line.value, "")
+        head = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        wrapped = textwrap.wrap(line.remark, max(20, WIDTH - start)) or [""]
+        printed.append(f"{head}  {wrapped[0]}".rstrip())
+        printed += [" " * start + more for more in wrapped[1:]]
+    return "\n".join(printed)
 
 
-def table(lines: list[tuple[str, str]]) -> str:
-    """Lines of a name and a text, aligned."""
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+def explanations(lines: Sequence[Line]) -> str:
+    """The explanations of the lines, one paragraph each."""
+    paragraphs = [
+        textwrap.fill(f"{line.quantity.strip()}: {line.explanation}", WIDTH, subsequent_indent="  ")
+        for line in lines
+        if line.explanation
+    ]
+    return "\n".join(paragraphs)
+
+
+def _bound(bound: Bound) -> Iterator[Line]:
+    yield Line(
+        "ELBO",
+        _number(bound),
+        "lower bound",
+        f"{bound.num_particles} draws per datum",
+        "E_q[log p(x, z) - log q(z | x)], a lower bound on log p(x). The lines below it are its "
+        "terms: the expected log-likelihood of each observed site, and minus the KL divergence of "
+        f"each latent site. {_monte_carlo(bound)}",
+    )
+    for site, value in bound.sites.items():
+        yield Line(f"  {site}", f"{value:9.2f}")
+
+
+def _likelihood(found: LogLikelihood) -> Iterator[Line]:
+    yield Line(
+        "log p(x)",
+        _number(found),
+        "lower bound, expected",
+        f"{found.num_particles:,} importance samples",
+        "log mean_k p(x, z_k) / q(z_k | x), by importance sampling with the guide as proposal. It "
+        "is a lower bound in expectation, and tight as the samples increase. "
+        f"{_monte_carlo(found)}",
+    )
+    unreliable = len(found.untrusted)
+    size = len(found.khat)
+    yield Line(
+        "  diagnostic",
+        "clean" if not unreliable else f"{unreliable} of {size}",
+        "" if not unreliable else "unreliable data",
+        f"{found.ess.mean().item():.0f} effective samples on average"
+        if not unreliable
+        else "Pareto k too high: use more samples or pvae.ais",
+        found.warning
+        or "the Pareto k of the importance weights of every datum is low enough for this number of "
+        "samples, so the error bars can be trusted.",
+    )
+    if found.bits_per_dim is not None:
+        yield Line(
+            "  bits per dim",
+            f"{found.bits_per_dim:9.3f}",
+            "upper bound, expected",
+            f"{found.dims} elements",
+            "the code length -log2 p(x) per element of a datum.",
+        )
+
+
+def _use(use: LatentUse) -> Iterator[Line]:
+    for name, site in use.divergence.items():
+        units = use.active.sites[name]
+        collapsed = " (collapsed)" if name in use.collapsed else ""
+        yield Line(
+            f"KL(q || p) of {name}",
+            _number(site),
+            "divergence",
+            f"{units.count} of {len(units.variance)} units active{collapsed}",
+            f"the divergence from posterior to prior at site {name!r}. A unit is active if the "
+            f"variance of its posterior mean over {use.active.num_data:,} data is above "
+            f"{use.active.threshold:g}. {use.collapsed.get(name, '')}",
+        )
+    if use.information is not None:
+        parts = use.information
+        yield Line(
+            "I(x; z)",
+            _number(parts.mutual_information),
+            "lower bound, expected",
+            f"at most {parts.ceiling:.2f} with {parts.num_data:,} data",
+            f"the mutual information of x and z under q. {parts.sentence}",
+        )
+        yield Line(
+            "KL(q(z) || p(z))",
+            _number(parts.aggregated),
+            "upper bound, expected",
+            f"{parts.num_data:,} data",
+            "the divergence from the aggregated posterior, the mean of q(z | x) over data, to the "
+            "prior.",
+        )
+    elif use.undefined:
+        yield _missing("information", use.undefined)
+
+
+def _ais(found: AnnealedLogLikelihood) -> Iterator[Line]:
+    yield Line(
+        "log p(x) by AIS",
+        _number(found),
+        "lower bound, expected",
+        f"{found.num_particles} chains, {_rows(found)} data",
+        "annealed importance sampling from q(z | x) to p(x, z) by Hamiltonian Monte Carlo: a lower "
+        "bound in expectation, tight as temperatures increase.",
+    )
+
+
+def _sandwich(found: Sandwich) -> Iterator[Line]:
+    how = f"{_rows(found.gap)} data drawn from the model"
+    yield Line("BDMC, lower", _number(found.lower), "lower bound, expected", how)
+    yield Line("BDMC, upper", _number(found.upper), "upper bound, expected", how)
+    yield Line(
+        "  gap",
+        _number(found.gap),
+        "difference",
+        "",
+        "bidirectional Monte Carlo bounds log p(x) of simulated data from both sides; the gap says "
+        "how far AIS with these settings may be off on data like the model's own.",
+    )
+
+
+def _calibration(found: Calibration) -> Iterator[Line]:
+    yield Line(
+        "calibration of q",
+        f"p = {found.p_value:9.2g}",
+        "test",
+        f"{found.num_data:,} simulated data",
+        f"simulation-based calibration: {found.sentence}.",
+    )
+
+
+def _amortization(found: AmortizationGap) -> Iterator[Line]:
+    yield Line(
+        "amortization gap",
+        _number(found),
+        "lower bound, expected",
+        f"{_rows(found)} data",
+        f"the bound rises from {found.guide:.2f} to {found.fitted:.2f} nats when q is fitted to "
+        "each datum instead of computed by one network.",
+    )
+
+
+def _missing(name: str, why: str) -> Line:
+    return Line(name.replace("_", " "), "undefined", "", why)
+
+
+_LINES: dict[str, Callable[[Any], Iterator[Line]]] = {
+    "elbo": _bound,
+    "log_likelihood": _likelihood,
+    "latent_use": _use,
+    "ais": _ais,
+    "bdmc": _sandwich,
+    "calibration": _calibration,
+    "amortization_gap": _amortization,
+}
+
+
+def _rows(estimate: Estimate) -> str:
+    return f"{len(estimate.per_datum):,}"
+
+
+def _number(estimate: Estimate) -> str:
+    """The mean with its standard error over data, which contains the Monte Carlo error."""
+    return f"{estimate.mean:9.2f} ± {estimate.std_error:.2f}"
+
+
+def _monte_carlo(estimate: Estimate) -> str:
+    if not estimate.mc_error >= 0:
+        return ""
+    return f"With another seed it would change by about {estimate.mc_error:.3f} nats."

@@ -48,7 +48,7 @@ def chain_context(
     context = context_of(model, guide, data)
     # Gradients in z are needed even if the caller is in inference mode.
     with context.evaluating(seed), torch.inference_mode(False), torch.no_grad():
-        plate = context.require_plate()
+        plate = context.require_plate(_INSTEAD)
         _check_model(context.model_trace, plate)
         again, _ = context.traces(context.source.first(2))
         _check_supports(latent_sites(context.model_trace), latent_sites(again))

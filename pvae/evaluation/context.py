@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -80,9 +81,11 @@ class EvaluationContext:
         with preserve_generators(), torch.no_grad(), evaluation_mode(*self._programs):
             head = self.source.first(2)
             try:
-                self.plate: DataPlate | None = find_data_plate(self.traces, head)
-                self.model_trace, self.guide_trace = self.traces(head)
-                log_weight_terms(self.model_trace, self.guide_trace, self.plate)
+                # Validation errors are left to the measures, which say more about them.
+                with pyro.validation_enabled(False):
+                    self.plate: DataPlate | None = find_data_plate(self.traces, head)
+                    self.model_trace, self.guide_trace = self.traces(head)
+                    log_weight_terms(self.model_trace, self.guide_trace, self.plate)
             except PROGRAM_ERRORS as error:
                 raise UndefinedQuantityError(
                     f"the pair does not run on {len(head[0])} rows of the data ({error}), so a "
@@ -145,8 +148,11 @@ class EvaluationContext:
         plate = self.plate
         return sorted(n for n, site in sites if plate is None or plate.frame(site) is None)
 
-    def require_plate(self) -> DataPlate:
+    def require_plate(self, instead: str = "") -> DataPlate:
         """The data plate, vectorized and not subsampling.
+
+        Args:
+            instead: what to do without one, for the message.
 
         Raises:
             UndefinedQuantityError: there is no such plate.
@@ -162,7 +168,7 @@ class EvaluationContext:
             return plate
         raise UndefinedQuantityError(
             f"{what}: each datum needs its own row of a vectorized plate of size len(batch), `with "
-            'pyro.plate("data", len(x))`, to be evaluated by itself'
+            f'pyro.plate("data", len(x))`, to be evaluated by itself{instead and f"; or {instead}"}'
         )
 
     def require_latent_sites(self, *, allow_global: bool = False) -> tuple[str, ...]:

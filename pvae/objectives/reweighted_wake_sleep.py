@@ -36,7 +36,7 @@ class RWS(Objective):
         ValueError: insomnia out of its range.
     """
 
-    least_particles = 2
+    min_particles = 2
 
     def __init__(self, num_particles: int = 5, *, insomnia: float = 1.0) -> None:
         if not 0 <= insomnia <= 1:

@@ -28,7 +28,7 @@ class VIMCO(Objective):
         num_particles: K, at least 2.
     """
 
-    least_particles = 2
+    min_particles = 2
 
     def __init__(self, num_particles: int = 5) -> None:
         super().__init__(num_particles)

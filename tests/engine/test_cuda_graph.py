@@ -32,7 +32,7 @@ def test_a_graphed_recording_reads_new_data_and_writes_in_place(monkeypatch):
     monkeypatch.setattr(cuda_graph, "graph_of", stand_in)
     pyro.set_rng_seed(0)
     model, guide = kinds.make("functions", 0)
-    svi = pvae.SVI(model, guide, torch.optim.SGD, Trace_ELBO(), "recorded")
+    svi = pvae.SVI(model, guide, torch.optim.SGD, Trace_ELBO(), engine="recorded")
     for _ in range(2):
         svi.step(BATCHES[0])
     (kind,) = svi.replay._cache.values()
@@ -58,12 +58,12 @@ def test_a_step_that_is_no_cuda_graph_is_launched_one_by_one(monkeypatch):
 
     monkeypatch.setattr(cuda_graph, "graph_of", refuse)
     monkeypatch.setattr(replay, "on_cuda", lambda tensors: True)
-    svi = pvae.SVI(*kinds.make("functions", 0), torch.optim.SGD, Trace_ELBO(), "recorded")
+    svi = pvae.SVI(*kinds.make("functions", 0), torch.optim.SGD, Trace_ELBO(), engine="recorded")
     for _ in range(4):
         svi.step(X)
     assert svi.engine == "recorded since step 2: 3 of 4 steps replayed"
     assert svi.notes == [
-        "the operations of a step are launched one by one: it is no CUDA graph: operation not "
+        "the kernels of a step are launched one by one; it cannot become a CUDA graph: operation not "
         "permitted when stream is capturing"
     ]
 
@@ -74,8 +74,8 @@ def test_launched_adam_is_adam(monkeypatch):
     torch.manual_seed(0)
     theirs = [torch.nn.Parameter(torch.randn(n)) for n in (3, 5)]
     own = [torch.nn.Parameter(p.detach().clone()) for p in theirs]
-    optimizer = torch.optim.Adam(theirs, fused_adam=True)
-    optim = TorchOptim(torch.optim.Adam(own, fused_adam=True))
+    optimizer = torch.optim.Adam(theirs, fused=True)
+    optim = TorchOptim(torch.optim.Adam(own, fused=True))
     gradients = [torch.zeros(3), torch.zeros(5)]  # the same memory in each step
     for number in range(9):
         values = [torch.randn(3), torch.randn(5)]
@@ -85,7 +85,7 @@ def test_launched_adam_is_adam(monkeypatch):
             group["lr"] = 0.1 / (number + 1)
             group["eps"] = 1e-8 if number < 5 else 1e-2
         divisor = torch.tensor(4.0 if number < 3 else 2.0)
-        optim.take(own, gradients, divisor)
+        optim.step_along(own, gradients, divisor)
         for parameter, value in zip(theirs, values, strict=True):
             parameter.grad = value / divisor
         optimizer.step()
@@ -104,12 +104,12 @@ def run_on_cuda(make, engine, steps, *, adam):
 
     def optimizer(parameters):
         if adam:
-            return torch.optim.Adam(parameters, lr=1e-3, fused_adam=True)
+            return torch.optim.Adam(parameters, lr=1e-3, fused=True)
         return torch.optim.SGD(parameters, lr=1e-4)
 
     with pyro.get_param_store().scope(), torch.device("cuda"):
         model, guide = make()
-        svi = pvae.SVI(model, guide, optimizer, Trace_ELBO(), engine)
+        svi = pvae.SVI(model, guide, optimizer, Trace_ELBO(), engine=engine)
         batches = [batch.cuda() for batch in BATCHES]
         pyro.set_rng_seed(2)
         for number in range(steps):
@@ -165,7 +165,7 @@ def test_an_epoch_on_a_gpu_never_waits_for_it(tmp_path):
         network.to(device)
     data = X[:32].to(device)
     svi = pvae.SVI(
-        model, guide, lambda p: torch.optim.Adam(p, fused_adam=True), Trace_ELBO(), "recorded"
+        model, guide, lambda p: torch.optim.Adam(p, fused=True), Trace_ELBO(), engine="recorded"
     )
     for _ in range(5):
         svi.step_tensor((data,), divisor=32)

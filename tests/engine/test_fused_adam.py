@@ -35,7 +35,7 @@ def test_it_is_torchs(kind, options):
     for number in range(6):
         rate = 1e-2 / (number + 1)
         optim.optimizer.param_groups[1]["lr"] = optimizer.param_groups[1]["lr"] = rate
-        optim.take(own, gradients(number), torch.tensor(4.0))
+        optim.step_along(own, gradients(number), torch.tensor(4.0))
         direct += optim._fused.complete
         for parameter, gradient in zip(theirs, gradients(number), strict=True):
             parameter.grad = gradient / 4.0
@@ -56,7 +56,7 @@ def test_parameters_that_the_optimizer_was_not_given_stay():
     before = own[2].detach().clone()
     optim = TorchOptim(torch.optim.Adam(own[:2], fused=True))
     for number in range(3):
-        optim.take(own, gradients(number), None)
+        optim.step_along(own, gradients(number), None)
     assert torch.equal(own[2], before)
     assert optim._fused.complete
 
@@ -68,5 +68,5 @@ def test_a_hook_of_the_optimizers_is_called():
     for number in range(4):
         if number == 2:
             optimizer.register_step_post_hook(lambda *given: calls.append(given))
-        optim.take(own, gradients(number), None)
+        optim.step_along(own, gradients(number), None)
     assert len(calls) == 2

@@ -19,7 +19,7 @@ def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
     got = run(make_changing, "captured", 24)
     assert_same(got, run(make_changing, None, 24), 1e-6)
     (note, *others) = got[3].notes
-    assert re.search(r"without compilation: its \d+ operations would take minutes", note)
+    assert re.search(r"without compilation; its \d+ operations would take minutes", note)
     assert all("would take minutes" in other for other in others)
     assert got[3].engine == "recorded since step 2: 22 of 24 steps replayed"
 
@@ -32,7 +32,7 @@ def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
     got = run(make_changing, "captured", 24)
     assert_same(got, run(make_changing, None, 24), 1e-6)
     assert got[3].notes == [
-        "recorded steps are replayed without compilation: it does not compile: RuntimeError: no "
+        "recorded steps are replayed without compilation; it does not compile: RuntimeError: no "
         "working C++ compiler"
     ]
 
@@ -55,19 +55,19 @@ def test_gradients_that_share_memory_are_copied():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(sum(locs), 1.0).to_event(1), obs=x)
 
-    svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "recorded")
+    svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), engine="recorded")
     for _ in range(2):
         svi.step(X)
     (kind,) = svi.replay._cache.values()
     assert not pvae.engine.verification.aliased(kind.recording, [X], [])
-    kind.recording, kind.compared = share(kind.recording), False
+    kind.recording, kind.verified = share(kind.recording), False
     assert pvae.engine.verification.aliased(kind.recording, [X], [])
     for _ in range(4):
         svi.step_tensor((X,), divisor=len(X))
     assert kind.recording.copies
     got = pyro.get_param_store()["a"].detach().clone()
     with pyro.get_param_store().scope():
-        eager = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), "eager")
+        eager = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), engine="eager")
         for _ in range(2):
             eager.step(X)
         for _ in range(4):
@@ -99,10 +99,10 @@ def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypat
         optimizer = torch.optim.SGD(
             [*net.parameters(), pyro.param("shift", torch.zeros(3))], lr=1e-4
         )
-        svi = pvae.SVI(model, lambda x: None, optimizer, Trace_ELBO(), engine)
+        svi = pvae.SVI(model, lambda x: None, optimizer, Trace_ELBO(), engine=engine)
         for _ in range(4):
             svi.step(X)
         ends[engine] = net.weight.detach().clone()
     assert not torch.equal(ends["eager"], start)
     assert torch.equal(ends["eager"], ends["recorded"])
-    assert "is not what Pyro gives" in svi.notes[0]
+    assert "differs from Pyro's" in svi.notes[0]

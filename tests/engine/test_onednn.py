@@ -109,7 +109,7 @@ def test_a_wide_step_is_pyros(monkeypatch, engine):
         with pyro.get_param_store().scope():
             model = pvae.models.VAE(x_shape=(200,), z_dim=3, hidden=256)
             guide = pvae.guides.MeanField(x_shape=(200,), z_dim=3, hidden=256)
-            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-4}), Trace_ELBO(), name)
+            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-4}), Trace_ELBO(), engine=name)
             losses[name] = torch.tensor([svi.step(x) for _ in range(20)])
             weights[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
             assert svi.notes == []

@@ -23,7 +23,7 @@ def able():
     return True
 
 
-needs_bfloat16 = pytest.mark.skipif(not able(), reason="this CPU computes no bfloat16")
+needs_bfloat16 = pytest.mark.skipif(not able(), reason="this CPU has no bfloat16")
 
 
 def learned(model, guide, *args):
@@ -79,7 +79,9 @@ def test_steps_are_near_those_in_float32(engine):
         pyro.set_rng_seed(0)
         with pyro.get_param_store().scope():
             model, guide = kinds.make("functions", 0)
-            svi = pvae.SVI(model, guide, torch.optim.SGD, Trace_ELBO(), engine, precision=precision)
+            svi = pvae.SVI(
+                model, guide, torch.optim.SGD, Trace_ELBO(), engine=engine, precision=precision
+            )
             pyro.set_rng_seed(1)
             losses[precision] = torch.tensor([svi.step(X) for _ in range(8)])
             assert svi.notes == []
@@ -162,7 +164,7 @@ def test_what_is_not_there_is_refused(precision, words):
 
 def test_a_cpu_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(ValueError, match="computes no bfloat16"):
+    with pytest.raises(ValueError, match="has no bfloat16"):
         check_precision("bfloat16", torch.device("cpu"))
 
 

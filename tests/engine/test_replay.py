@@ -155,8 +155,10 @@ def test_a_pair_that_counts_its_calls_stays_eager():
     got = run(make, "recorded", 140)
     assert_same(got, run(make, None, 140), 0.0)
     assert got[3].engine == "eager: all 140 steps are Pyro's own"
-    assert got[3].notes[0].startswith("a step that changes 'steps' itself is eager")
-    assert got[3].notes[1].startswith("steps are eager, since 65 of 65 were the first")
+    assert got[3].notes[0].startswith("steps are eager: the programs update 'steps' on each call")
+    assert (
+        got[3].notes[1].startswith("steps are eager: 65 of 65 steps had a cache key of their own")
+    )
 
 
 def test_batches_of_ever_new_sizes_are_eager():
@@ -168,14 +170,14 @@ def test_batches_of_ever_new_sizes_are_eager():
     svi = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO())
     for size in range(1, 80):
         svi.step(X[:size])
-    assert "since 65 of 65 were the first of their kind" in svi.notes[0]
+    assert "65 of 65 steps had a cache key of their own" in svi.notes[0]
 
 
 def test_what_python_hides_is_found_by_comparing():
     wanted = run(make_changing, None, 140, change=hide_at(101))
     got = run(make_changing, "recorded", 140, change=hide_at(101))
     assert_same(got, wanted, 1e-6)
-    assert "was not what Pyro gives any more: the step was recorded again" in got[3].replay.notes[0]
+    assert "differed from Pyro's, so the step was recorded again" in got[3].replay.notes[0]
 
 
 def test_a_graph_that_is_never_compared_would_go_stale(monkeypatch):
@@ -202,7 +204,7 @@ def test_a_program_that_flips_a_coin_is_eager():
         return model, lambda x: None
 
     *_, svi = run(make, "recorded", 200)
-    assert any("is not what Pyro gives" in note for note in svi.replay.notes)
+    assert any("differs from Pyro's" in note for note in svi.replay.notes)
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
@@ -246,7 +248,7 @@ def test_control_flow_that_reads_a_value_is_eager_and_named_with_its_line():
     got = run(make, "recorded", 24)
     assert_same(got, run(make, None, 24), 0.0)
     (note,) = got[3].replay.notes
-    assert f"test_replay.py:{make.line}: __bool__ reads a value" in note
+    assert f"test_replay.py:{make.line}: __bool__ reads the value of a tensor" in note
     assert got[3].replay.replayed == 0
 
 
@@ -257,10 +259,14 @@ def test_arguments_that_are_not_known_to_stay_the_same_are_eager():
             pyro.sample("x", dist.Normal(loc * options["factor"], 1.0).to_event(1), obs=x)
 
     svi = pvae.SVI(
-        model, lambda x, o: None, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine="recorded"
+        model,
+        lambda x, o: None,
+        pyro.optim.SGD({"lr": 1e-3}),
+        Trace_ELBO(),
+        engine="recorded",
     )
     svi.step(X, {"factor": 2.0})
-    assert "arguments other than tensors, numbers and texts" in svi.replay.notes[0]
+    assert "arguments other than tensors, numbers and strings" in svi.replay.notes[0]
 
 
 def test_a_number_as_argument_is_part_of_the_key():
@@ -275,7 +281,7 @@ def test_a_number_as_argument_is_part_of_the_key():
     losses = {}
     for engine in ("eager", "recorded"):
         with pyro.get_param_store().scope():
-            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
+            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine=engine)
             kinds = [(f, s) for f in (1.0, 2.0) for s in (0.0, 3.0)]
             losses[engine] = [svi.step(X, f, shift=s) for f, s in [*kinds, *kinds]]
     assert losses["recorded"] == pytest.approx(losses["eager"], rel=1e-6)
@@ -291,7 +297,7 @@ def test_the_divisor_of_a_step_is_no_part_of_the_graph():
                 for parameter in model.__self__.parameters():
                     parameter.fill_(0.1)
             model.__self__.eval()
-            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine)
+            svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), engine=engine)
             for divisor in (1, 1, 1, 10, 10, 10):
                 svi.step_tensor((X,), divisor=divisor)
             moved[engine] = model.__self__.net.weight.detach().clone()

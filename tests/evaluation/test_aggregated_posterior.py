@@ -100,7 +100,7 @@ def test_running_the_guide_again_gives_the_same_density(monkeypatch):
     fast = information(lg.model, lg.posterior, x)
     monkeypatch.setattr("pvae.evaluation.aggregated_posterior._broadcasts", lambda *_: False)
     slow = information(lg.model, lg.posterior, x)
-    monkeypatch.setattr("pvae.evaluation.context.rows_per_call", lambda *_: 7)
+    monkeypatch.setattr("pvae.evaluation.EvaluationContext.rows_per_call", lambda *_, **__: 7)
     few = information(lg.model, lg.posterior, x)
     for part in ("mutual_information", "aggregated"):
         expected = getattr(fast, part).per_datum
@@ -160,7 +160,7 @@ def test_information_needs_the_joint_density_of_the_latents():
         lg.posterior(x)
 
     x = lg.draw(20)
-    with pytest.raises(UndefinedQuantityError, match=r"\['w'\] are outside the data plate"):
+    with pytest.raises(UndefinedQuantityError, match=r"\['w'\] are global"):
         information(shared(lg.model), shared(lg.posterior), x)
     with pytest.raises(UndefinedQuantityError, match=r"no sites \['u'\]"):
         information(lg.model, auxiliary, x)

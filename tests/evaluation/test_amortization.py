@@ -42,7 +42,7 @@ def test_the_gap_of_a_shifted_posterior_is_the_known_divergence():
 
 
 def test_the_posterior_has_no_gap():
-    gap = amortization_gap(lg.model, lg.posterior, lg.draw(10), steps=100)
+    gap = amortization_gap(lg.model, lg.posterior, lg.draw(10), num_steps=100)
     assert gap.mean == pytest.approx(0.0, abs=2e-3)
 
 
@@ -58,7 +58,7 @@ def test_a_mean_field_guide_reaches_the_best_of_its_family_and_no_more():
 
 def test_blocks_of_data_are_fitted_by_themselves(monkeypatch):
     x = lg.draw(9)
-    monkeypatch.setattr("pvae.evaluation.context.rows_per_call", lambda *_: 32)
+    monkeypatch.setattr("pvae.evaluation.EvaluationContext.rows_per_call", lambda *_, **__: 32)
     gap = amortization_gap(lg.model, shifted, x)
     assert abs(gap.mean - SHIFTED_GAP) < 4 * gap.mc_error
     assert gap.fitted == pytest.approx(lg.evidence(x).mean().item(), abs=2e-3)
@@ -132,7 +132,7 @@ def test_log_normal_and_masked_sites_are_fitted_too():
             q = dist.LogNormal(x / 2 + 0.5, 0.5**0.5).to_event(1)
             pyro.sample("scale", q.mask(kept.repeat(len(x) // 6 + 1)[: len(x)]))
 
-    weight = amortization_gap(model, inner, x, steps=1, learning_rate=1e-9, num_particles=5)
+    weight = amortization_gap(model, inner, x, num_steps=1, learning_rate=1e-9, num_particles=5)
     torch.testing.assert_close(weight.per_datum, torch.zeros(6), atol=1e-3, rtol=0)
 
 
@@ -201,11 +201,11 @@ def test_modules_are_left_as_they_were():
     before = [p.detach().clone() for p in parameters]
     x = torch.randn(12, 4)
     state = torch.get_rng_state()
-    gap = amortization_gap(model, guide.recognize, x, steps=150, num_particles=2000)
+    gap = amortization_gap(model, guide.recognize, x, num_steps=150, num_particles=2000)
     assert (torch.get_rng_state() == state).all()
     assert gap.mean > 4 * gap.mc_error
     own = pvae.elbo(model, guide.recognize, x, 1000)
-    assert gap.guide == pytest.approx(own.mean, abs=0.2)
+    assert gap.guide == pytest.approx(own.mean, abs=5 * own.mc_error)
     assert gap.fitted < pvae.log_likelihood(model, guide.recognize, x, 5000).mean + 0.1
     assert all(p.grad is None for p in parameters)
     assert all((p == old).all() for p, old in zip(parameters, before, strict=True))
@@ -241,14 +241,14 @@ def test_families_that_cannot_be_freed_are_refused():
     with pytest.raises(ValueError, match="cannot be built anew"):
         amortization_gap(lg.model, with_site(lambda x: relaxed), x)
     with pytest.raises(ValueError, match="steps is 0"):
-        amortization_gap(lg.model, shifted, x, steps=0)
+        amortization_gap(lg.model, shifted, x, num_steps=0)
     with pytest.raises(ValueError, match="learning_rate is 0"):
         amortization_gap(lg.model, shifted, x, learning_rate=0.0)
 
 
 def test_the_numbers_for_json():
-    gap = amortization_gap(lg.model, shifted, lg.draw(4), steps=2, num_particles=1)
+    gap = amortization_gap(lg.model, shifted, lg.draw(4), num_steps=2, num_particles=1)
     numbers = json.loads(json.dumps(gap.as_json()))
     assert numbers["num_data"] == 4
-    assert numbers["steps"] == 2
+    assert numbers["num_steps"] == 2
     assert numbers["mc_error"] is None

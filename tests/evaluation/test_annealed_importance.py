@@ -8,7 +8,7 @@ from pyro import poutine
 import pvae
 from pvae.evaluation import ais
 from pvae.evaluation.annealing import temperatures
-from pvae.evaluation.chains import prepared
+from pvae.evaluation.chains import chain_context
 from pvae.evaluation.memory import peak_bytes
 from pvae.pair.densities import Densities
 
@@ -163,8 +163,8 @@ def test_densities_at_any_latents_are_those_of_the_programs():
     joint = prior + dist.Normal(z1, 1.0).log_prob(rows)
     q = dist.Normal(rows, 1.0).log_prob(z1) + dist.LogNormal(z1, 0.9).log_prob(z2) + u2[:, 0]
     for start, own in ((guide, q), (None, prior)):
-        with prepared(model, start, x, 0) as (source, plate):
-            densities = Densities(model, start, source.first(3), count, plate)
+        with chain_context(model, start, x, 0) as (context, plate):
+            densities = Densities(model, start, context.source.first(3), count, plate)
             found = densities({"z1": u1, "z2": u2})
         torch.testing.assert_close(found, (own.double(), joint.double()))
         assert {name: value.shape for name, value in densities.draws.items()} == {
@@ -234,7 +234,7 @@ def test_data_and_chains_are_cut_to_the_budget(monkeypatch):
         lg.model(x)
 
     for rows in (4, 8, 24):  # some chains, one datum, several data a call
-        where = "pvae.evaluation.annealed_importance.rows_per_call"
+        where = "pvae.evaluation.EvaluationContext.rows_per_call"
         monkeypatch.setattr(where, lambda *_, rows=rows: rows)
         estimate = ais(model, lg.posterior, x, 8, 2, num_leapfrog_steps=1)
         torch.testing.assert_close(estimate.per_datum, lg.evidence(x), atol=1e-4, rtol=0)

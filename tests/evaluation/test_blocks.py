@@ -7,15 +7,14 @@ import torch
 from exact import linear_gaussian as lg
 from pairs import callables as kinds
 from pairs.recordable import PAIRS, X
-from pvae.evaluation.draws import draws_at_once, tiled_draws
 from pyro import poutine
 
 import pvae
-from pvae.evaluation import blocks
+from pvae.evaluation import EvaluationContext, blocks
+from pvae.evaluation.blocks import vectorized_terms
+from pvae.evaluation.context import tiled_terms
 from pvae.evaluation.memory import peak_bytes
-from pvae.pair.plate import find_data_plate
 from pvae.pair.preserve import evaluation_mode
-from pvae.pair.traces import paired_traces
 
 AT_ONCE = {"functions", "methods", "modules", "pyro_modules", "masked", "subsampled", "flow",
            "bernoulli hierarchy", "gaussian hierarchy", "markov"}  # fmt: skip
@@ -26,16 +25,16 @@ def test_draws_at_once_are_those_of_the_tiled_guide(name):
     torch.manual_seed(0)
     model, guide = PAIRS[name]()
     batch = (X[:7],)
+    context = EvaluationContext(model, guide, batch)
     with evaluation_mode(model, guide), torch.no_grad():
-        plate = find_data_plate(lambda b: paired_traces(model, guide, b), batch)
-        draw = draws_at_once(model, guide, plate, batch)
+        draw = vectorized_terms(context)
         assert (draw is not None) == (name in AT_ONCE)
         if draw is None:
             return
         pyro.set_rng_seed(3)
         at_once = draw(batch, 5)
         pyro.set_rng_seed(3)
-        one_by_one = tiled_draws(model, guide, batch, 5, plate)
+        one_by_one = tiled_terms(context, batch, 5)
     assert at_once.local.keys() == one_by_one.local.keys()
     for site, value in one_by_one.local.items():
         torch.testing.assert_close(at_once.local[site], value, rtol=1e-4, atol=1e-4)
@@ -56,14 +55,14 @@ def test_plates_inside_and_outside_of_the_data_are_summed():
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     batch = (X[:5],)
-    plate = find_data_plate(lambda b: paired_traces(model, guide, b), batch)
-    draw = draws_at_once(model, guide, plate, batch)
+    context = EvaluationContext(model, guide, batch)
+    draw = vectorized_terms(context)
     pyro.set_rng_seed(3)
-    one_by_one = tiled_draws(model, guide, batch, 6, plate)
+    one_by_one = tiled_terms(context, batch, 6)
     # The same values, whose order among the draws is another with a plate outside of the data.
     assert draw is not None
     for site, value in draw(batch, 4000).local.items():
-        many = tiled_draws(model, guide, batch, 4000, plate).local[site]
+        many = tiled_terms(context, batch, 4000).local[site]
         assert value.shape == (4000, 5)
         torch.testing.assert_close(value.mean(0), many.mean(0), rtol=0.1, atol=0.6)
     assert one_by_one.local["z"].shape == (6, 5)
@@ -84,8 +83,7 @@ def test_a_guide_that_mixes_its_draws_is_run_for_each():
             pyro.sample("x", dist.Normal(z1 + z2, 1.0), obs=x[:, 0])
 
     batch = (X[:7],)
-    plate = find_data_plate(lambda b: paired_traces(model, guide, b), batch)
-    assert draws_at_once(model, guide, plate, batch) is None
+    assert vectorized_terms(EvaluationContext(model, guide, batch)) is None
 
 
 def test_the_encoder_sees_each_datum_once(monkeypatch):
@@ -99,7 +97,7 @@ def test_the_encoder_sees_each_datum_once(monkeypatch):
     pvae.log_likelihood(model, counted, X[:20], 500)
     assert max(seen) <= 20
     tried = sum(seen)
-    monkeypatch.setattr(blocks, "draws_at_once", lambda *given: None)
+    monkeypatch.setattr(blocks, "vectorized_terms", lambda *given: None)
     seen.clear()
     pvae.log_likelihood(model, counted, X[:20], 500)
     assert sum(seen) > 20 * 500 > 50 * tried / 4
@@ -108,7 +106,7 @@ def test_the_encoder_sees_each_datum_once(monkeypatch):
 @pytest.mark.parametrize("at_once", [True, False])
 def test_memory_stays_under_the_budget_at_any_number_of_particles(monkeypatch, at_once):
     if not at_once:
-        monkeypatch.setattr(blocks, "draws_at_once", lambda *given: None)
+        monkeypatch.setattr(blocks, "vectorized_terms", lambda *given: None)
     model = pvae.models.VAE(x_shape=(50,), z_dim=2, hidden=100)
     guide = pvae.guides.MeanField(x_shape=(50,), z_dim=2, hidden=100)
     x = torch.rand(30, 50).bernoulli()
@@ -162,5 +160,4 @@ def test_a_guide_is_tried_on_what_is_masked_too():
 
     x, seen = torch.randn(5, 3) + 2, torch.tensor([0, 0, 1, 1, 1])
     for few in ((x, seen), (x[:2], seen[:2])):
-        plate = find_data_plate(lambda b: paired_traces(model, guide, b), few)
-        assert draws_at_once(model, guide, plate, few) is None
+        assert vectorized_terms(EvaluationContext(model, guide, few)) is None

@@ -136,9 +136,9 @@ def test_global_sites_and_terms_are_refused():
             pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
 
     x = torch.zeros(4)
-    with pytest.raises(ValueError, match=r"\['w'\] are outside the data plate.*pvae.elbo"):
+    with pytest.raises(ValueError, match=r"\['w'\] are global.*pvae.elbo"):
         ais(model, model, x, start="prior")
-    with pytest.raises(ValueError, match=r"\['penalty'\] are outside the data plate"):
+    with pytest.raises(ValueError, match=r"\['penalty'\] are global"):
         ais(lambda x: model(x, True), model, x, start="prior")
 
 
@@ -152,7 +152,7 @@ def test_sites_of_one_program_alone_are_refused():
     model = one_latent(dist.Normal(torch.tensor(0.0), 1.0))
     with pytest.raises(ValueError, match=r"guide has no site 'z'.*start='prior'"):
         ais(model, lambda x: None, x)
-    with pytest.raises(ValueError, match=r"site 'u' that the model has not.*start='prior'"):
+    with pytest.raises(ValueError, match=r"auxiliary site 'u'.*start='prior'"):
         ais(model, guide, x)
 
 
@@ -188,9 +188,9 @@ def test_pairs_whose_rows_cannot_be_told_apart_are_refused():
             pyro.sample("x", dist.Normal(x.new_zeros(()), 1.0), obs=x)
 
     for model, message in (
-        (flat, "no plate of the batch's size .* pvae.log_likelihood"),
+        (flat, "no plate of the batch's size encloses.*pvae.log_likelihood"),
         (loop, "plate 'data' is a loop.*pvae.log_likelihood"),
-        (picks, "plate 'data' subsamples by itself"),
+        (picks, "plate 'data' subsamples the batch itself"),
         (none, "no latent site.*pvae.log_likelihood"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -71,7 +71,8 @@ def test_without_a_closed_form_the_log_ratio_is_averaged():
 def test_divergences_of_a_hierarchy_add_up_in_either_order(order):
     x = lh.draw(300)
     sites = kl_by_site(lh.model, lh.posterior(order), x, num_particles=100)
-    assert sites["z1"].analytic == sites["z2"].analytic == (order == "down")
+    assert sites["z2"].analytic  # its prior depends on no other site
+    assert sites["z1"].analytic == (order == "down")
     error = (sites["z1"].mc_error ** 2 + sites["z2"].mc_error ** 2) ** 0.5
     assert sum(s.mean for s in sites.values()) == pytest.approx(lh.divergence(x), abs=4 * error)
     assert error < 0.05

@@ -15,14 +15,14 @@ from pvae.evaluation import compiled
 def soon(monkeypatch):
     """Compile from the third block of a shape on; what was compiled is listed."""
     made = []
-    compiled_as_ever = compiled.compiled
+    compiled_as_ever = compiled.compile_recording
     monkeypatch.setattr(compiled, "_ENOUGH", 3)
 
     def noted(*given):
         made.append(compiled_as_ever(*given))
         return made[-1]
 
-    monkeypatch.setattr(compiled, "compiled", noted)
+    monkeypatch.setattr(compiled, "compile_recording", noted)
     return made
 
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_simulated_is_refused():
         calibration(rounded, lg.posterior, LIKE)
     with pytest.raises(ValueError, match=r"factors \['f'\]"):
         calibration(factored, lg.posterior, LIKE)
-    with pytest.raises(ValueError, match=r"\['w'\] are outside the data plate"):
+    with pytest.raises(ValueError, match=r"\['w'\] are global"):
         calibration(shared, shared_guide, LIKE)
     with pytest.raises(ValueError, match="no plate of the batch's size"):
         calibration(lambda x: pyro.sample("x", dist.Normal(0.0, 1.0), obs=x), lg.posterior, LIKE)

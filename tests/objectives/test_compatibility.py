@@ -118,9 +118,9 @@ WRONG = [
     (objectives.Concrete(), integers, "Categorical.*use OneHotCategorical"),
     (objectives.STL(), dropping, "dropout.*use ELBO or IWAE"),
     (objectives.DReG(), dropping, "dropout.*use ELBO or IWAE"),
-    (objectives.DReG(), globals_, "shared by all data: use IWAE"),
-    (objectives.WakeSleep(), globals_, "shared by all data: use ELBO"),
-    (objectives.RWS(), globals_, "shared by all data: use VIMCO"),
+    (objectives.DReG(), globals_, "are global: use IWAE"),
+    (objectives.WakeSleep(), globals_, "are global: use ELBO"),
+    (objectives.RWS(), globals_, "are global: use VIMCO"),
     (objectives.WakeSleep(), sharing, r"'both.bias', 'both.weight'\): use ELBO"),
     (objectives.RWS(), sharing, "share parameters.*use VIMCO, or IWAE"),
     (objectives.WakeSleep(), transforming, "'x' observes no argument"),
@@ -128,7 +128,7 @@ WRONG = [
     (objectives.IWAE(), looping, "plate 'data' is a loop.*Trace_ELBO"),
     (objectives.IWAE(), without_a_plate, "no plate of 7 elements.*Trace_ELBO"),
     (objectives.ELBO(), summed_out, r"\['y'\].*TraceEnum_ELBO"),
-    (objectives.REINFORCE(), discrete_globals, r"global sites \['w'\].*Trace_ELBO"),
+    (objectives.REINFORCE(), discrete_globals, r"global sites, and \['w'\].*Trace_ELBO"),
     (objectives.ELBO(sites=["u"]), sharing, r"\['u'\]: the model's latent sites are \['z'\]"),
 ]
 
@@ -167,10 +167,10 @@ def test_one_datum_is_no_batch():
         (lambda: objectives.VIMCO(1), "at least 2"),
         (lambda: objectives.RWS(1), "at least 2"),
         (lambda: objectives.RWS(insomnia=1.5), "insomnia is 1.5.*from 0 to 1"),
-        (lambda: objectives.ELBO(kl="exact"), "kl is 'exact': there are monte_carlo, analytic"),
+        (lambda: objectives.ELBO(kl="exact"), "kl is 'exact': give one of monte_carlo, analytic"),
         (lambda: objectives.ELBO(beta=-1), "beta is -1"),
         (lambda: objectives.ELBO(free_bits=float("nan")), "free_bits is nan"),
-        (lambda: objectives.ELBO(free_bits_over="site"), "there are datum, batch"),
+        (lambda: objectives.ELBO(free_bits_over="site"), "give one of datum, batch"),
         (lambda: objectives.REINFORCE(baseline="mean"), "unknown baseline 'mean'"),
         (lambda: objectives.REINFORCE(baseline="leave_one_out"), "num_particles=2 or more"),
         (lambda: objectives.REINFORCE(baseline="network"), "give x_shape="),
@@ -186,9 +186,9 @@ def test_options_out_of_their_range(make, said):
 
 def test_fit_and_check_say_it_before_the_first_step():
     model, guide = bernoulli()
-    with pytest.raises(pvae.checking.PairError, match=r"IWAE differentiates .* use VIMCO"):
+    with pytest.raises(pvae.checking.PairError, match=r"IWAE needs reparameterized draws.* use VIMCO"):
         pvae.check(model, guide, X[:7], objective=objectives.IWAE())
-    with pytest.raises(pvae.checking.PairError, match=r"IWAE differentiates .* use VIMCO"):
+    with pytest.raises(pvae.checking.PairError, match=r"IWAE needs reparameterized draws.* use VIMCO"):
         pvae.fit(model, guide, X, objective=objectives.IWAE(), epochs=1, progress=False)
 
 

@@ -127,10 +127,10 @@ def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, m
     objective = PAIR_OF[pair_name][name]()
     # One dream per row, drawn anew for each batch: seen apart.
     monkeypatch.setattr(
-        objectives.wake_sleep, "dreamt", lambda pair, batch, observed: batch[0].sum(1)
+        objectives.wake_sleep, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1)
     )
     monkeypatch.setattr(
-        objectives.reweighted_wake_sleep, "dreamt", lambda pair, batch, observed: batch[0].sum(1)
+        objectives.reweighted_wake_sleep, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1)
     )
     pair = objective.prepare(model, guide, X[:7])
     assert pair.particles.depth == 1
@@ -154,7 +154,7 @@ def test_gradients_are_the_same_in_both_layouts(pair_name, name, monkeypatch):
     model, guide = PAIRS[pair_name]()
     objective = PAIR_OF[pair_name][name]()
     for module in (objectives.wake_sleep, objectives.reweighted_wake_sleep):
-        monkeypatch.setattr(module, "dreamt", lambda pair, batch, observed: batch[0].sum(1))
+        monkeypatch.setattr(module, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1))
     pair = objective.prepare(model, guide, X[:7])
     found = []
     for depth in (1, 0):
@@ -234,7 +234,7 @@ def test_global_sites_have_one_draw_for_all_particles():
     objective = objectives.IWAE(4)
     pair = objective.prepare(model, guide, X[:7])
     assert pair.particles.depth == 0
-    assert pair.shared
+    assert pair.global_sites
     draw = pair.particles.draw((X[:7],), 4)
     assert draw.log_weights.shape == (4, 7)
     assert draw.global_terms.shape == ()

@@ -58,7 +58,7 @@ def test_it_has_less_variance_than_a_score_for_the_whole_bound():
             draws = pair.particles.draw(batch, self.num_particles)
             bound = importance_weighted(draws.log_weights)
             surrogate = bound + bound.detach() * draws.score.sum(0)
-            return objectives.PerDatum(bound, surrogate, draws.shared)
+            return objectives.PerDatum(bound, surrogate, draws.global_terms)
 
     pair = Belief()
     assert_unbiased(Plain(2), pair, pair.x, exact.importance_weighted(pair, pair.x, 2))

@@ -121,7 +121,7 @@ def test_a_program_that_fails_is_named_with_its_line_and_the_batch():
             pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
 
     line = model.__code__.co_firstlineno + 3
-    pattern = rf"test_failure.py:{line}: the pair fails on a batch of \(10, 5\) torch.float32: "
+    pattern = rf"test_divergence.py:{line}: the pair fails on a batch of \(10, 5\) torch.float32: "
     with pytest.raises(ValueError, match=pattern):
         fit(model, empty, lg.draw(10))
 
@@ -159,11 +159,16 @@ def test_a_batch_size_above_the_data():
     ("options", "error", "message"),
     [
         ({"objective": pyro.infer.Trace_ELBO}, TypeError, r"give Trace_ELBO\(\)"),
-        ({"objective": "elbo"}, TypeError, "not an instance of pyro.infer.ELBO"),
+        ({"objective": 0.1}, TypeError, "not an instance of pyro.infer.ELBO"),
+        ({"objective": "iwea"}, ValueError, "nearest: 'iwae'"),
         ({"optimizer": 0.1}, TypeError, "optimizer is a float"),
         ({"optimizer": lambda p: None}, TypeError, "returned a NoneType"),
         ({"optimizer": torch.optim.LBFGS}, ValueError, "LBFGS evaluates the loss several times"),
-        ({"optimizer": torch.optim.Adam, "learning_rate": 0.1}, ValueError, "give it to yours"),
+        (
+            {"optimizer": torch.optim.Adam, "learning_rate": 0.1},
+            ValueError,
+            "give it to your optimizer",
+        ),
         (
             {"optimizer": pyro.optim.Adam({}), "scheduler": lambda o: o},
             ValueError,
@@ -175,10 +180,10 @@ def test_a_batch_size_above_the_data():
         (
             {"warmup": 2, "objective": pyro.infer.RenyiELBO(num_particles=2)},
             ValueError,
-            "RenyiELBO is no sum over sites",
+            "RenyiELBO is not a sum over sites",
         ),
-        ({"device": "cuda:9"}, ValueError, "device 'cuda:9' is not there"),
-        ({"device": "gpu"}, ValueError, "device 'gpu' is not there"),
+        ({"device": "cuda:9"}, ValueError, "device 'cuda:9' does not exist"),
+        ({"device": "gpu"}, ValueError, "device 'gpu' does not exist"),
         ({"resume": True}, ValueError, "give out="),
         ({"tensorboard": True}, ValueError, "give out="),
     ],
@@ -234,7 +239,7 @@ def test_a_loss_that_diverges_names_step_and_site_and_keeps_the_last_good_state(
     assert error.step // 4 == len(good)
     assert error.site in ("x", "z")
     assert f"from step {error.step} on, in epoch {len(good) + 1}" in str(error)
-    assert f"site '{error.site}' went first" in str(error)
+    assert f"the first site to fail is '{error.site}'" in str(error)
     assert str(run / "checkpoint.pt") in str(error)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == len(good)

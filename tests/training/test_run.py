@@ -4,10 +4,10 @@ import pyro
 import pytest
 import torch
 from pairs import callables as kinds
-from pvae.training.checkpoint import load_checkpoint, save_checkpoint
 
 import pvae
 from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
+from pvae.training.run import load_checkpoint, save_checkpoint
 
 X = kinds.toy_data()
 

@@ -79,7 +79,7 @@ def test_the_loss_is_in_nats_per_datum(model):
 def test_a_plate_of_another_size_is_left_alone_and_noted():
     trained = fit(sized_plate, global_guide, X[:20], epochs=1, batch_size=10)
     (note,) = trained.notes
-    assert "plate 'data' has size 30, the data have 20 rows" in note
+    assert "plate 'data' has size 30, and the data have 20 rows" in note
 
 
 def test_a_short_last_batch_is_weighed_by_its_own_size():

@@ -1,0 +1,111 @@
+"""The numbers of a trained pair on one split of the data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pvae.data import Rows
+from pvae.evaluation import (
+    EvaluationContext,
+    UndefinedQuantityError,
+    ais,
+    amortization_gap,
+    bdmc,
+    calibration,
+    elbo,
+    latent_use,
+    log_likelihood,
+)
+from pvae.training import Fit
+
+__all__ = ["Numbers", "evaluate"]
+
+_BOUND_PARTICLES = 10
+_COSTLY_ROWS = 100  # data that the costly quantities are computed on, at most
+_CHAINS = 8
+
+
+@dataclass
+class Numbers:
+    """The numbers of a pair on one split of the data.
+
+    Attributes:
+        split: name of the split.
+        rows: number of data in it.
+        found: by name, the results: "elbo", "log_likelihood", "latent_use", and with `full` "ais",
+            "bdmc", "calibration", "amortization_gap".
+        missing: by name, why a quantity is not defined for the pair, in a sentence.
+    """
+
+    split: str
+    rows: int
+    found: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON, in nats per datum."""
+        numbers = {name: result.as_json() for name, result in self.found.items()}
+        sites = self.found["elbo"].sites if "elbo" in self.found else {}
+        return {
+            "split": self.split,
+            "rows": self.rows,
+            **numbers,
+            "sites": sites,
+            "missing": self.missing,
+        }
+
+
+def evaluate(
+    fit: Fit,
+    rows: Rows,
+    split: str,
+    num_particles: int,
+    *,
+    full: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> Numbers:
+    """Evaluate a trained pair on a split.
+
+    Args:
+        fit: the trained pair.
+        rows: the split.
+        split: its name.
+        num_particles: importance samples per datum.
+        full: add the quantities that take minutes, on at most 100 of the data: annealed importance
+            sampling, bidirectional Monte Carlo, calibration and the amortization gap.
+        seed: seeds the draws.
+        progress: show progress bars.
+    """
+    numbers = Numbers(split, len(rows))
+    pair = fit.model, fit.guide
+    few = min(num_particles, _BOUND_PARTICLES)
+    chosen = torch.linspace(0, len(rows) - 1, min(_COSTLY_ROWS, len(rows))).long()
+    some = rows.arguments(chosen)
+    data: object = rows
+    try:
+        data = EvaluationContext(*pair, rows)
+    except UndefinedQuantityError:
+        pass  # each quantity says so for itself
+    quantities: dict[str, Callable[[], object]] = {
+        "elbo": lambda: elbo(*pair, data, few, seed=seed, progress=progress),
+        "log_likelihood": lambda: log_likelihood(
+            *pair, data, num_particles, seed=seed, progress=progress
+        ),
+        "latent_use": lambda: latent_use(*pair, data, num_particles=few, seed=seed),
+    }
+    if full:
+        quantities |= {
+            "ais": lambda: ais(*pair, some, _CHAINS, seed=seed, progress=progress),
+            "bdmc": lambda: bdmc(*pair, some, _CHAINS, seed=seed, progress=progress),
+            "calibration": lambda: calibration(*pair, some, seed=seed),
+            "amortization_gap": lambda: amortization_gap(*pair, some, seed=seed),
+        }
+    for name, compute in quantities.items():
+        try:
+            numbers.found[name] = compute()
+        except UndefinedQuantityError as error:
+            numbers.missing[name] = str(error)
+    return numbers
