@@ -58,8 +58,8 @@ def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
         yield Finding.at(
             place_of_error(error.__traceback__),
             "warning" if sized else "error",
-            f"the pair runs on {inspection.rows} rows, but not on {inspection.rows - 1}: sizes in it "
-            f"fit this batch alone, by hand or by chance; {failed(error, fewer).message}",
+            f"the pair runs on {inspection.rows} rows, but not on {inspection.rows - 1}: it has "
+            f"sizes that fit this batch only; {failed(error, fewer).message}",
         )
 
 

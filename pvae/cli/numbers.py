@@ -1,6 +1,7 @@
 """The numbers of a trained pair on one split of the data."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,10 +86,8 @@ def evaluate(
     chosen = torch.linspace(0, len(rows) - 1, min(_COSTLY_ROWS, len(rows))).long()
     some = rows.arguments(chosen)
     data: object = rows
-    try:
+    with suppress(UndefinedQuantityError):  # each quantity raises it itself
         data = EvaluationContext(*pair, rows)
-    except UndefinedQuantityError:
-        pass  # each quantity says so for itself
     quantities: dict[str, Callable[[], object]] = {
         "elbo": lambda: elbo(*pair, data, few, seed=seed, progress=progress),
         "log_likelihood": lambda: log_likelihood(

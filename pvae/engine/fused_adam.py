@@ -82,7 +82,7 @@ class FusedAdam:
             )
 
     def serves(self, optimizer: Optimizer, trained: list[Tensor]) -> bool:
-        """Whether the optimizer, its state and the trained parameters are still the same objects."""
+        """Whether optimizer, state and trained parameters are still the same objects."""
         if not (self.complete and self.trained is trained and self.optimizer is optimizer):
             return False
         # A state that was loaded has groups and tensors of its own.

@@ -44,7 +44,8 @@ class TorchOptim(PyroOptim):
             )
         if make is torch.optim.LBFGS or isinstance(make, torch.optim.LBFGS):
             raise ValueError(
-                "LBFGS evaluates the loss several times per step, and the loss is random: use torch.optim.Adam"
+                "LBFGS evaluates the loss several times per step, and the loss is random: use "
+                "torch.optim.Adam"
             )
         self.optimizer = make if isinstance(make, Optimizer) else None
         self.make = None if isinstance(make, Optimizer) else make

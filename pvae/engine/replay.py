@@ -158,8 +158,8 @@ class Replay:
         own = self._key.captured.changed(captured, self._key.captured())
         if own:
             self._note(
-                f"steps are eager: the programs update {', '.join(map(repr, own))} on each call, which "
-                "a replay cannot"
+                f"steps are eager: the programs update {', '.join(map(repr, own))} on each call, "
+                "which a replay cannot"
             )
             return done
         known = {id(part) for whole in self.networks for part in whole.modules()}

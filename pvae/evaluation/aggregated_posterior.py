@@ -99,8 +99,8 @@ def information(
 
     Raises:
         ValueError: numbers out of range; one datum alone; no vectorized data plate, no latent site
-            in it, or (`UndefinedQuantityError`) global latent sites in the guide, or ones that the model
-            does not have.
+            in it; global latent sites in the guide, or ones that the model does not have
+            (`UndefinedQuantityError`).
     """
     at_least(1, num_particles=num_particles)
     runs = []

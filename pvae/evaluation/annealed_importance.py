@@ -58,7 +58,8 @@ def ais(
         guide: q(z | x), called with the same; not run at all if `start` is "prior".
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         num_particles: chains K per datum.
-        num_temperatures: steps T from f_0 to p(x, z), which cost T (num_leapfrog_steps + 1) gradients.
+        num_temperatures: steps T from f_0 to p(x, z), each of which costs num_leapfrog_steps + 1
+            gradients.
         start: "guide" or "prior".
         num_leapfrog_steps: leapfrog steps of one transition.
         seed: seeds pilot run and chains.

@@ -34,7 +34,7 @@ def blocks(
         context: the pair and the data.
         num_particles: draws from the guide per datum, at least 1.
         seed: seeds the draws.
-        max_bytes: that the tensors of one block may take; a block has at least one row and particle.
+        max_bytes: that the tensors of one block may take; a block has at least one particle.
         progress: label of the progress bar; "" for none.
 
     Returns:

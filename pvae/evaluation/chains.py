@@ -110,8 +110,8 @@ def _check_guide(trace: poutine.Trace, latents: dict[str, Site], plate: DataPlat
     for name, site in proposed.items():
         if name not in latents:
             raise UndefinedQuantityError(
-                f"guide has an auxiliary site {name!r}, so log q(z | x) is an unknown integral over "
-                f"it: give start='prior', or {_INSTEAD}"
+                f"guide has an auxiliary site {name!r}, so log q(z | x) is an unknown integral "
+                f"over it: give start='prior', or {_INSTEAD}"
             )
         if plate.frame(site) is None:
             raise UndefinedQuantityError(

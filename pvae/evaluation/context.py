@@ -35,8 +35,8 @@ _Program = Callable[..., object]
 class EvaluationContext:
     """A pair and its data, with what evaluation has to know of them, found once.
 
-    Every function of `pvae.evaluation` makes one of its `data`, and accepts one in their place: then
-    several measures of one pair on the same data share it.
+    Every function of `pvae.evaluation` makes one from its `data`, and also accepts one as `data`:
+    then several measures of a pair on the same data share it.
 
     Args:
         model: p(x, z), called with one batch.

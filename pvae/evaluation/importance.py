@@ -55,7 +55,8 @@ def log_likelihood(
         `.bits_per_dim` for discretized images.
 
     Raises:
-        UndefinedQuantityError: the model has a global latent site: its evidence does not split by datum.
+        UndefinedQuantityError: the model has a global latent site, so its evidence is not a mean
+            over data.
     """
     context = context_of(model, guide, data)
     size = len(context.source)
@@ -68,8 +69,8 @@ def log_likelihood(
     ):
         if terms.global_:
             raise UndefinedQuantityError(
-                f"sites {sorted(terms.global_)} are global (outside the data plate), so log p(x) is "
-                "not a mean over data; estimate the bound with pvae.elbo instead"
+                f"sites {sorted(terms.global_)} are global (outside the data plate), so log p(x) "
+                "is not a mean over data; estimate the bound with pvae.elbo instead"
             )
         weights = total(terms.local).double().cpu()
         tails.add(here.start, weights)

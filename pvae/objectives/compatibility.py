@@ -24,8 +24,9 @@ def require_reparameterized(objective: Objective, structure: PairStructure, near
         sites = structure.guide_trace.nodes
         kinds = sorted({distribution_name(sites[name]["fn"]) for name in structure.discrete})
         raise IncompatibleObjectiveError(
-            f"{type(objective).__name__} needs reparameterized draws, and sites {structure.discrete} "
-            f"of the guide are not reparameterized ({', '.join(kinds)}): use {nearest}"
+            f"{type(objective).__name__} needs reparameterized draws, and sites "
+            f"{structure.discrete} of the guide are not reparameterized "
+            f"({', '.join(kinds)}): use {nearest}"
         )
 
 
@@ -89,6 +90,6 @@ def require_repeatable_guide(
     moved = [site for site in first if not torch.allclose(first[site], again[site], 1e-3, 1e-3)]
     if moved:
         raise IncompatibleObjectiveError(
-            f"{name} runs the guide twice, and log q at {moved} differs between the runs: the guide "
-            "draws random numbers outside its sites (dropout?); use ELBO or IWAE"
+            f"{name} runs the guide twice, and log q at {moved} differs between the runs: "
+            "the guide draws random numbers outside its sites (dropout?); use ELBO or IWAE"
         )

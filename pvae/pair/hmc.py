@@ -46,7 +46,7 @@ def evaluate(log_density: LogDensity, z: Latents) -> Point:
 def transition(
     log_density: LogDensity, start: Point, step_size: Tensor, num_leapfrog_steps: int
 ) -> tuple[Point, Tensor]:
-    """One transition of every chain that leaves its density invariant, with an identity mass matrix.
+    """One transition of every chain that leaves its density invariant; the mass is the identity.
 
     Each chain accepts or rejects on its own; a proposal with a NaN density is rejected.
 

@@ -46,8 +46,8 @@ def diverged(
     rate = f" (now {learning_rate:g})" if learning_rate is not None else ""
     return DivergedError(
         f"the loss is not finite from step {step} on, in epoch {epoch}: {which}. The pair was "
-        f"restored to the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, clip_norm, or "
-        "data and scales nearer to 1",
+        f"restored to the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, "
+        "clip_norm, or data and scales nearer to 1",
         step=step,
         site=name,
     )

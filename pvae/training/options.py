@@ -59,8 +59,8 @@ class Options:
             )
         if self.warmup and isinstance(self.objective, _NOT_SUMS):
             raise ValueError(
-                f"warmup scales single sites, and {type(self.objective).__name__} is not a sum over "
-                "sites: use an ELBO such as pyro.infer.Trace_ELBO(), or leave warmup out"
+                f"warmup scales single sites, and {type(self.objective).__name__} is not a sum "
+                "over sites: use an ELBO such as pyro.infer.Trace_ELBO(), or leave warmup out"
             )
         if self.warmup and getattr(self.objective, "warmup", 0):
             raise ValueError(

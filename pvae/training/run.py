@@ -117,7 +117,7 @@ class Run:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values atomically: after a crash the file is the old or the new one."""
+    """Write tensors and plain values atomically: a crash leaves the old file or the new one."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         torch.save(dict(state), file)

@@ -66,10 +66,9 @@ SMALL = ("--set", "hidden=16", "--set", "z_dim=2")
 
 def test_train_prints_a_table_and_draws_figures(folder):
     output = pvae_("train", *QUICK, *SMALL, "--out", "run")
-    assert re.search(
-        r"test ELBO +-\d+\.\d\d nats .*a lower bound on log p\(x\); 176 test rows", output
-    )
-    assert re.search(r"log-likelihood .* by 20 importance samples", output)
+    assert output.startswith("176 test rows, nats per datum\n")
+    assert re.search(r"ELBO +-\d+\.\d\d ± \d+\.\d\d +lower bound +10 draws per datum", output)
+    assert re.search(r"log p\(x\) +-\d+\.\d\d ± .*20 importance samples", output)
     assert re.search(r"engine +eager", output)
     drawn = {path.stem for path in (folder / "run" / "figures").glob("*.png")}
     expected = {"learning_curve", "reconstructions", "samples", "latent_means", "manifold"}
@@ -101,7 +100,7 @@ def test_a_pair_of_ones_own_by_every_command(folder, model, guide):
     pvae_("train", model, guide, "--data", "mine.npz", *QUICK, *options, "--out", "run")
     found = json.loads(pvae_("evaluate", "run", "--json"))
     assert found["rows"] == 40
-    output = pvae_("sample", "run", "--n", 5)
+    output = pvae_("sample", "run", "--num-samples", 5)
     assert "x (5, 6)" in output
     assert "z (5, 2)" in output
     assert (folder / "run" / "samples.png").stat().st_size > 1000
@@ -119,7 +118,7 @@ def test_codes_come_with_labels(folder):
     assert (codes["labels"] == pvae.data.load("digits").valid.labels.numpy()).all()
 
 
-def test_a_file_that_has_changed_is_said_to_have(folder):
+def test_changed_file(folder):
     pvae_("train", "pair.py:model", "pair.py:guide", "--data", "mine.npz", *QUICK, "--out", "run")
     (folder / "pair.py").write_text(PAIR + "\n# edited\n")
     assert "pair.py has changed since the run was trained" in pvae_("evaluate", "run")
@@ -182,7 +181,7 @@ def test_list_names_everything(folder):
         (("--set", "likelihood=bernoulli"), "outside the support of Bernoulli, such as 0.5625"),
         (("--set", "x_shape=(7,8)"), "got x of shape (128, 8, 8); expected (*batch, *x_shape)"),
         (("--batch-size", "5000"), "batch_size 5000 is above the 1444 rows"),
-        (("--device", "cuda:7"), "device 'cuda:7' is not there: this machine has ['cpu'"),
+        (("--device", "cuda:7"), "device 'cuda:7' does not exist: this machine has ['cpu'"),
         (("--binarize", "dynamical"), "dynamic"),
         (("--data", "nowhere.npz"), "nowhere.npz"),
         (("nothing.py:model", "pair.py:guide"), "there is no file"),
@@ -206,7 +205,7 @@ def test_bad_input_is_refused_in_a_sentence(folder, arguments, message):
 
 
 def test_a_run_that_is_not_there(folder):
-    assert "nowhere is no run folder" in pvae_("evaluate", "nowhere", code=1)
+    assert "nowhere is not a run folder" in pvae_("evaluate", "nowhere", code=1)
 
 
 def test_a_run_is_resumed_from_another_folder_but_not_past_its_cosine(folder, monkeypatch):

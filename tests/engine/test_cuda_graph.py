@@ -63,8 +63,8 @@ def test_a_step_that_is_no_cuda_graph_is_launched_one_by_one(monkeypatch):
         svi.step(X)
     assert svi.engine == "recorded since step 2: 3 of 4 steps replayed"
     assert svi.notes == [
-        "the kernels of a step are launched one by one; it cannot become a CUDA graph: operation not "
-        "permitted when stream is capturing"
+        "the kernels of a step are launched one by one; it cannot become a CUDA graph: operation "
+        "not permitted when stream is capturing"
     ]
 
 

@@ -73,9 +73,7 @@ def test_the_bound_of_a_belief_network_is_the_enumerated_one(x):
 
 
 def test_chains_refuse_what_is_discrete(x):
-    with pytest.raises(
-        pvae.evaluation.UndefinedQuantityError, match=r"needs continuous latents"
-    ):
+    with pytest.raises(pvae.evaluation.UndefinedQuantityError, match=r"needs continuous latents"):
         pvae.ais(model, guide, x)
 
 

@@ -185,10 +185,11 @@ def test_options_out_of_their_range(make, said):
 
 
 def test_fit_and_check_say_it_before_the_first_step():
+    said = r"IWAE needs reparameterized draws.* use VIMCO"
     model, guide = bernoulli()
-    with pytest.raises(pvae.checking.PairError, match=r"IWAE needs reparameterized draws.* use VIMCO"):
+    with pytest.raises(pvae.checking.PairError, match=said):
         pvae.check(model, guide, X[:7], objective=objectives.IWAE())
-    with pytest.raises(pvae.checking.PairError, match=r"IWAE needs reparameterized draws.* use VIMCO"):
+    with pytest.raises(pvae.checking.PairError, match=said):
         pvae.fit(model, guide, X, objective=objectives.IWAE(), epochs=1, progress=False)
 
 

@@ -130,7 +130,7 @@ def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, m
         objectives.wake_sleep, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1)
     )
     monkeypatch.setattr(
-        objectives.reweighted_wake_sleep, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1)
+        objectives.reweighted_wake_sleep, "dream_log_prob", lambda pair, batch, _: batch[0].sum(1)
     )
     pair = objective.prepare(model, guide, X[:7])
     assert pair.particles.depth == 1
