@@ -78,7 +78,7 @@ class Ladder(nn.Module):
             )
         path: Any = model
         # In a tuple, which hides it from nn.Module: its parameters are the model's alone.
-        self._shared = (path,)
+        self._generative = (path,)
         self.flatten = Flatten(path.x_shape)
         self.hidden, self.heads = nn.ModuleList(), nn.ModuleList()
         size = self.flatten.out_features
@@ -97,7 +97,7 @@ class Ladder(nn.Module):
         Returns:
             The value of site "z1", shape `(batch, dims[0])`.
         """
-        (model,) = self._shared
+        (model,) = self._generative
         pyro.module("guide", self)
         pyro.module("model", model)  # as the model does: the store has its parameters once
         evidence = self.evidence(x)

@@ -104,13 +104,13 @@ def build(
     found = {role: _find(text, role) for role, text in (("model", model), ("guide", guide))}
     _refuse_unknown(options, {role: maker for role, (_, maker, _) in found.items()})
     # One instance for both where a method is named, or the two would train networks of their own.
-    shared = any(method for _, _, method in found.values())
+    one_instance = any(method for _, _, method in found.values())
     instances: dict[type, object] = {}
     programs: dict[str, Callable[..., object]] = {}
     for role, (source, maker, method) in found.items():
         program: object = maker
         if inspect.isclass(maker):
-            if not (shared and maker in instances):
+            if not (one_instance and maker in instances):
                 # Of a guide's, programs holds the model alone, under that name.
                 instances[maker] = _construct(maker, source.text, defaults | options | programs)
             program = instances[maker]

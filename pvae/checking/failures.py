@@ -7,7 +7,7 @@ from re import Match
 from torch import Tensor
 
 from pvae.checking.report import Finding, PairError
-from pvae.pair.locations import place_of_error
+from pvae.pair.locations import location_of_error
 
 __all__ = ["failed", "program_failed"]
 
@@ -46,8 +46,8 @@ def failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: Sequence[str]
             f"these tensors are not on {batch[0].device} and belong to no network: "
             f"{list(elsewhere)}: register them as buffers, or make them on the device of x"
         )
-    place = place_of_error(error.__traceback__)
-    return Finding.at(place, "error", f"{message}; {advice}" if advice else message)
+    location = location_of_error(error.__traceback__)
+    return Finding.at(location, "error", f"{message}; {advice}" if advice else message)
 
 
 def _advice(said: str, batch: tuple[Tensor, ...]) -> str:

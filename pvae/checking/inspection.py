@@ -11,7 +11,7 @@ from torch import Tensor
 from pvae.checking.report import SiteRow
 from pvae.pair.distributions import distribution_name
 from pvae.pair.independence import dependent_sites
-from pvae.pair.locations import Place, Places
+from pvae.pair.locations import Location, Locations
 from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate, find_data_plate
 from pvae.pair.preserve import preserve_generators
@@ -41,9 +41,12 @@ class Inspection:
     def __init__(self, pair: Pair, batch: tuple[Tensor, ...], objective: ELBO) -> None:
         self.pair, self.batch, self.objective = pair, batch, objective
         self.rows = len(batch[0])
-        self.places = {"guide": Places(), "model": Places()}  # in the order in which they run
+        self.locations = {
+            "guide": Locations(),
+            "model": Locations(),
+        }  # in the order in which they run
         self.model, self.guide = self._traced(batch)
-        self.params = {role: places.values for role, places in self.places.items()}
+        self.params = {role: locations.values for role, locations in self.locations.items()}
         self.plate: DataPlate | None = find_data_plate(self.traces, batch)
         self.dependent: list[tuple[str, str]] | None = None
 
@@ -56,9 +59,9 @@ class Inspection:
         """The sample sites of a program by name."""
         return dict(sample_sites(self.guide if role == "guide" else self.model))
 
-    def place(self, role: str, site: str) -> Place | None:
+    def location(self, role: str, site: str) -> Location | None:
         """File and line of a sample statement."""
-        return self.places[role].sites.get(site)
+        return self.locations[role].sites.get(site)
 
     def traces(self, batch: tuple[Tensor, ...]) -> tuple[poutine.Trace, poutine.Trace]:
         """Traces of model and guide on a batch; generators are preserved."""
@@ -77,7 +80,7 @@ class Inspection:
             program = getattr(self.pair, role)
 
             def run(*args: Any) -> object:
-                with self.places[role]:
+                with self.locations[role]:
                     return program(*args)
 
             return run

@@ -29,12 +29,12 @@ def leaks_across_rows(inspection: Inspection) -> Iterator[Finding]:
     by_norm = layers and not inspection.find_dependent_sites()
     for layer in layers.values():
         layer.train()
-    place = inspection.place(*moved[0])
+    location = inspection.location(*moved[0])
     sites = ", ".join(f"{name!r} in the {role}" for role, name in moved)
     if by_norm:
         names = ", ".join(f"{n} ({type(part).__name__})" for n, part in layers.items())
         yield Finding.at(
-            place,
+            location,
             "warning",
             f"the terms of a datum at {sites} depend on the other data of its batch, by {names} in "
             "train mode: the training loss is no bound of log p(x); evaluation is one, since it "
@@ -42,7 +42,7 @@ def leaks_across_rows(inspection: Inspection) -> Iterator[Finding]:
         )
         return
     yield Finding.at(
-        place,
+        location,
         "error",
         f"the terms of a datum at {sites} change when another datum of its batch does: the bound "
         "would not be one of log p(x); look for a mean, sum, softmax or attention over dimension 0 "

@@ -36,7 +36,7 @@ def saturated_outputs(inspection: Inspection) -> Iterator[Finding]:
                 said = f"puts {share:.0%} of the data more than {_FAR:.0f} scales from its mean"
         if said:
             yield Finding.at(
-                inspection.place("model", name),
+                inspection.location("model", name),
                 "warning",
                 f"the {distribution_name(site['fn'])} at {name!r} is saturated before training: it "
                 f"{said}; gradients vanish or explode there. Bring the data near 1 (divide grey "
@@ -54,7 +54,7 @@ def probabilities_as_logits(inspection: Inspection) -> Iterator[Finding]:
             low, high = logits.min().item(), logits.max().item()
             kind = distribution_name(site["fn"])
             yield Finding.at(
-                inspection.place("model", name),
+                inspection.location("model", name),
                 "warning",
                 f"the logits of the {kind} at {name!r} all lie between {low:.2f} and {high:.2f}, "
                 "as probabilities do: a sigmoid or softmax is applied twice if the network ends in "

@@ -51,7 +51,7 @@ def draws_without_gradient(inspection: Inspection) -> Iterator[Finding]:
             'TraceEnum_ELBO with infer={"enumerate": "parallel"} sums it out'
         )
         yield Finding.at(
-            inspection.place("guide", name),
+            inspection.location("guide", name),
             "error" if wrong else "warning",
             f"site {name!r} is not reparameterized ({kind}): {what}",
         )

@@ -6,7 +6,7 @@ import torch
 
 from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
-from pvae.pair.locations import Place
+from pvae.pair.locations import Location
 from pvae.pair.preserve import preserve_state
 
 __all__ = [
@@ -36,7 +36,7 @@ def parameters_without_gradient(inspection: Inspection) -> Iterator[Finding]:
         meant = role == "model" or not whole
         whose = f"the {role}{' (all that it has)' if whole else ''}"
         yield Finding.at(
-            _place(inspection, role, names[0]),
+            _location(inspection, role, names[0]),
             "warning" if meant else "error",
             f"no gradient for {_listed(names)} of {whose}: the objective does not depend on it; "
             "look for a layer that is never called, .detach(), torch.no_grad() or a draw that is "
@@ -53,8 +53,8 @@ def unregistered_networks(inspection: Inspection) -> Iterator[Finding]:
         )
 
 
-def _place(inspection: Inspection, role: str, name: str) -> Place | None:
-    made = inspection.places[role].params.get(name)
+def _location(inspection: Inspection, role: str, name: str) -> Location | None:
+    made = inspection.locations[role].params.get(name)
     return made[0] if made else None
 
 
@@ -69,14 +69,14 @@ def thawed_parameters(inspection: Inspection) -> Iterator[Finding]:
     names = [name for name, parameter in inspection.pair.frozen if parameter.requires_grad]
     if not names:
         return
-    place = None
-    for places in inspection.places.values():
-        for made, found in places.params.items():
+    location = None
+    for locations in inspection.locations.values():
+        for made, found in locations.params.items():
             if found and any(name.endswith(made.replace("$$$", ".")) for name in names):
-                place = place or found[0]
+                location = location or found[0]
     shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
     yield Finding.at(
-        place,
+        location,
         "error",
         f"parameters {shown} arrived frozen (requires_grad=False), and Pyro makes every parameter "
         "that it registers trainable, those of a PyroModule too: keep a frozen network out of "
@@ -87,9 +87,9 @@ def thawed_parameters(inspection: Inspection) -> Iterator[Finding]:
 
 def names_used_twice(inspection: Inspection) -> Iterator[Finding]:
     """Parameters or networks that share a name, so that the later one's values count nowhere."""
-    made: dict[str, list[Place]] = {}
-    for places in inspection.places.values():
-        for name, found in places.params.items():
+    made: dict[str, list[Location]] = {}
+    for locations in inspection.locations.values():
+        for name, found in locations.params.items():
             made.setdefault(name, []).extend(p for p in found if p not in made[name])
     for name, statements in made.items():
         if "$$$" not in name and len(statements) > 1:

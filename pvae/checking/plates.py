@@ -12,7 +12,7 @@ from pvae.checking.failures import failed
 from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
 from pvae.pair.distributions import base_distribution, distribution_name
-from pvae.pair.locations import place_of_error
+from pvae.pair.locations import location_of_error
 from pvae.pair.log_prob import log_probs
 from pvae.pair.preserve import preserve_generators
 from pvae.pair.traces import PROGRAM_ERRORS, Site, latent_sites, observed_sites
@@ -31,7 +31,7 @@ def no_data_plate(inspection: Inspection) -> Iterator[Finding]:
         return
     name = next(iter(observed_sites(inspection.model)), None)
     yield Finding.at(
-        inspection.place("model", name) if name is not None else None,
+        inspection.location("model", name) if name is not None else None,
         "warning",
         "no plate of size len(batch) encloses the observed sites: every site counts once per "
         "batch, the sum over data is no mean, and evaluation goes row by row; put latent and "
@@ -56,7 +56,7 @@ def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
             if "$$$" not in name
         )
         yield Finding.at(
-            place_of_error(error.__traceback__),
+            location_of_error(error.__traceback__),
             "warning" if sized else "error",
             f"the pair runs on {inspection.rows} rows, but not on {inspection.rows - 1}: it has "
             f"sizes that fit this batch only; {failed(error, fewer).message}",
@@ -69,7 +69,9 @@ def undeclared_dimensions(inspection: Inspection) -> Iterator[Finding]:
         for name, site in inspection.sites(role).items():
             wrong = _undeclared(name, site, inspection.rows)
             if wrong:
-                yield Finding.at(inspection.place(role, name), "error", f"in the {role}, {wrong}")
+                yield Finding.at(
+                    inspection.location(role, name), "error", f"in the {role}, {wrong}"
+                )
 
 
 def _undeclared(name: str, site: Site, rows: int) -> str:
@@ -128,7 +130,7 @@ def global_sites_in_the_data_plate(inspection: Inspection) -> Iterator[Finding]:
         differs = any(t.requires_grad and _depends(t, follows) for t in follow)
         if not differs and tensors and not _rows_differ(tensors, inspection.rows):
             yield Finding.at(
-                inspection.place("guide", name),
+                inspection.location("guide", name),
                 "warning",
                 f"inside the data plate the guide proposes the same distribution of {name!r} for "
                 "every datum: let it depend on x if it is a datum's own; a site that all data "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pvae.pair.locations import Place
+from pvae.pair.locations import Location
 
 __all__ = ["Finding", "PairError", "Report", "SiteRow"]
 
@@ -30,10 +30,10 @@ class Finding:
 
     @classmethod
     def at(
-        cls, place: Place | None, severity: Literal["error", "warning"], message: str
+        cls, location: Location | None, severity: Literal["error", "warning"], message: str
     ) -> "Finding":
         """A finding about a statement of the user's."""
-        return cls(severity, message, *(place or (None, None)))
+        return cls(severity, message, *(location or (None, None)))
 
     def __str__(self) -> str:
         """As `file.py:12: what is wrong`."""

@@ -24,7 +24,7 @@ def wrong_scales(inspection: Inspection) -> Iterator[Finding]:
             if not math.isclose(own * by_plates, other * _by_plates(proposed[name]), rel_tol=1e-3):
                 total = other * _by_plates(proposed[name])
                 yield Finding.at(
-                    inspection.place("model", name),
+                    inspection.location("model", name),
                     "error",
                     f"latent site {name!r} is scaled by {own * by_plates:g} in the model and by "
                     f"{total:g} in the guide: log p and log q would be weighed differently; use "
@@ -34,7 +34,7 @@ def wrong_scales(inspection: Inspection) -> Iterator[Finding]:
     if any(inspection.sites("model")[name]["is_observed"] for name in twice):
         factor = _by_plates(inspection.sites("model")[twice[0]])
         yield Finding.at(
-            inspection.place("model", twice[0]),
+            inspection.location("model", twice[0]),
             "error",
             f"sites {twice} are scaled by {factor:g} twice, by their plate's subsampling and by a "
             "poutine.scale: minibatches would count double; take the poutine.scale out",

@@ -21,7 +21,7 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
         )
     for name in observed_sites(inspection.guide):
         yield Finding.at(
-            inspection.place("guide", name),
+            inspection.location("guide", name),
             "error",
             f"the guide observes {name!r}: q(z | x) is given the data as its arguments, and its "
             "observed sites count nowhere; take obs= out, or move the statement into the model",
@@ -34,7 +34,7 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
     ]
     for name in missing:
         yield Finding.at(
-            inspection.place("model", name),
+            inspection.location("model", name),
             "error",
             f"guide has no site {name!r}; the model samples {list(latent)}, the guide "
             f"{list(proposed)}: "
@@ -45,7 +45,7 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
             observed = name in inspection.model.nodes
             what = "observes it" if observed else "has no such site"
             yield Finding.at(
-                inspection.place("guide", name),
+                inspection.location("guide", name),
                 "error",
                 f"guide samples {name!r}, but the model {what}; its latent sites are "
                 f"{list(latent)}: give it one of these names, or mark it with "
@@ -67,7 +67,7 @@ def shapes_of_latents(inspection: Inspection) -> Iterator[Finding]:
             fits = False
         if not fits:
             yield Finding.at(
-                inspection.place("guide", name),
+                inspection.location("guide", name),
                 "error",
                 f"the guide gives {name!r} values of shape {given} with {events[1]} event "
                 f"dimension(s), the model's prior has shape {own} with {events[0]}: a latent needs "
@@ -94,7 +94,7 @@ def sites_at_random(inspection: Inspection) -> Iterator[Finding]:
         at_random = sorted(ever[role] - always[role])
         if at_random:
             yield Finding.at(
-                next((p for n in at_random if (p := inspection.place(role, n))), None),
+                next((p for n in at_random if (p := inspection.location(role, n))), None),
                 "warning",
                 f"sites {at_random} of the {role} are there in some runs and not in others: the "
                 "other program has to follow the same branch, and steps stay eager; draw the "

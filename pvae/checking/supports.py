@@ -10,7 +10,7 @@ from torch import Tensor
 from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding, PairError
 from pvae.pair.distributions import distribution_name, elementwise_support, is_unvalidated
-from pvae.pair.locations import Place
+from pvae.pair.locations import Location
 from pvae.pair.preserve import seeded
 from pvae.pair.traces import Site, latent_sites, observed_sites
 
@@ -29,14 +29,14 @@ _FOR_OTHER = (
 def data_outside_support(inspection: Inspection) -> Iterator[Finding]:
     """Observed values that their distribution cannot give, or that have another shape."""
     for name, site in observed_sites(inspection.model).items():
-        place = inspection.place("model", name)
+        location = inspection.location("model", name)
         value = site["value"]
-        wrong = _wrong_shape(place, name, site, value) or _outside(place, name, site, value)
+        wrong = _wrong_shape(location, name, site, value) or _outside(location, name, site, value)
         if wrong is not None:
             yield wrong
 
 
-def _wrong_shape(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
+def _wrong_shape(location: Location | None, name: str, site: Site, value: Tensor) -> Finding | None:
     expected = site["fn"].shape()
     try:
         fits = torch.broadcast_shapes(expected, value.shape) == expected
@@ -47,7 +47,7 @@ def _wrong_shape(place: Place | None, name: str, site: Site, value: Tensor) -> F
     fn = site["fn"]
     batch, event = tuple(fn.batch_shape), tuple(fn.event_shape)
     return Finding.at(
-        place,
+        location,
         "error",
         f"site {name!r} observes data of shape {tuple(value.shape)}, but its distribution "
         f"{distribution_name(fn)} has shape {tuple(expected)} (batch {batch}, event {event}): give "
@@ -55,7 +55,7 @@ def _wrong_shape(place: Place | None, name: str, site: Site, value: Tensor) -> F
     )
 
 
-def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Finding | None:
+def _outside(location: Location | None, name: str, site: Site, value: Tensor) -> Finding | None:
     support = elementwise_support(site["fn"])
     if support is None:
         return None
@@ -72,7 +72,7 @@ def _outside(place: Place | None, name: str, site: Site, value: Tensor) -> Findi
     meant = is_unvalidated(site["fn"])
     said = "; it was made with validate_args=False, so this may be meant" if meant else ""
     return Finding.at(
-        place,
+        location,
         "warning" if meant else "error",
         f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
         f"{low:.4g} to {high:.4g}): {advice}{said}",
@@ -119,7 +119,7 @@ def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
             )
         else:
             continue
-        yield Finding.at(inspection.place("guide", name), severity, message)
+        yield Finding.at(inspection.location("guide", name), severity, message)
 
 
 class Supports:

@@ -140,7 +140,7 @@ class Replay:
     ) -> Step:  # fmt: skip
         """The first step with a key: Pyro's own, with its errors and warnings."""
         before, captured = _outside_torch(), self._key.captured()
-        with Registrations(None) as watch:
+        with Registrations(None) as registrations:
             done = self._eager(args, kwargs)
         if _outside_torch() != before:
             self._give_up(
@@ -163,7 +163,9 @@ class Replay:
             )
             return done
         known = {id(part) for whole in self.networks for part in whole.modules()}
-        self.networks += [network for _, network in watch.networks if id(network) not in known]
+        self.networks += [
+            network for _, network in registrations.networks if id(network) not in known
+        ]
         self._key = CacheKey(self.programs, self.networks)
         self._cache[self._key(arguments)] = _Entry(str(arguments), done.params, count)
         while len(self._cache) > _MAX_ENTRIES:

@@ -61,8 +61,8 @@ def pareto_k(exceedances: Tensor, max_bytes: int | None = None) -> Tensor:
     """
     rows, n = exceedances.shape
     points = 30 + int(math.sqrt(n))
-    held = allowed_bytes(max_bytes, exceedances.device)
-    step = max(1, held // (n * points * _BYTES))
+    limit = allowed_bytes(max_bytes, exceedances.device)
+    step = max(1, limit // (n * points * _BYTES))
     parts = [_fitted(part, points) for part in exceedances.double().split(step)]
     return torch.cat(parts) if rows else exceedances.new_zeros(0)
 

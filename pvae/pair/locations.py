@@ -13,7 +13,7 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["Place", "Places", "place_of_error", "user_frame"]
+__all__ = ["Location", "Locations", "location_of_error", "user_frame"]
 
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent.parent)
@@ -21,14 +21,14 @@ _CALLER = str(Path(_OWN, "pair", "program.py"))  # frames further out call the p
 _ZOO = tuple(str(Path(_OWN, name)) for name in ("models", "guides"))
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A line of a program."""
 
     file: str
     line: int
 
 
-class Places(Messenger):
+class Locations(Messenger):
     """Records the line of each sample and parameter statement.
 
     Attributes:
@@ -39,34 +39,34 @@ class Places(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sites: dict[str, Place] = {}
-        self.params: dict[str, list[Place]] = {}
+        self.sites: dict[str, Location] = {}
+        self.params: dict[str, list[Location]] = {}
         self.values: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Message[Any, Any]) -> None:
-        place = _statement()
-        if place is not None and msg["name"] is not None and not site_is_subsample(msg):
-            self.sites.setdefault(msg["name"], place)
+        location = _statement()
+        if location is not None and msg["name"] is not None and not site_is_subsample(msg):
+            self.sites.setdefault(msg["name"], location)
 
     def _pyro_post_param(self, msg: Message[Any, Any]) -> None:
         self.values[msg["args"][0]] = cast(Any, msg["value"]).unconstrained()
 
     def _pyro_param(self, msg: Message[Any, Any]) -> None:
-        place = _statement()
+        location = _statement()
         name, *init = msg["args"]
         known = self.params.setdefault(name, [])
-        if place is not None and init and place not in known:
-            known.append(place)
+        if location is not None and init and location not in known:
+            known.append(location)
 
 
-def place_of_error(passed: TracebackType | None) -> Place | None:
+def location_of_error(passed: TracebackType | None) -> Location | None:
     """The innermost line of the user's code that an error passed through."""
-    place = None
+    location = None
     while passed is not None:
         if not _is_foreign(passed.tb_frame.f_code.co_filename):
-            place = Place(passed.tb_frame.f_code.co_filename, passed.tb_lineno)
+            location = Location(passed.tb_frame.f_code.co_filename, passed.tb_lineno)
         passed = passed.tb_next
-    return place
+    return location
 
 
 def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
@@ -75,13 +75,13 @@ def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
-def _statement() -> Place | None:
+def _statement() -> Location | None:
     """The innermost line of the program that is running."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         if not _is_foreign(file) or file.startswith(_ZOO):
-            return Place(file, frame.f_lineno)
+            return Location(file, frame.f_lineno)
         if frame.f_back is None or file == _CALLER:
             return None
         frame = frame.f_back
