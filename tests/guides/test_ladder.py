@@ -225,7 +225,7 @@ def test_a_run_reports_each_layer_and_loads_with_its_shared_path(tmp_path, monke
     terms = {name: value for name, value in found["sites"].items() if name != "x"}
     assert divergence == pytest.approx(-sum(terms.values()), abs=0.1)
     loaded = pvae.load("run")
-    assert loaded.guide.fn._shared[0] is loaded.model.fn
+    assert loaded.guide.fn._generative[0] is loaded.model.fn
     assert list(loaded.model.pair.networks) == ["model", "guide"]
 
 
