@@ -3,8 +3,8 @@
     python tests/benchmarks/small_fits.py --json small_fits.json
 
 90 gradient steps in ten epochs, each followed by validation: `pvae.fit` with its checks and its
-evaluation by site, and a loop over Pyro's SVI with `evaluate_loss` on the same validation data, with
-Pyro's validation on, as users run it. Both from the construction of the networks on. Rounds of the
+evaluation by site, and a loop over Pyro's SVI with `evaluate_loss` on the same validation data, and
+Pyro's validation on, as users run it; both include the construction of the networks. Rounds of the
 two are interleaved; the ratio is the median over rounds.
 """
 

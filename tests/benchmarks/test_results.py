@@ -1,4 +1,4 @@
-"""The README's tables say what the results beside the benchmarks say."""
+"""The tables of the benchmarks' README agree with the results in JSON."""
 
 import importlib.util
 import json
@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "tests" / "benchmarks" / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = (HERE / "README.md").read_text()
 
 
-def rows(group):
-    spec = importlib.util.spec_from_file_location(
-        "helmholtz_benchmark", ROOT / "tests" / "benchmarks" / "helmholtz.py"
-    )
+def load(name):
+    return json.loads((RESULTS / f"{name}_cpu.json").read_text())
+
+
+def helmholtz(group):
+    spec = importlib.util.spec_from_file_location("helmholtz_benchmark", HERE / "helmholtz.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    results = json.loads((RESULTS / f"{group}_cpu.json").read_text())
+    results = load(group)
     assert results["data"] == "binarized-mnist"
     names = {setting.name for setting in module.GROUPS[group]()}
     return results, names, module.row
@@ -24,17 +27,53 @@ def rows(group):
 
 @pytest.mark.parametrize("group", ["belief_networks", "gaussian_layers", "ladder"])
 def test_helmholtz_machines(group):
-    results, names, row = rows(group)
-    readme = (ROOT / "README.md").read_text()
+    results, names, row = helmholtz(group)
     assert set(results["entries"]) == names
-    assert results["command"] in readme
+    assert results["command"] in PAGE
     for entry in results["entries"].values():
-        assert row(entry) in readme
+        assert row(entry) in PAGE
         assert {"seed", "epochs", "training_seconds", "hardware", "engine"} <= set(entry)
 
 
-def test_every_layer_of_the_ladder_is_at_work():
-    results, _, _ = rows("ladder")
+def test_active_layers_of_the_ladder():
+    results, _, _ = helmholtz("ladder")
     layers = results["entries"]["ladder-5"]["kl_by_layer"]
     assert len(layers) == 5
     assert min(layers.values()) >= 0.5
+
+
+def test_steps():
+    results = load("steps")
+    for result in (*results["results"], *results["deep"]):
+        times, ratios = result["milliseconds"], result["ratios"]
+        cells = [f"{times[name]['median']:.2f}" for name in ("Pyro, no validation",)]
+        by_hand = times.get("by hand, compiled")
+        cells.append(f"{by_hand['median']:.2f}" if by_hand else "")
+        cells += [f"{times[f'pvae {e}']['median']:.2f}" for e in ("recorded", "captured")]
+        cells.append(f"{ratios['pvae captured / Pyro, no validation']['median']:.2f}")
+        own = ratios.get("pvae captured / by hand, compiled")
+        cells.append(f"{own['median']:.2f}" if own else "")
+        cells.append(f"{times['pvae captured, bfloat16']['median']:.2f}")
+        alone = result.get("alone")
+        cells.append(f"{alone['NumPyro, a loop']['median']:.2f}" if alone else "")
+        row = " | ".join(cells).replace("|  |", "| |").rstrip()
+        assert row.removesuffix(" |") in PAGE, row
+
+
+def test_importance_sampling():
+    results = load("importance")
+    assert f"took {results['seconds']['estimate']:.0f} s" in PAGE
+    assert f"{results['ratio']['median']:.2f} of the time" in PAGE
+
+
+def test_startup_and_small_fits():
+    startup, fits = load("startup"), load("small_fits")
+    for name, ratio in (
+        ("`import pvae` / `import pyro`", startup["import pvae / import pyro"]),
+        ("`pvae --help` / `import pvae`", startup["pvae --help / import pvae"]),
+        ("fit of digits / Pyro's loop", fits["digits"]["pvae / pyro"]),
+        ("fit of masked sequences / Pyro's loop", fits["masked sequences"]["pvae / pyro"]),
+    ):
+        assert f"| {name} | {ratio['median']:.2f} |" in PAGE
+    assert startup["command"] in PAGE
+    assert fits["command"] in PAGE
