@@ -19,6 +19,17 @@ class DivergedError(ArithmeticError):
     Attributes:
         step: the first step with such a loss, counted from 0 over the whole run.
         site: the first site whose log-probability was not finite, or None if it was not found.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.VAE(x_shape=(4,), z_dim=1, hidden=8, likelihood="gaussian")
+        >>> guide = pvae.guides.MeanField(x_shape=(4,), z_dim=1, hidden=8)
+        >>> try:
+        ...     fit = pvae.fit(model, guide, torch.randn(64, 4), learning_rate=1e30, epochs=3,
+        ...                    progress=False)
+        ... except pvae.DivergedError as error:
+        ...     print(error.site)
+        z
     """
 
     def __init__(self, message: str, *, step: int, site: str | None) -> None:

@@ -1,4 +1,4 @@
-"""A run folder back into a trained pair, in any process."""
+"""Load a trained pair from a run folder, in any process."""
 
 import warnings
 from collections.abc import Callable
@@ -23,23 +23,37 @@ def load(
     guide: Callable[..., object] | None = None,
     device: str | torch.device = "auto",
 ) -> Fit:
-    """Load what was trained in a run folder; nothing pickled is executed.
+    """Load a trained pair from a run folder, without executing pickled code.
 
     Args:
         run: the folder.
         model: the model, for a run that `fit` made from Python; values are copied into it. A run of
-            `pvae train` knows where to find its own.
+            `pvae train` knows its own.
         guide: the guide, likewise.
         device: "auto", "cpu", "cuda", ...
 
     Returns:
-        The trained pair and its history; the best parameters, where early stopping kept them.
+        The trained pair and its history, with the best parameters if early stopping kept them.
 
     Raises:
-        ValueError: no run there, or a pair that is not the one that was trained.
+        ValueError: there is no run in the folder, or the pair is not the one that was trained.
 
     Warns:
-        UserWarning: the file that holds the model or the guide has changed since.
+        UserWarning: the file of the model or the guide has changed since.
+
+    Example:
+        >>> import pvae, tempfile, torch
+        >>> def make():
+        ...     sizes = {"x_shape": (4,), "z_dim": 1, "hidden": 8}
+        ...     return pvae.models.VAE(**sizes), pvae.guides.MeanField(**sizes)
+        >>> x = torch.rand(64, 4).round()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fit = pvae.fit(*make(), x, epochs=1, out=f"{folder}/run", progress=False)
+        ...     model, guide = make()
+        ...     again = pvae.load(f"{folder}/run", model=model, guide=guide)
+        >>> bound = pvae.elbo(again.model, again.guide, x).mean
+        >>> bound == pvae.elbo(fit.model, fit.guide, x).mean
+        True
     """
     folder = Run(run)
     config = folder.config()
@@ -48,8 +62,8 @@ def load(
         described = config.get("pair")
         if described is None or model is not None or guide is not None:
             raise ValueError(
-                f"{folder.path} was made from Python: give both programs, "
-                "load(run, model=..., guide=...), built as they were for training"
+                f"{folder.path} was made from Python: give both programs, built as for training, as "
+                "load(run, model=..., guide=...)"
             )
         sources = [zoo.Source(**source) for source in described["sources"].values()]
         notes = [note for source in sources if (note := zoo.changed(source)) is not None]

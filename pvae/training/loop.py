@@ -75,7 +75,7 @@ class Loop:
         try:
             while state.epoch < options.epochs and not self._out_of_patience():
                 row = self._epoch(state.epoch, good, validate=state.epoch == validated)
-                row |= self._validate()
+                row |= self._validate(good)
                 self.fit.history.append(row)
                 ended = callback is not None and callback(self.fit) is True
                 good = state.state_dict()
@@ -151,7 +151,7 @@ class Loop:
         self.state.step += 1
         return self.svi.step_tensor(batch, divisor=divisor)
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self, good: Mapping[str, Any]) -> dict[str, Any]:
         """The bound and its terms by site, on validation data or else on the last batch."""
         if self.plate is not None and self.plate.subsamples:
             return {}
@@ -162,6 +162,11 @@ class Loop:
                 raise
             self._note(f"there are no terms by site: {error}")
             return {}
+        except (RuntimeError, ValueError):
+            # Parameters may have become so large that the next loss would not be finite.
+            if self._broken_site(self._last_batch) is None:
+                raise
+            self._raise_diverged(self.state.step, self.state.epoch, self._last_batch, good)
         if self.valid is None:
             return {"sites": bound.sites}
         if self.options.patience is not None:
@@ -199,12 +204,20 @@ class Loop:
                 if index == broken:
                     break
                 self._step(batch)
-            site = first_broken_site(self.svi.model, self.svi.guide, batch)
+        self._raise_diverged(step, number + 1, batch, good)
+
+    def _broken_site(self, batch: tuple[Tensor, ...]) -> tuple[str, str] | None:
+        return first_broken_site(self.svi.model, self.svi.guide, batch)
+
+    def _raise_diverged(
+        self, step: int, epoch: int, batch: tuple[Tensor, ...], good: Mapping[str, Any]
+    ) -> NoReturn:
+        site = self._broken_site(batch)
         self.state.load_state_dict(good)
         self.pair.eval()
-        kept = self.logger.run.checkpoint if self.logger.run is not None and number > 0 else None
+        kept = self.logger.run.checkpoint if self.logger.run is not None and epoch > 1 else None
         rate = learning_rate_of(self.svi.optim)
-        raise diverged(step=step, epoch=number + 1, site=site, learning_rate=rate, kept=kept)
+        raise diverged(step=step, epoch=epoch, site=site, learning_rate=rate, kept=kept)
 
 
 def _finite(losses: list[Tensor]) -> bool:
