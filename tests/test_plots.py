@@ -193,3 +193,42 @@ def test_a_manifold_of_no_images_is_refused():
         plots.manifold(lambda z: torch.zeros(len(z), 7), n=4)
     with pytest.raises(ValueError, match=r"\(3, 8, 8\) for 16 codes"):
         plots.manifold(lambda z: torch.zeros(3, 8, 8), n=4)
+
+
+def test_titles():
+    x, z = torch.rand(6, 8, 8), torch.randn(6, 2)
+    drawn = {
+        "learning curve": plots.learning_curve(history(3)),
+        "data over their reconstructions": plots.reconstructions(x, x),
+        "draws from p(x)": plots.prior_samples(x, title="draws from p(x)"),
+        "means of q(z | x)": plots.latent_means(z),
+        "means of p(x | z)": plots.manifold(lambda z: torch.rand(len(z), 8, 8), n=3),
+    }
+    for title, figure in drawn.items():
+        assert figure.axes[0].get_title() == title
+
+
+def test_kept_epoch():
+    axes = plots.learning_curve(history(9), best_epoch=4).axes[0]
+    *_, line = axes.lines
+    assert list(line.get_xdata()) == [4, 4]
+    assert "epoch 4, kept" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_labels_on_images():
+    labels = torch.tensor([3, 1, 4, 1, 5, 9])
+    samples = plots.prior_samples(torch.rand(6, 8, 8), labels=labels).axes[0]
+    assert [text.get_text() for text in samples.texts] == ["3", "1", "4", "1", "5", "9"]
+    assert [text.get_position() for text in samples.texts][4] == (9, 9)  # second row of three
+    x = torch.rand(6, 8, 8)
+    rebuilt = plots.reconstructions(x, x, n=2, labels=labels).axes[0]
+    assert [text.get_text() for text in rebuilt.texts] == ["3", "1"]
+
+
+def test_values_on_the_axes_of_the_manifold():
+    axes = plots.manifold(lambda z: torch.rand(len(z), 20, 20), n=5).axes[0]
+    across = [text.get_text() for text in axes.get_xticklabels()]
+    up = [text.get_text() for text in axes.get_yticklabels()]
+    assert across == ["-1.3", "-0.5", "0.0", "0.5", "1.3"]
+    assert up == across[::-1]  # from the top
+    assert list(axes.get_xticks()) == [9.5, 29.5, 49.5, 69.5, 89.5]

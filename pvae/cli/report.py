@@ -105,18 +105,16 @@ def _likelihood(found: LogLikelihood) -> Iterator[Line]:
         "is a lower bound in expectation, and tight as the samples increase. "
         f"{_monte_carlo(found)}",
     )
-    unreliable = len(found.untrusted)
-    size = len(found.khat)
+    size, unreliable = len(found.khat), len(found.untrusted)
+    ess = found.ess.mean().item()
     yield Line(
         "  diagnostic",
-        "clean" if not unreliable else f"{unreliable} of {size}",
-        "" if not unreliable else "unreliable data",
-        f"{found.ess.mean().item():.0f} effective samples on average"
-        if not unreliable
-        else "Pareto k too high: use more samples or pvae.ais",
+        "unreliable" if unreliable else "reliable",
+        f"{unreliable:,} of {size:,} data" if unreliable else f"all {size:,} data",
+        "Pareto k too high: add particles" if unreliable else f"{ess:.0f} effective samples each",
         found.warning
         or "the Pareto k of the importance weights of every datum is low enough for this number of "
-        "samples, so the error bars can be trusted.",
+        "samples, so the errors can be trusted.",
     )
     if found.bits_per_dim is not None:
         yield Line(

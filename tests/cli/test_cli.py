@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 import pvae
 from pvae.cli import main
+from pvae.cli.figures import figures
 
 PAIR = """
 import pyro, torch
@@ -246,3 +247,37 @@ def test_check_prints_the_table_and_exits_with_an_error_where_training_would_be_
     assert ".to_event(1)" in refused
     refused = pvae_("train", "broken.py:model", "broken.py:guide", "--data", "mine.npz", code=1)
     assert refused.startswith("Error: broken.py:12: the pair fails on a batch of (80, 6)")
+
+
+def test_table_width(folder):
+    output = pvae_("train", *QUICK, *SMALL, "--out", "run")
+    output += pvae_("evaluate", "run", "--num-particles", 10)
+    assert max(map(len, output.splitlines())) <= 100
+    explained = pvae_("evaluate", "run", "--num-particles", 10, "--explain")
+    assert max(map(len, explained.splitlines())) <= 100
+    assert "ELBO: E_q[log p(x, z) - log q(z | x)], a lower bound on log p(x)" in explained
+
+
+def test_summary_has_the_bound_of_the_kept_epoch(folder):
+    pvae_("train", *SMALL, "--epochs", 6, "--patience", 2, "--particles", 5, "--out", "run")
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    rows = [json.loads(row) for row in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert summary["valid_elbo"] == rows[summary["best_epoch"] - 1]["valid_elbo"]
+
+
+def test_labels_of_a_conditional_run(folder):
+    (folder / "conditional.py").write_text(
+        PAIR.replace("def model(x):", "def model(x, y):").replace(
+            "def guide(x):", "def guide(x, y):"
+        )
+    )
+    x = np.random.default_rng(0).normal(size=(90, 6))
+    labels = np.arange(90) % 3
+    np.savez(folder / "labelled.npz", train=x, train_labels=labels)
+    pair = ("conditional.py:model", "conditional.py:guide")
+    pvae_("train", *pair, "--data", "labelled.npz", "--labels", *QUICK, "--out", "run")
+    fit = pvae.load("run")
+    rows = pvae.data.load("labelled.npz", labels=True).train
+    drawn = figures(fit, rows)
+    assert "latent_means" in drawn
+    assert "manifold" not in drawn  # rows are no images
