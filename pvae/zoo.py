@@ -1,7 +1,6 @@
 """From a text to a program: "vae", "my.py:Mine", "package.module:Mine", "my.py:Class.method"."""
 
 import ast
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -11,13 +10,15 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
+
+from pvae._validation import nearest
 
 __all__ = ["Built", "Entry", "Source", "build", "changed", "entries", "parse_options"]
 
@@ -187,10 +188,10 @@ def _find(text: str, role: str) -> tuple[Source, object, str | None]:
     if not outer or not hasattr(contents, outer):
         own = [n for n, v in vars(contents).items() if callable(v) and n[0] != "_"]
         what = f"{place} has no {outer!r}" if outer else f"say which: {place}:Name"
-        raise ValueError(f"{role} {text!r}: {what}; {_nearest(outer, own)}")
+        raise ValueError(f"{role} {text!r}: {what}; {nearest(outer, own)}")
     found = getattr(contents, outer)
     if method and not hasattr(found, method):
-        near = _nearest(method, _methods(found if inspect.isclass(found) else type(found)))
+        near = nearest(method, _methods(found if inspect.isclass(found) else type(found)))
         raise ValueError(f"{role} {text!r}: {outer} has no {method!r}; {near}")
     return source, found, method or None
 
@@ -198,7 +199,7 @@ def _find(text: str, role: str) -> tuple[Source, object, str | None]:
 def _zoo_class(name: str, role: str) -> type:
     known = {entry.name: entry.cls for entry in entries(role)}
     if name not in known:
-        near = _nearest(name, list(known))
+        near = nearest(name, list(known))
         raise ValueError(f"unknown {role} {name!r}; {near}; one of your own is file.py:Name")
     return known[name]
 
@@ -275,7 +276,7 @@ def _refuse_unknown(options: Mapping[str, object], makers: Mapping[str, object])
     for key in options:
         if key not in known:
             own = "".join(f"\n  {role}: {_signature(maker)}" for role, maker in makers.items())
-            raise ValueError(f"no constructor has an option {key!r}; {_nearest(key, known)}{own}")
+            raise ValueError(f"no constructor has an option {key!r}; {nearest(key, known)}{own}")
 
 
 def _signature(maker: object) -> str:
@@ -288,12 +289,6 @@ def _named(maker: object) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(maker).parameters if inspect.isclass(maker) else {}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    nearest = f"nearest: {', '.join(map(repr, near))}; " if near else ""
-    return f"{nearest}there are {', '.join(known) or 'none'}"
 
 
 def _sha256(path: Path) -> str:

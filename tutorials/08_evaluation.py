@@ -139,7 +139,7 @@ figure.savefig(FIGURES / "08_calibration.png", dpi=150)
 # datum by itself, and see how far the bound rises.
 
 # %%
-gap = pvae.evaluation.amortization_gap(*pair, some, steps=50 if SHORT else 500)
+gap = pvae.evaluation.amortization_gap(*pair, some, num_steps=50 if SHORT else 500)
 print(f"amortization gap {gap.mean:.2f} nats: from {gap.guide:.2f} to {gap.fitted:.2f}")
 
 # %% [markdown]

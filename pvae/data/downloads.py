@@ -7,8 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
 __all__ = ["DamagedFileError", "DownloadError", "Original", "cache_folder", "find", "obtain"]
 
 TIMEOUT = 30  # seconds without an answer, after which the next mirror is tried
@@ -51,7 +49,11 @@ def data_folder() -> Path | None:
 def cache_folder() -> Path:
     """Where downloads are kept: $PVAE_CACHE, or else the cache folder of the system."""
     name = os.environ.get("PVAE_CACHE")
-    return Path(name).expanduser() if name else Path(pooch.os_cache("pvae"))
+    if name:
+        return Path(name).expanduser()
+    import pooch  # slow to import, and needed for downloads alone
+
+    return Path(pooch.os_cache("pvae"))
 
 
 def find(path: str) -> Path | None:
@@ -89,6 +91,8 @@ def obtain(original: Original) -> Path:
 
 
 def _download(original: Original) -> Path:
+    import pooch
+
     # pooch writes under a temporary name beside the target, checks the sum, and renames.
     target = cache_folder() / original.path
     failures = []

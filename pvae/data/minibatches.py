@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pvae._validation import at_least
 from pvae.data.splits import rows
 from pvae.data.table import Rows, seen
 
@@ -70,10 +71,7 @@ def batches(
         >>> [len(x) for (x,) in of_data.epoch(0)]
         [4, 4, 2]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1")
-    if steps_per_epoch is not None and steps_per_epoch < 1:
-        raise ValueError(f"steps_per_epoch is {steps_per_epoch}: give at least 1")
+    at_least(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
     if isinstance(data, DataLoader):
         return _LoaderBatches(data, device, steps=steps_per_epoch)
     if not isinstance(data, Dataset) or isinstance(data, TensorDataset):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
+from pvae._validation import nearest
 from pvae.data.catalogue import SETS
 from pvae.data.conversion import Arrays
 from pvae.data.files import SPLITS, SUFFIXES, read_file
@@ -160,9 +160,5 @@ def _held_out(name: str, arrays: Arrays, valid: int) -> Arrays:
 def _unknown(name: str, path: Path) -> str:
     if path.exists():
         return f"{name} is neither .npz nor .npy: save the rows with np.savez(path, train=x)"
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return (
-        f"unknown data set {name!r}:{hint} the named sets are {', '.join(names)}; "
-        "a file of your own ends in .npz or .npy"
-    )
+    known = nearest(name, names)
+    return f"unknown data set {name!r}; {known}; a file of your own ends in .npz or .npy"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pvae._validation import at_least
+
 __all__ = ["Rows", "seen"]
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
@@ -140,6 +142,37 @@ class Rows:
         """
         return (self._seen(index, generator), *(argument[index] for argument in self._more))
 
+    def __getitem__(self, index: slice | Tensor) -> Rows:
+        """Some of the rows, seen as they are here.
+
+        Args:
+            index: a slice, or a tensor of row numbers or of bool on `device`.
+
+        Raises:
+            TypeError: a single number, which would be no rows.
+            ValueError: no row is left.
+
+        Example:
+            >>> data = Rows(torch.zeros(10, 3), labels=torch.arange(10))
+            >>> data[:4].labels
+            tensor([0, 1, 2, 3])
+        """
+        if not isinstance(index, slice | Tensor) or (isinstance(index, Tensor) and not index.dim()):
+            raise TypeError(
+                f"rows are selected by a slice or a tensor, not by {index!r}: for one row give "
+                "rows[i : i + 1]"
+            )
+        if self.binarize == "dynamic" and self._once is None:
+            self._once = self._drawn_once()  # by all rows, so that each keeps its value
+        chosen = copy.copy(self)
+        chosen._x = self._x[index]
+        if len(chosen._x) == 0:
+            raise ValueError(f"{index} selects none of {len(self)} rows: give at least one")
+        chosen._more = tuple(argument[index] for argument in self._more)
+        chosen._once = None if self._once is None else self._once[index]
+        chosen.labels = None if self.labels is None else self.labels[index]
+        return chosen
+
     def first(self, n: int) -> tuple[Tensor, ...]:
         """(x, *more) of the first n rows, or of all if there are fewer."""
         return self.arguments(slice(0, n))
@@ -154,8 +187,7 @@ class Rows:
             generator: on `device`, for the order of the rows and dynamic binarization; without it,
                 rows come in order and with the same values every time.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        at_least(1, batch_size=batch_size)
         if generator is None:
             for start in range(0, len(self), batch_size):
                 yield self.arguments(slice(start, start + batch_size))

@@ -1,9 +1,9 @@
 """Likelihoods: network output -> distribution of x."""
 
-import difflib
 import inspect
 from collections.abc import Sequence
 
+from pvae._validation import nearest
 from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
 from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogistic
 from pvae.likelihoods.outputs import (
@@ -100,11 +100,9 @@ def _named(name: str) -> type[Likelihood]:
     """Return the class of a name, or refuse with the nearest names."""
     if name in _CLASSES:
         return _CLASSES[name]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    nearest = f"nearest: {', '.join(map(repr, near))}; " if near else ""
     raise ValueError(
-        f"unknown likelihood {name!r}; {nearest}the likelihoods are {', '.join(names)}: "
-        "choose one, or give a subclass of pvae.likelihoods.Likelihood"
+        f"unknown likelihood {name!r}; {nearest(name, names)}; or give a subclass of "
+        "pvae.likelihoods.Likelihood"
     )
 
 

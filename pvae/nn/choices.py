@@ -1,9 +1,10 @@
 """What networks may be called, and the shapes of x that they take."""
 
-import difflib
 from collections.abc import Collection, Sequence
 
 from torch import nn
+
+from pvae._validation import nearest
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "check_name", "checked_shape"]
 
@@ -23,9 +24,7 @@ NETWORKS = ("mlp", "conv")
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
     """Refuse a name that is not known, with the nearest."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        nearest = f"nearest: {near[0]!r}; " if near else ""
-        raise ValueError(f"unknown {kind} {name!r}; {nearest}choose one of {list(known)}")
+        raise ValueError(f"unknown {kind} {name!r}; {nearest(name, known)}")
 
 
 def checked_shape(network: str, x_shape: Sequence[int]) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ def load(
         described = config.get("pair")
         if described is None or model is not None or guide is not None:
             raise ValueError(
-                f"{folder.path} was made from Python: give both programs, built as for training, as "
+                f"{folder.path} was made from Python: give both programs, built as for training: "
                 "load(run, model=..., guide=...)"
             )
         sources = [zoo.Source(**source) for source in described["sources"].values()]

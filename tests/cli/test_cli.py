@@ -173,7 +173,7 @@ def test_list_names_everything(folder):
     [
         (("vea",), "unknown model 'vea'; nearest: 'vae'"),
         (("vae", "meanfield"), "unknown guide 'meanfield'; nearest: 'mean_field'"),
-        (("--data", "digit"), "did you mean 'digits'"),
+        (("--data", "digit"), "unknown data set 'digit'; nearest: 'digits'"),
         (("--set", "zdim=2"), "no constructor has an option 'zdim'; nearest: 'z_dim'"),
         (("--set", "likelihood=bernuli"), "unknown likelihood 'bernuli'; nearest: 'bernoulli'"),
         (("--set", "z_dim"), "'z_dim' is no option: write key=value"),

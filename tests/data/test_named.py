@@ -24,9 +24,9 @@ def test_public_names() -> None:
     assert sorted(data.__all__) == [
         "Batches",
         "DamagedFileError",
-        "Splits",
         "DownloadError",
         "Rows",
+        "Splits",
         "batches",
         "load",
         "names",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+import pvae
 from pvae import data
 from pvae.data import Rows, rows
 
@@ -210,3 +211,43 @@ def test_on_a_gpu_values_are_those_of_the_cpu() -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     seen = torch.cat([b for (b,) in Rows(x.cuda()).batches(7, generator=generator)])
     assert sorted(seen.cpu().tolist()) == sorted(Rows(x).first(50)[0].tolist())
+
+
+SELECTIONS = (slice(2, 7), slice(None, None, 3), torch.tensor([5, 0, 5]), torch.arange(9) % 2 == 0)
+
+
+@pytest.mark.parametrize("binarize", ["none", "static", "dynamic", "threshold"])
+@pytest.mark.parametrize("index", SELECTIONS)
+def test_selected_rows(binarize, index):
+    x = torch.randint(0, 256, (9, 4), dtype=torch.uint8)
+    more, labels = torch.randn(9, 2), torch.arange(9)
+    table = Rows(x, more, labels=labels, binarize=binarize, seed=3)
+    part = table[index]
+    for own, whole in zip(part.first(9), table.first(9), strict=True):
+        assert torch.equal(own, whole[index])
+    assert torch.equal(part.labels, labels[index])
+    assert (part.levels, part.binarize, part.x_shape) == (table.levels, binarize, (4,))
+
+
+def test_selection_shares_memory():
+    x = torch.randn(9, 4)
+    assert Rows(x)[2:5].first(1)[0].data_ptr() == x[2].data_ptr()
+
+
+@pytest.mark.parametrize("index", [3, torch.tensor(3)])
+def test_one_row_is_a_slice(index):
+    with pytest.raises(TypeError, match=r"rows\[i : i \+ 1\]"):
+        Rows(torch.zeros(9, 4))[index]
+
+
+def test_empty_selection():
+    with pytest.raises(ValueError, match="selects none of 9 rows"):
+        Rows(torch.zeros(9, 4))[9:]
+
+
+def test_selected_rows_in_every_function():
+    digits = pvae.data.load("digits", binarize="dynamic")
+    model = pvae.models.VAE(x_shape=(8, 8), z_dim=2, hidden=8)
+    guide = pvae.guides.MeanField(x_shape=(8, 8), z_dim=2, hidden=8)
+    fit = pvae.fit(model, guide, digits.train[:50], epochs=1, progress=False)
+    assert len(pvae.elbo(fit.model, fit.guide, digits.test[:20]).per_datum) == 20
