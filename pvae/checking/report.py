@@ -21,6 +21,10 @@ class Finding:
         message: what is wrong and what to change.
         file: the file of the statement, or None where it is not known.
         line: its line in the file.
+
+    Example:
+        >>> print(Finding("warning", "the model observes nothing: give obs=x", "pair.py", 12))
+        pair.py:12: the model observes nothing: give obs=x
     """
 
     severity: Literal["error", "warning"]
@@ -47,6 +51,22 @@ class PairError(ValueError):
 
     Attributes:
         findings: everything that was found, at least one of them an error.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # its site is not the model's
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("w", dist.Normal(x / 2, 0.5**0.5))
+        >>> try:
+        ...     report = pvae.check(model, guide, torch.randn(8))
+        ... except pvae.PairError as error:
+        ...     print(error.findings[0].severity, str(error).partition("guide has no")[1:])
+        error ('guide has no', " site 'z'; the model samples ['z'], the guide ['w']: ...
     """
 
     def __init__(self, findings: list[Finding]) -> None:
@@ -73,6 +93,20 @@ class SiteRow:
         distribution: the class that the user called.
         reparameterized: whether gradients pass through its draws.
         observed: whether it is given data.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> row = pvae.check(model, guide, torch.randn(8)).sites[0]
+        >>> row.site, row.program, row.plates, row.reparameterized
+        ('z', 'guide', {'data': 8}, True)
     """
 
     site: str
@@ -100,6 +134,20 @@ class Report:
     Attributes:
         sites: its sample statements, the guide's before the model's; empty where a program fails.
         findings: errors, where training would be wrong, and warnings, where it may be meant.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> report = pvae.check(model, guide, torch.randn(8))
+        >>> [row.site for row in report.sites], report.findings
+        (['z', 'z', 'x'], ())
     """
 
     sites: tuple[SiteRow, ...]

@@ -13,11 +13,31 @@ TIMEOUT = 30  # seconds without an answer, after which the next mirror is tried
 
 
 class DownloadError(OSError):
-    """No mirror gave the file; nothing was left behind."""
+    """No mirror gave the file; nothing was left behind.
+
+    Example:
+        >>> try:
+        ...     raise DownloadError("could not download mnist.gz (no mirror is known)")
+        ... except OSError as error:
+        ...     print(error)
+        could not download mnist.gz (no mirror is known)
+    """
 
 
 class DamagedFileError(ValueError):
-    """A file that is there is not what its checksum or its format says."""
+    """A file that is there is not what its checksum or its format says.
+
+    Example:
+        >>> import pathlib, pvae, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "mine.npz"
+        ...     _ = path.write_bytes(b"not an archive")
+        ...     try:
+        ...         splits = pvae.data.load(path)
+        ...     except DamagedFileError as error:
+        ...         print("cannot be read" in str(error))
+        True
+    """
 
 
 @dataclass(frozen=True)

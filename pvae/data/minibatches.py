@@ -19,7 +19,15 @@ __all__ = ["Batches", "batches", "default_batch_size"]
 
 
 class Batches(Protocol):
-    """Where training takes its batches from, one epoch after another."""
+    """Where training takes its batches from, one epoch after another.
+
+    Example:
+        >>> source: Batches = batches(
+        ...     torch.zeros(10, 3), batch_size=4, device=torch.device("cpu"), seed=0
+        ... )
+        >>> source.rows, source.batch_size, [len(x) for (x,) in source.epoch(0)]
+        (10, 4, [4, 4, 2])
+    """
 
     @property
     def rows(self) -> int | None:

@@ -16,7 +16,14 @@ __all__ = ["Splits", "rows", "tensor_of"]
 
 @dataclass(frozen=True)
 class Splits:
-    """A named data set or a file, in its splits; training takes one of them."""
+    """A named data set or a file, in its splits; training takes one of them.
+
+    Example:
+        >>> import pvae
+        >>> digits = pvae.data.load("digits")
+        >>> len(digits.train), len(digits.valid), len(digits.test), digits.x_shape, digits.levels
+        (1444, 177, 176, (8, 8), 17)
+    """
 
     name: str
     train: Rows

@@ -26,6 +26,20 @@ class SiteActivity:
         std_error: of the variance, over data, shape (D,).
         mc_error: of the variance, from drawing the means, shape (D,); 0 where they are known.
         active: whether A_u is above the threshold, shape (D,), bool.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> site = pvae.evaluation.active_units(model, guide, torch.arange(5.0)).sites["z"]
+        >>> site.active, site.variance
+        (tensor([True]), tensor([0.6250]))
     """
 
     variance: Tensor
@@ -48,6 +62,20 @@ class ActiveUnits:
         threshold: variance above which a unit is called active.
         num_data: number N of data.
         num_particles: draws per datum at sites whose mean is not known.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> units = pvae.evaluation.active_units(model, guide, torch.arange(5.0))
+        >>> units.threshold, list(units.sites)
+        (0.01, ['z'])
     """
 
     sites: dict[str, SiteActivity]
@@ -109,6 +137,21 @@ def active_units(
     Raises:
         ValueError: numbers out of range; one datum alone; no vectorized data plate, or no latent
             site in it.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> _ = torch.manual_seed(0)
+        >>> units = pvae.evaluation.active_units(model, guide, torch.randn(1000) * 2**0.5)
+        >>> units.sites["z"].count, round(units.sites["z"].variance.item(), 1)  # Var(x / 2)
+        (1, 0.5)
     """
     at_least(0, threshold=threshold)
     at_least(2, num_particles=num_particles)

@@ -24,6 +24,20 @@ class LatentUse:
         information: mutual information and the aggregated posterior's divergence from the prior,
             over all latent sites; None where it is not defined for the pair.
         undefined: why it is not, in words; empty where it is.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> use = pvae.evaluation.latent_use(model, guide, torch.randn(50))
+        >>> use.collapsed, use.active.sites["z"].count
+        ({}, 1)
     """
 
     divergence: dict[str, Divergence]

@@ -18,7 +18,27 @@ __all__ = [
 
 
 class UndefinedQuantityError(ValueError):
-    """A quantity that is not defined for a pair of this structure."""
+    """A quantity that is not defined for a pair of this structure.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> def loops(x):
+        ...     for i in pyro.plate("data", len(x)):
+        ...         pyro.sample(f"x{i}", dist.Normal(0.0, 1.0), obs=x[i])
+        >>> try:
+        ...     found = pvae.evaluation.active_units(loops, lambda x: None, torch.zeros(3))
+        ... except pvae.UndefinedQuantityError as error:
+        ...     print("is a loop over the data" in str(error))
+        True
+    """
 
 
 def of_weights(first: Tensor, second: Tensor, num_particles: int) -> tuple[Tensor, Tensor, float]:
@@ -48,6 +68,20 @@ class Estimate:
             seed would change; NaN where one particle cannot tell.
         num_particles: draws from the guide per datum.
         per_datum: shape (N,), on the CPU.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> estimate = pvae.elbo(model, guide, torch.zeros(3))
+        >>> estimate.per_datum.shape, estimate.num_particles
+        (torch.Size([3]), 1)
     """
 
     mean: float
@@ -76,6 +110,20 @@ class Bound(Estimate):
     Attributes:
         sites: the bound's terms in nats per datum: the expected log-likelihood of an observed site,
             minus the divergence from posterior to prior of a latent one. They add up to `mean`.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> bound = pvae.elbo(model, guide, torch.zeros(3))
+        >>> sorted(bound.sites), abs(sum(bound.sites.values()) - bound.mean) < 1e-5
+        (['x', 'z'], True)
     """
 
     sites: dict[str, float]
@@ -91,6 +139,20 @@ class LogLikelihood(Estimate):
             finite; NaN where the particles are too few to tell.
         dims: number of elements of a datum where they take one of several levels each, as in
             discretized images; None where the data are binary or real.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> estimate = pvae.log_likelihood(model, guide, torch.zeros(3), num_particles=100)
+        >>> estimate.ess, len(estimate.untrusted), estimate.warning
+        (tensor([100..., 100..., 100...]), 0, '')
     """
 
     ess: Tensor = field(repr=False)
@@ -142,6 +204,20 @@ class AnnealedLogLikelihood(Estimate):
         ess: effective sample size of the chains' weights per datum, shape (N,), in [1, K].
         acceptance: mean probability of acceptance per datum, shape (N,), in [0, 1]; NaN where there
             are no transitions.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> estimate = pvae.ais(model, guide, torch.zeros(3), 4, 20)
+        >>> estimate.ess.shape, bool((estimate.acceptance > 0.5).all())
+        (torch.Size([3]), True)
     """
 
     ess: Tensor = field(repr=False)

@@ -57,6 +57,21 @@ def log_likelihood(
     Raises:
         UndefinedQuantityError: the model has a global latent site, so its evidence is not a mean
             over data.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # wider than the posterior
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 1.0))
+        >>> estimate = pvae.log_likelihood(model, guide, torch.zeros(3), num_particles=1000)
+        >>> exact = dist.Normal(0.0, 2.0**0.5).log_prob(torch.tensor(0.0))  # nats per datum
+        >>> abs(estimate.mean - exact) < 5 * estimate.mc_error
+        tensor(True)
     """
     context = context_of(model, guide, data)
     size = len(context.source)

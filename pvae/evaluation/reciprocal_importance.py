@@ -69,6 +69,21 @@ def marginal_by_hmc(
     Raises:
         ValueError: as `pvae.ais`; more than 5 latent dimensions; fewer than 2 samples, or in the
             first halves of all chains too few for the fit.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> estimate = pvae.evaluation.marginal_by_hmc(model, guide, torch.zeros(3), 8, 20)
+        >>> exact = dist.Normal(0.0, 2.0**0.5).log_prob(torch.tensor(0.0))  # nats per datum
+        >>> abs(estimate.mean - exact) < 0.1
+        tensor(True)
     """
     at_least(
         1,

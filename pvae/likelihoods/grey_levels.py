@@ -15,6 +15,10 @@ class GreyLevels(constraints.Constraint):
 
     Args:
         levels: number of grey levels, at least 2.
+
+    Example:
+        >>> GreyLevels(3).check(torch.tensor([0.0, 0.5, 0.7]))
+        tensor([ True,  True, False])
     """
 
     is_discrete = True

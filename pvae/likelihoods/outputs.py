@@ -35,6 +35,15 @@ class Likelihood(nn.Module):
 
     Attributes:
         outputs: how many numbers the network gives per dimension of x.
+
+    Example:
+        >>> class Poisson(Likelihood):
+        ...     def distribution(self, output):
+        ...         (log_rate,) = self._unbind(output)
+        ...         return dist.Poisson(log_rate.exp())
+        >>> counts = Poisson(x_shape=(3,))(torch.zeros(5, 1, 3))
+        >>> counts.batch_shape, counts.event_shape
+        (torch.Size([5]), torch.Size([3]))
     """
 
     outputs: int = 1
@@ -81,7 +90,13 @@ class Likelihood(nn.Module):
 
 
 class Bernoulli(Likelihood):
-    """x in {0, 1}: one logit per dimension."""
+    """x in {0, 1}: one logit per dimension.
+
+    Example:
+        >>> x = Bernoulli((8, 8))(torch.zeros(5, 1, 8, 8))
+        >>> x.log_prob(torch.ones(5, 8, 8)).shape  # nats per datum
+        torch.Size([5])
+    """
 
     def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
         (logits,) = self._unbind(output)
@@ -90,7 +105,13 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real x: N(x; loc, 1) with the loc from the network."""
+    """Real x: N(x; loc, 1) with the loc from the network.
+
+    Example:
+        >>> x = Gaussian((3,))(torch.zeros(5, 1, 3))
+        >>> x.mean.shape
+        torch.Size([5, 3])
+    """
 
     def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
         (loc,) = self._unbind(output)
@@ -103,6 +124,11 @@ class GaussianLearnedScale(Likelihood):
     Args:
         x_shape: shape of one datum.
         scale: where the scale starts, positive, in units of x.
+
+    Example:
+        >>> likelihood = GaussianLearnedScale((3,), scale=0.5)
+        >>> round(likelihood.log_scale.exp().item(), 3)
+        0.5
     """
 
     def __init__(self, x_shape: Sequence[int], *, scale: float = 1.0) -> None:
@@ -121,6 +147,11 @@ class GaussianPixelScale(Likelihood):
 
     The density of a dimension that never changes grows without bound as its scale shrinks, so
     scales stay above 0.001 in units of x.
+
+    Example:
+        >>> x = GaussianPixelScale((3,))(torch.zeros(5, 2, 3))  # loc and raw scale
+        >>> x.stddev[0]
+        tensor([1.0000, 1.0000, 1.0000])
     """
 
     outputs = 2
@@ -136,6 +167,10 @@ class ContinuousBernoulli(Likelihood):
     References:
         The continuous Bernoulli: fixing a pervasive error in variational autoencoders
         (Loaiza-Ganem and Cunningham, 2019), https://arxiv.org/abs/1907.06845.
+
+    Example:
+        >>> ContinuousBernoulli((3,))(torch.zeros(5, 1, 3)).mean[0]
+        tensor([0.5000, 0.5000, 0.5000])
     """
 
     def distribution(self, output: Tensor) -> TorchDistribution:  # noqa: D102
@@ -152,6 +187,11 @@ class Categorical(Likelihood):
     Args:
         x_shape: shape of one datum.
         levels: number of grey levels, at least 2.
+
+    Example:
+        >>> x = Categorical((3,), levels=17)(torch.zeros(5, 17, 3))
+        >>> x.log_prob(torch.full((5, 3), 0.5)).exp()[0] * 17**3
+        tensor(1.0000)
     """
 
     def __init__(self, x_shape: Sequence[int], *, levels: int = 256) -> None:
@@ -180,6 +220,11 @@ class DiscretizedLogistic(Likelihood):
     Args:
         x_shape: shape of one datum.
         levels: number of grey levels, at least 2.
+
+    Example:
+        >>> x = DiscretizedLogistic((8, 8), levels=17)(torch.zeros(5, 2, 8, 8))
+        >>> x.mean.shape
+        torch.Size([5, 8, 8])
     """
 
     outputs = 2

@@ -45,6 +45,11 @@ def encoder(
 
     Raises:
         ValueError: at an unknown network, or one that does not suit the shape.
+
+    Example:
+        >>> import torch
+        >>> encoder("mlp", (8, 8), 4, hidden=16)(torch.zeros(5, 8, 8)).shape
+        torch.Size([5, 4])
     """
     shape = checked_shape(network, x_shape)
     if network == "conv":
@@ -74,6 +79,11 @@ def decoder(
 
     Raises:
         ValueError: at an unknown network, or one that does not suit the shape.
+
+    Example:
+        >>> import torch
+        >>> decoder("mlp", 2, (8, 8), outputs=1, hidden=16)(torch.zeros(5, 2)).shape
+        torch.Size([5, 1, 8, 8])
     """
     out_shape = (outputs, *checked_shape(network, x_shape))
     if network == "conv":

@@ -33,6 +33,12 @@ class MovingAverage(nn.Module):
 
     Args:
         decay: of the weight of a batch with each one that follows, between 0 and 1.
+
+    Example:
+        >>> average = MovingAverage(decay=0.5)
+        >>> average.see(torch.tensor([2.0, 4.0]))  # learning signals of a batch, in nats
+        >>> average()
+        tensor(3.)
     """
 
     average: Tensor
@@ -70,6 +76,11 @@ class NetworkBaseline(nn.Module):
         x_shape: shape of one datum.
         hidden: width of the one hidden layer, or widths of each.
         decay: as of `MovingAverage`.
+
+    Example:
+        >>> baseline = NetworkBaseline(x_shape=(8, 8))
+        >>> baseline(torch.zeros(5, 8, 8)).shape  # one expected signal per datum, in nats
+        torch.Size([5])
     """
 
     def __init__(

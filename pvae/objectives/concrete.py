@@ -41,6 +41,16 @@ class Concrete(Objective):
 
     Raises:
         ValueError: a temperature out of its range.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.HelmholtzMachine(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> guide = pvae.guides.BottomUp(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> x = torch.rand(32, 4).round()
+        >>> fit = pvae.fit(model, guide, x, objective=pvae.objectives.Concrete(5), epochs=1,
+        ...                progress=False)
+        >>> len(fit.history)
+        1
     """
 
     def __init__(

@@ -33,6 +33,16 @@ class DReG(Objective):
 
     Args:
         num_particles: K, at least 1; `STL` for K = 1.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.VAE(x_shape=(4,), z_dim=2, hidden=8)
+        >>> guide = pvae.guides.MeanField(x_shape=(4,), z_dim=2, hidden=8)
+        >>> x = torch.rand(32, 4).round()
+        >>> fit = pvae.fit(model, guide, x, objective=pvae.objectives.DReG(5), epochs=1,
+        ...                progress=False)
+        >>> len(fit.history)
+        1
     """
 
     def __init__(self, num_particles: int = 5) -> None:

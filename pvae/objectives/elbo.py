@@ -50,6 +50,15 @@ class ELBO(Objective):
 
     Raises:
         ValueError: an unknown option, or a number out of its range.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.VAE(x_shape=(4,), z_dim=2, hidden=8)
+        >>> guide = pvae.guides.MeanField(x_shape=(4,), z_dim=2, hidden=8)
+        >>> x = torch.rand(32, 4).round()
+        >>> objective = pvae.objectives.ELBO(kl="analytic", beta=0.5)
+        >>> objective.per_datum(model, guide, x).shape  # nats
+        torch.Size([32])
     """
 
     def __init__(

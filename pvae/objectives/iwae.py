@@ -23,6 +23,14 @@ class IWAE(Objective):
 
     Args:
         num_particles: K, at least 1; the ELBO for K = 1.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.VAE(x_shape=(4,), z_dim=2, hidden=8)
+        >>> guide = pvae.guides.MeanField(x_shape=(4,), z_dim=2, hidden=8)
+        >>> x = torch.rand(32, 4).round()
+        >>> pvae.objectives.IWAE(num_particles=5).per_datum(model, guide, x).shape  # nats
+        torch.Size([32])
     """
 
     def __init__(self, num_particles: int = 5) -> None:

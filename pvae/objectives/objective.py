@@ -27,6 +27,11 @@ class PerDatum:
         value: shape (rows,), in nats per datum.
         surrogate: shape (rows,); its gradient is the estimate, and its value has no meaning.
         global_terms: log p - log q of the global sites, shape (), in nats per data set.
+
+    Example:
+        >>> bound = torch.tensor([-1.0, -2.0], requires_grad=True)
+        >>> PerDatum(value=bound, surrogate=bound, global_terms=torch.zeros(())).value.shape
+        torch.Size([2])
     """
 
     value: Tensor

@@ -39,6 +39,16 @@ class REINFORCE(Objective):
 
     Raises:
         ValueError: an unknown baseline, or one that lacks what it needs.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.HelmholtzMachine(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> guide = pvae.guides.BottomUp(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> x = torch.rand(32, 4).round()
+        >>> objective = pvae.objectives.REINFORCE(baseline="moving_average")
+        >>> fit = pvae.fit(model, guide, x, objective=objective, epochs=1, progress=False)
+        >>> len(fit.history)
+        1
     """
 
     def __init__(

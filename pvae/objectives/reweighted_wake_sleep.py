@@ -34,6 +34,16 @@ class RWS(Objective):
 
     Raises:
         ValueError: insomnia out of its range.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.HelmholtzMachine(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> guide = pvae.guides.BottomUp(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> x = torch.rand(32, 4).round()
+        >>> objective = pvae.objectives.RWS(5, insomnia=0.5)
+        >>> fit = pvae.fit(model, guide, x, objective=objective, epochs=1, progress=False)
+        >>> len(fit.history)
+        1
     """
 
     min_particles = 2

@@ -23,6 +23,16 @@ class STL(Objective):
 
     Args:
         num_particles: draws per datum over which the estimate is averaged, at least 1.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.VAE(x_shape=(4,), z_dim=2, hidden=8)
+        >>> guide = pvae.guides.MeanField(x_shape=(4,), z_dim=2, hidden=8)
+        >>> x = torch.rand(32, 4).round()
+        >>> fit = pvae.fit(model, guide, x, objective=pvae.objectives.STL(), epochs=1,
+        ...                progress=False)
+        >>> len(fit.history)
+        1
     """
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:

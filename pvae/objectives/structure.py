@@ -19,7 +19,19 @@ Program = Callable[..., object]
 
 
 class IncompatibleObjectiveError(ValueError):
-    """An objective that does not fit a pair; the message says why, and which one does."""
+    """An objective that does not fit a pair; the message says why, and which one does.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.HelmholtzMachine(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> guide = pvae.guides.BottomUp(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> x = torch.rand(32, 4).round()
+        >>> try:
+        ...     bound = pvae.objectives.IWAE(5).loss(model, guide, x)
+        ... except pvae.IncompatibleObjectiveError as error:
+        ...     print(error)
+        IWAE needs reparameterized draws, and sites ['z1'] of the guide are not ...
+    """
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,17 @@ class PairStructure:
         guide_trace: of the guide on the first batch.
         parameters: registered by either program or held by a network that it reaches, by name.
         sized: whether the data plate has the size of the data set, of which a batch is a sample.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.VAE(x_shape=(4,), z_dim=2, hidden=8)
+        >>> guide = pvae.guides.MeanField(x_shape=(4,), z_dim=2, hidden=8)
+        >>> x = torch.rand(32, 4).round()
+        >>> structure = pvae.objectives.IWAE(5).prepare(model, guide, x)
+        >>> structure.plate.name, structure.discrete, structure.global_sites
+        ('data', [], [])
+        >>> structure.particles.draw((x,), 3).log_weights.shape  # (particles, rows), nats
+        torch.Size([3, 32])
     """
 
     model: Program

@@ -26,6 +26,16 @@ class VIMCO(Objective):
 
     Args:
         num_particles: K, at least 2.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.HelmholtzMachine(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> guide = pvae.guides.BottomUp(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> x = torch.rand(32, 4).round()
+        >>> fit = pvae.fit(model, guide, x, objective=pvae.objectives.VIMCO(5), epochs=1,
+        ...                progress=False)
+        >>> len(fit.history)
+        1
     """
 
     min_particles = 2

@@ -26,6 +26,16 @@ class WakeSleep(Objective):
 
     Args:
         num_particles: draws per datum in the wake phase, at least 1. There is one dream per row.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.models.HelmholtzMachine(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> guide = pvae.guides.BottomUp(x_shape=(4,), dims=(3,), latent="bernoulli")
+        >>> x = torch.rand(32, 4).round()
+        >>> fit = pvae.fit(model, guide, x, objective=pvae.objectives.WakeSleep(), epochs=1,
+        ...                progress=False)
+        >>> len(fit.history)
+        1
     """
 
     def __init__(self, num_particles: int = 1) -> None:

@@ -56,6 +56,19 @@ def infer(guide: Callable[..., object], x: object) -> dict[str, Tensor]:
 
     Returns:
         By site, a tensor of shape (rows, ...); a global site has one value for all.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> pvae.infer(guide, torch.tensor([2.0, -4.0]))["z"]
+        tensor([ 1., -2.])
     """
     parts = [(len(batch[0]), _values(at_means(guide), batch)) for batch in _batches(x, guide)]
     return {
@@ -82,6 +95,19 @@ def reconstruct(
 
     Raises:
         ValueError: the model observes several sites, and none has the given name.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> pvae.reconstruct(model, guide, torch.tensor([2.0, -4.0]))
+        tensor([ 1., -2.])
     """
     parts = [
         _expected(model, infer(guide, batch), batch, site) for batch in _batches(x, model, guide)
@@ -106,6 +132,19 @@ def decode(
 
     Raises:
         ValueError: the model observes several sites, and none has the given name.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):  # the posterior itself
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> decode(model, {"z": torch.tensor([0.5, 3.0])}, torch.zeros(2))
+        tensor([0.5000, 3.0000])
     """
     (batch,) = _batches(like, model, batch_size=len(rows(like)))
     with torch.no_grad(), evaluation_mode(model):
