@@ -5,17 +5,12 @@ from functools import partial
 from itertools import pairwise
 
 import pyro
-import pyro.distributions as dist
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pvae.nn import MLP, Flatten, positive
+from pvae.likelihoods import LatentLayer
+from pvae.nn import MLP, Flatten
 
 __all__ = ["BottomUp"]
-
-_LATENTS = ("gaussian", "bernoulli")
-# Logit that binary units start at, as those of `HelmholtzMachine`.
-_REST = -2.0
 
 
 class BottomUp(nn.Module):
@@ -66,16 +61,12 @@ class BottomUp(nn.Module):
     ) -> None:
         super().__init__()
         self.dims, self.latent = tuple(dims), latent
-        if not self.dims or any(dim < 1 for dim in self.dims):
-            raise ValueError(f"dims is {self.dims}; expected one or more sizes of at least 1")
-        if latent not in _LATENTS:
-            raise ValueError(f"unknown latent {latent!r}; choose one of {list(_LATENTS)}")
+        self.layer = LatentLayer(latent, self.dims)
         self.flatten = Flatten(x_shape)
-        outputs, start = (2, None) if latent == "gaussian" else (1, _REST)
         network = partial(MLP, hidden=hidden, activation=activation, norm=norm, residual=residual)
         sizes = (self.flatten.out_features, *self.dims)
         self.layers = nn.ModuleList(
-            network(size, out_features=outputs * dim, out_bias=start)
+            network(size, out_features=self.layer.outputs * dim, out_bias=self.layer.out_bias)
             for size, dim in pairwise(sizes)
         )
 
@@ -92,14 +83,5 @@ class BottomUp(nn.Module):
         value: Tensor = self.flatten(x)
         with pyro.plate("data", len(x)):
             for m, network in enumerate(self.layers, 1):
-                value = pyro.sample(f"z{m}", self._layer(network(value)))
+                value = pyro.sample(f"z{m}", self.layer(network(value)))
         return value
-
-    def _layer(self, outputs: Tensor) -> TorchDistribution:
-        """The distribution of a layer from its network's outputs."""
-        if self.latent == "bernoulli":
-            layer: TorchDistribution = dist.Bernoulli(logits=outputs).to_event(1)
-        else:
-            loc, raw = outputs.chunk(2, -1)
-            layer = dist.Normal(loc, positive(raw)).to_event(1)
-        return layer

@@ -11,14 +11,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pvae import likelihoods
-from pvae.nn import MLP, positive
+from pvae.likelihoods import LatentLayer
+from pvae.nn import MLP
 
 __all__ = ["HelmholtzMachine"]
-
-_LATENTS = ("gaussian", "bernoulli")
-# Logit that binary units start at: VIMCO learns MNIST several times faster from codes in which few
-# units are on.
-_REST = -2.0
 
 
 class HelmholtzMachine(nn.Module):
@@ -79,20 +75,16 @@ class HelmholtzMachine(nn.Module):
     ) -> None:
         super().__init__()
         self.x_shape, self.dims, self.latent = tuple(x_shape), tuple(dims), latent
-        if not self.dims or any(dim < 1 for dim in self.dims):
-            raise ValueError(f"dims is {self.dims}; expected one or more sizes of at least 1")
-        if latent not in _LATENTS:
-            raise ValueError(f"unknown latent {latent!r}; choose one of {list(_LATENTS)}")
+        self.layer = LatentLayer(latent, self.dims)
         self.likelihood = likelihoods.get(likelihood, x_shape, levels=levels)
 
         network = partial(MLP, hidden=hidden, activation=activation, norm=norm, residual=residual)
-        outputs, start = (2, None) if latent == "gaussian" else (1, _REST)
         self.layers = nn.ModuleList(
-            network(above, out_features=outputs * dim, out_bias=start)
+            network(above, out_features=self.layer.outputs * dim, out_bias=self.layer.out_bias)
             for dim, above in zip(self.dims[:-1], self.dims[1:], strict=True)
         )
         if latent == "bernoulli":
-            self.top_logits = nn.Parameter(torch.full((self.dims[-1],), _REST))
+            self.top_logits = nn.Parameter(torch.full((self.dims[-1],), self.layer.rest))
         out_shape = (self.likelihood.outputs, *self.x_shape)
         self.decoder = nn.Sequential(
             network(self.dims[0], out_features=math.prod(out_shape)), nn.Unflatten(-1, out_shape)
@@ -116,18 +108,14 @@ class HelmholtzMachine(nn.Module):
             raise ValueError(f"there is no layer {m}; layers are 1 to {len(self.dims)}")
         if m < len(self.dims) and above is None:
             raise ValueError(f"layer {m} depends on layer {m + 1}: give its value")
+        if m < len(self.dims):
+            return self.layer(self.layers[m - 1](above))
         if self.latent == "bernoulli":
-            top = m == len(self.dims)
-            logits = self.top_logits if top else self.layers[m - 1](above)
-            layer: TorchDistribution = dist.Bernoulli(logits=logits).to_event(1)
-        elif m == len(self.dims):
-            # As the parameters are: of their device and type.
-            zeros = next(self.parameters()).new_zeros(self.dims[-1])
-            layer = dist.Normal(zeros, zeros + 1).to_event(1)
-        else:
-            loc, raw = self.layers[m - 1](above).chunk(2, -1)
-            layer = dist.Normal(loc, positive(raw)).to_event(1)
-        return layer
+            return self.layer(self.top_logits)
+        # On the device and of the type of the parameters.
+        zeros = next(self.parameters()).new_zeros(self.dims[-1])
+        standard: TorchDistribution = dist.Normal(zeros, zeros + 1).to_event(1)
+        return standard
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the program p(x, z1, ..., zM) with x observed.

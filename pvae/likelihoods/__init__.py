@@ -1,4 +1,4 @@
-"""Likelihoods: network output -> distribution of x."""
+"""From a network's output to the distribution of x, or of a latent layer."""
 
 import inspect
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pvae._validation import nearest
 from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
 from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogistic
+from pvae.likelihoods.latent_layer import LatentLayer
 from pvae.likelihoods.outputs import (
     Bernoulli,
     Categorical,
@@ -28,6 +29,7 @@ __all__ = [
     "GreyCategorical",
     "GreyLevels",
     "GreyLogistic",
+    "LatentLayer",
     "Likelihood",
     "LogitContinuousBernoulli",
     "get",
