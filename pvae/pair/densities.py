@@ -18,10 +18,10 @@ __all__ = ["Densities"]
 
 
 class Densities:
-    """The start density and p(x, z) of some rows, for many chains each.
+    """The start density and p(x, z) of several rows, for many chains per row.
 
     Chains are rows of one batch: chain k of row r is row k * rows + r. Latents with a constrained
-    support are mapped to the reals, and both densities hold the Jacobian of that.
+    support are mapped to the reals, and both densities include the Jacobian of the map.
 
     Args:
         model: p(x, z), as `pvae.evaluation.chains` asks for.
@@ -34,7 +34,7 @@ class Densities:
         draws: latents drawn from the start density, by site, shape (chains, dim).
 
     Raises:
-        ValueError: the guide's draws are outside the support that the model gives to their site.
+        ValueError: the guide draws values outside the support of the model's site.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Densities:
                         f"{site['fn'].support}: give the guide's site the same support"
                     )
             self.draws = self._unconstrained(drawn)
-        # A single site cannot depend on another one: what the guide computes from x stays.
+        # A single site depends on no other one, so the guide's distribution is computed once.
         alone = guide is not None and len(list(sample_sites(source))) == 1
         self._kept = source if alone else None
 
@@ -81,7 +81,7 @@ class Densities:
         """Unconstrained latents of all chains, each at its row's value.
 
         Args:
-            values: by site, as the model gives them, of all rows of the data.
+            values: by site, in the layout of the model, for all rows of the data.
             first: index of the first row here.
         """
         parts = {}
@@ -116,7 +116,7 @@ class Densities:
         return z
 
     def _constrained(self, z: Latents) -> tuple[dict[str, Tensor], Tensor | float]:
-        """Values as the model gives them, and the log-determinant, shape (chains,)."""
+        """Values in the layout of the model, and the log-determinant, shape (chains,)."""
         values: dict[str, Tensor] = {}
         jacobian: Tensor | float = 0.0
         for name, where in self._coordinates.items():
@@ -132,9 +132,9 @@ class Densities:
 
 
 class _Coordinates(NamedTuple):
-    """How a site's values lie: the map from the reals, the data plate's dim, and the shape there.
+    """The layout of a site's values: the map from the reals, the dim of the data plate, the shape.
 
-    In `shape`, of unconstrained values, the data plate comes first.
+    `shape` is that of unconstrained values, with the data plate first.
     """
 
     transform: Transform | None

@@ -17,7 +17,7 @@ __all__ = ["Namespaces", "Registrations", "namespaces", "reach", "register"]
 
 T = TypeVar("T")
 
-# Objects of these packages are leaves: what they hold is not the user's.
+# Objects of these packages are leaves: their attributes are not the user's.
 _FOREIGN = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "scipy", "sklearn"}
 _DEPTH = 4
 # Attributes that all of torch's modules have; their parts are among these.
@@ -26,15 +26,14 @@ _HOLDERS = (nn.Module, Mapping, list, tuple)
 
 
 def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[tuple[str, T]]:
-    """Objects of a type that programs reach, with the name under which each is first met.
+    """Objects of a type that programs reach, each with the name under which it is found first.
 
-    Looked at are the callables themselves and their `__self__`, closures, the globals that their
-    code names, default arguments, and through those: containers, partials, functions and the
-    attributes of the user's own objects; of a network, other networks that it holds but that are no
-    part of it.
+    The search covers the callables and their `__self__`, closures, the globals that their code
+    names and default arguments, and from these on containers, partials, functions, attributes of
+    the user's objects, and networks that a network refers to without registering them as modules.
 
     Args:
-        programs: callables by role; the role names what *is* the callable or its `__self__`.
+        programs: callables by role; the role is the name of the callable or its `__self__`.
         kind: the type to look for, such as `torch.nn.Module`.
     """
     return list(_Walk(kind).programs(programs))
@@ -42,13 +41,13 @@ def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[
 
 @dataclass
 class Namespaces:
-    """Where programs keep their values.
+    """The namespaces from which programs read values.
 
     Attributes:
-        spaces: attributes of the user's objects, with the type of each, and globals with None; and
-            which names in them were met.
+        spaces: attributes of the user's objects with the type of the object, and globals with None;
+            and the names in them that are read.
         cells: of closures.
-        code: of the functions that were met.
+        code: of the functions found.
     """
 
     spaces: list[tuple[Mapping[str, object], list[str], type | None]] = field(default_factory=list)
@@ -65,11 +64,11 @@ def namespaces(programs: Mapping[str, Callable[..., object]]) -> Namespaces:
     walk = _Walk(_Nothing)
     for _ in walk.programs(programs):
         pass
-    return walk.met
+    return walk.found
 
 
 class _Nothing:
-    """A type that no program holds an object of."""
+    """A type without objects, for a search that collects namespaces alone."""
 
 
 class _Walk:
@@ -78,7 +77,7 @@ class _Walk:
     def __init__(self, kind: type[T]) -> None:
         self.kind = kind
         self.seen: set[int] = set()
-        self.met = Namespaces()
+        self.found = Namespaces()
 
     def programs(self, programs: Mapping[str, Callable[..., object]]) -> Iterator[tuple[str, T]]:
         for role, program in programs.items():
@@ -123,16 +122,16 @@ class _Walk:
                 yield from self.function(_code_of(value), depth + 1)
 
     def attributes(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
-        """The attributes of an object of the user's; a network's parts belong to it already."""
+        """The attributes of a user's object; modules of a network belong to it already."""
         if _is_foreign(type(value)) or isinstance(value, nn.Module):
             return
         own = getattr(value, "__dict__", {})
-        self.met.spaces.append((own, list(own), type(value)))
+        self.found.spaces.append((own, list(own), type(value)))
         for key, item in list(own.items()):
             yield from self.visit(f"{name}.{key}" if name else key, item, depth + 1)
 
     def beside(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
-        """Networks that a network holds and that are no part of it, alone or in containers."""
+        """Networks that a network refers to, alone or in containers, without registering them."""
         if not isinstance(value, nn.Module):
             return
         self.seen.update(id(part) for part in value.modules())
@@ -142,15 +141,15 @@ class _Walk:
                     yield from self.visit(f"{name}.{key}", item, depth + 1)
 
     def function(self, function: object, depth: int) -> Iterator[tuple[str, T]]:
-        """Closure, named globals, defaults and what the function wraps."""
+        """The closure, named globals, defaults and the wrapped function of a function."""
         if isinstance(function, functools.partial):
             yield from self.visit("partial", function, depth)
             return
         if not isinstance(function, FunctionType) or _is_foreign(function):
             return
         cells = function.__closure__ or ()
-        self.met.cells.extend(cells)
-        self.met.code.append(function.__code__)
+        self.found.cells.extend(cells)
+        self.found.code.append(function.__code__)
         for name, cell in zip(function.__code__.co_freevars, cells, strict=False):
             try:
                 value = cell.cell_contents
@@ -158,7 +157,7 @@ class _Walk:
                 continue
             yield from self.visit(name, value, depth + 1)
         named = list(_globals_named(function.__code__))
-        self.met.spaces.append((function.__globals__, named, None))
+        self.found.spaces.append((function.__globals__, named, None))
         for name in named:
             if name in function.__globals__:
                 yield from self.visit(name, function.__globals__[name], depth + 1)

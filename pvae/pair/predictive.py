@@ -1,4 +1,4 @@
-"""What the two programs answer by themselves: draws, latent codes, reconstructions."""
+"""Draws, latent codes and reconstructions from a pair, by effect handlers on its programs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -20,16 +20,16 @@ __all__ = ["at_means", "decode", "infer", "reconstruct", "sample", "unobserved"]
 
 
 def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
-    """Draw every site of a model once per row: latent codes from the prior, then the data.
+    """Draw every site of a model once per row: latent codes from the prior, then data.
 
     Args:
-        model: p(x, z), called with one batch; its observed sites are drawn too.
-        like: data whose number of rows, shape and type the draws take: a tensor of shape
-            (rows, ...), a tuple of such, or a split of a data set. Values count only where the
-            model conditions on them.
+        model: p(x, z), called with one batch; its observed sites are drawn, too.
+        like: data with the number of rows, shape and type of the draws: a tensor of shape
+            (rows, ...), a tuple of tensors, or a split of a data set. Its values matter only for
+            arguments that the model conditions on.
 
     Returns:
-        By site, a tensor of shape (rows, ...); a global site has one draw for all.
+        By site, a tensor of shape (rows, ...); a global site has one draw for all rows.
 
     Example:
         >>> import pvae, torch
@@ -37,7 +37,7 @@ def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
         >>> draws["x"].shape, draws["z"].shape
         (torch.Size([5, 8, 8]), torch.Size([5, 2]))
     """
-    # One call for all rows, so that they share one draw of the global sites.
+    # One call for all rows, so that global sites are drawn once.
     (draws,) = (
         _values(unobserved(model), batch)
         for batch in _batches(like, model, batch_size=len(rows(like)))
@@ -46,16 +46,16 @@ def sample(model: Callable[..., object], like: object) -> dict[str, Tensor]:
 
 
 def infer(guide: Callable[..., object], x: object) -> dict[str, Tensor]:
-    """The latent codes of x: at each site the mean of q, given the means at the sites before it.
+    """The latent codes of x: the mean of q at each site, given the means at the sites before it.
 
-    A site whose distribution has no mean in its support (a discrete one, a flow) is drawn instead.
+    A site without a mean in its support (a discrete site, a flow) is drawn instead.
 
     Args:
         guide: q(z | x), called with one batch.
-        x: data: a tensor of shape (rows, ...), a tuple of such, or a split of a data set.
+        x: a tensor of shape (rows, ...), a tuple of tensors, or a split of a data set.
 
     Returns:
-        By site, a tensor of shape (rows, ...); a global site has one value for all.
+        By site, a tensor of shape (rows, ...); a global site has one value for all rows.
 
     Example:
         >>> import pvae, pyro, torch
@@ -82,13 +82,13 @@ def infer(guide: Callable[..., object], x: object) -> dict[str, Tensor]:
 def reconstruct(
     model: Callable[..., object], guide: Callable[..., object], x: object, *, site: str = "x"
 ) -> Tensor:
-    """The mean of p(x | z) at the latent codes of x; a draw where the distribution has no mean.
+    """The mean of p(x | z) at the latent codes of x; a draw if the distribution has no mean.
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        x: data: a tensor of shape (rows, ...), a tuple of such, or a split of a data set.
-        site: the observed site to reconstruct; the only one there is, whatever its name.
+        guide: q(z | x), called with the same arguments.
+        x: a tensor of shape (rows, ...), a tuple of tensors, or a split of a data set.
+        site: the observed site to reconstruct; ignored if there is only one.
 
     Returns:
         A tensor of shape (rows, ...).
@@ -118,14 +118,14 @@ def reconstruct(
 def decode(
     model: Callable[..., object], codes: Mapping[str, Tensor], like: object, *, site: str = "x"
 ) -> Tensor:
-    """The mean of p(x | z) at given latent codes; a draw where the distribution has no mean.
+    """The mean of p(x | z) at given latent codes; a draw if the distribution has no mean.
 
     Args:
         model: p(x, z), called with one batch.
-        codes: by latent site, a tensor of shape (rows, ...); sites left out are drawn.
-        like: data of as many rows and the shape of x; values count only where the model conditions
-            on them.
-        site: the observed site to decode; the only one there is, whatever its name.
+        codes: by latent site, a tensor of shape (rows, ...); other sites are drawn.
+        like: data with the number of rows and the shape of x; its values matter only for arguments
+            that the model conditions on.
+        site: the observed site to decode; ignored if there is only one.
 
     Returns:
         A tensor of shape (rows, ...).
@@ -154,7 +154,7 @@ def decode(
 def _expected(
     model: Callable[..., object], codes: Mapping[str, Tensor], batch: tuple[Tensor, ...], site: str
 ) -> Tensor:
-    """The mean of an observed site, with latent sites at given values."""
+    """The mean of an observed site at given values of latent sites."""
     observed = list(observed_sites(poutine.trace(model).get_trace(*batch)))
     if len(observed) == 1:
         (site,) = observed
@@ -168,7 +168,7 @@ def _expected(
 
 
 class _Free(UnconditionMessenger):
-    """Draws what is observed, but leaves alone what is computed: `pyro.deterministic`."""
+    """Draws observed sites, except `pyro.deterministic` ones."""
 
     def _pyro_sample(self, msg: Message[Any, Any]) -> None:
         if not (msg["infer"] or {}).get("_deterministic"):
@@ -176,7 +176,7 @@ class _Free(UnconditionMessenger):
 
 
 def unobserved(model: Callable[..., object]) -> Callable[..., object]:
-    """The program with its observed sites drawn, like all others.
+    """A program that draws its observed sites, too.
 
     Args:
         model: p(x, z), called with one batch.
@@ -190,7 +190,7 @@ def unobserved(model: Callable[..., object]) -> Callable[..., object]:
 
 
 class _Means(Messenger):
-    """Puts the mean of a site's distribution in the place of a draw, where there is one."""
+    """Replaces draws by the means of their distributions, if these exist."""
 
     def __init__(self, sites: set[str] | None) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class _Means(Messenger):
         if msg["done"] or msg["is_observed"] or site_is_subsample(msg):
             return
         if self.sites is None:
-            # The mean of a discrete variable is no value of it.
+            # The mean of a discrete variable is not in its support.
             if not fn.has_rsample:
                 return
         elif msg["name"] not in self.sites:
@@ -217,12 +217,12 @@ class _Means(Messenger):
 def at_means(
     program: Callable[..., object], sites: set[str] | None = None
 ) -> Callable[..., object]:
-    """The program with the mean of a site's distribution in the place of its draw.
+    """A program that takes the means of its distributions instead of draws.
 
     Args:
         program: a model or a guide.
-        sites: those at which the mean is taken; all that are continuous, where None. A site whose
-            distribution has no mean in its support is drawn.
+        sites: the sites to take means at (default: all continuous ones). A site without a mean in
+            its support is drawn.
     """
 
     def run(*args: object) -> object:

@@ -15,15 +15,15 @@ __all__ = ["arguments_observed", "simulate"]
 
 
 def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) -> dict[str, int]:
-    """Which argument of the model each observed site observes, by its index.
+    """The index of the argument that each observed site observes.
 
     Args:
         model: p(x, z), called with one batch.
         batch: the arguments, each of shape (rows, ...).
 
     Raises:
-        ValueError: a site observes something else than an argument as it was given (up to its shape
-            and type), or two sites the same one; or the model has a `pyro.factor`.
+        ValueError: a site observes no argument unchanged (up to its shape and type), two sites
+            observe the same one, or the model has a `pyro.factor`.
     """
     # Random floats occur once, so that an observed value identifies its argument.
     probe = tuple(
@@ -33,7 +33,7 @@ def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) 
     factors = [name for name, site in sample_sites(trace) if site_is_factor(site)]  # type: ignore[arg-type]
     if factors:
         raise ValueError(
-            f"the model has factors {factors}, which give no way to draw data: write them as "
+            f"the model has factors {factors}, from which no data can be drawn: write them as "
             "observed sample sites"
         )
     found: dict[str, int] = {}
@@ -48,8 +48,8 @@ def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) 
             )
         if not free:
             raise ValueError(
-                f"site {name!r} observes no argument of the model as it was given, so simulated "
-                "data cannot be handed to the guide: transform the data before the model sees them"
+                f"site {name!r} observes no argument of the model unchanged, so simulated data "
+                "cannot be passed to the guide: transform the data before they are passed to the model"
             )
         found[name] = free[0]
     return found
@@ -62,12 +62,12 @@ def simulate(
 
     Args:
         model: p(x, z), called with one batch.
-        batch: arguments whose shapes and types the draws take, each (rows, ...); those that the
-            model only conditions on stay as they are.
+        batch: arguments with the shapes and types of the draws, each (rows, ...); arguments that
+            the model only conditions on are kept.
         observed: from `arguments_observed`.
 
     Returns:
-        The trace of the draw, and the batch with the observed arguments replaced by the draw's.
+        The trace of the draw, and the batch with the observed arguments replaced by draws.
     """
     trace = poutine.trace(unobserved(model)).get_trace(*batch)
     drawn = list(batch)

@@ -64,7 +64,7 @@ class Options:
             )
         if self.warmup and getattr(self.objective, "warmup", 0):
             raise ValueError(
-                "warmup was given to fit and to the objective, which would multiply: give it to one"
+                "fit and the objective both have a warmup, and they would multiply: give it to one"
             )
         at_least(0, epochs=self.epochs, warmup=self.warmup)
         at_least(1, patience=self.patience)

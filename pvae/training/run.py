@@ -27,7 +27,7 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder holds a run."""
+        """Whether the folder contains a run."""
         return any((self.path / name).exists() for name in ("config.json", "checkpoint.pt"))
 
     @property
@@ -45,15 +45,15 @@ class Run:
     def start(
         self, config: Mapping[str, object], example: Sequence[Tensor], overwrite: bool
     ) -> None:
-        """Begin a new run in the folder.
+        """Start a new run in the folder.
 
         Raises:
-            ValueError: the folder holds a run already, and `overwrite` is not set.
+            ValueError: the folder contains a run, and `overwrite` is not set.
         """
         if self.exists and not overwrite:
             raise ValueError(
-                f"{self.path} already holds a run: resume it (resume=True, --resume), replace it "
-                "(overwrite=True, --overwrite), or choose another folder"
+                f"{self.path} already contains a run: resume it (resume=True, --resume), replace "
+                "it (overwrite=True, --overwrite), or choose another folder"
             )
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a folder for the run")
@@ -78,7 +78,7 @@ class Run:
         return self._read_json("summary.json")
 
     def example(self, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-        """The first training batch: enough to run the programs once."""
+        """The first training batch, to run the programs once."""
         return tuple(load_checkpoint(self.path / "example.pt", device)["batch"])
 
     def history(self) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         state = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{path} cannot be read: it is damaged, or holds more than tensors and plain values "
+            f"{path} cannot be read: it is damaged, or contains more than tensors and plain values "
             f"({str(error).splitlines()[0]})"
         ) from error
     return cast(dict[str, Any], state)

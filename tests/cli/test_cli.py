@@ -147,7 +147,7 @@ def test_same_seed_same_metrics_also_when_stopped_and_resumed(folder):
 def test_a_folder_with_a_run_is_refused_resumed_or_overwritten(folder):
     pvae_("train", *QUICK, *SMALL, "--out", "run")
     refused = pvae_("train", *QUICK, *SMALL, "--out", "run", code=1)
-    assert "run already holds a run: resume it" in refused
+    assert "run already contains a run: resume it" in refused
     changed = pvae_("train", "--resume", "--out", "run", "--seed", 3, code=1)
     assert "the run was started with seed=0, not 3" in changed
     pvae_("train", *QUICK, *SMALL, "--out", "run", "--overwrite", "--seed", 3)
