@@ -1,4 +1,4 @@
-"""What a trained pair is worth: one quantity a file, each with its errors."""
+"""Measures of a trained pair, each with its errors and one a file."""
 
 from pvae.evaluation.activity import ActiveUnits, SiteActivity, active_units
 from pvae.evaluation.aggregated_posterior import Information, information

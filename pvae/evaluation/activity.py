@@ -24,7 +24,7 @@ class SiteActivity:
     Attributes:
         variance: A_u = Cov_x(E_q[z_u]) by coordinate, shape (D,), in squared units of z.
         std_error: of the variance, over data, shape (D,).
-        mc_error: of the variance, from drawing the means, shape (D,); 0 where they are known.
+        mc_error: Monte Carlo error of the variance, shape (D,); 0 if the means are known.
         active: whether A_u is above the threshold, shape (D,), bool.
 
     Example:
@@ -49,7 +49,7 @@ class SiteActivity:
 
     @property
     def count(self) -> int:
-        """How many of the coordinates are active."""
+        """Number of active coordinates."""
         return int(self.active.sum())
 
 
@@ -59,9 +59,9 @@ class ActiveUnits:
 
     Attributes:
         sites: by latent site in the data plate.
-        threshold: variance above which a unit is called active.
+        threshold: variance above which a unit is active.
         num_data: number N of data.
-        num_particles: draws per datum at sites whose mean is not known.
+        num_particles: draws per datum at sites without a known mean.
 
     Example:
         >>> import pvae, pyro, torch
@@ -114,10 +114,10 @@ def active_units(
 ) -> ActiveUnits:
     """Count the latent coordinates u with A_u = Cov_x(E_q(u | x)[u]) above a threshold.
 
-    Means are those of `pvae.infer`: at each site the mean of q, given the means at the sites before
-    it. Where a distribution has no mean in closed form (a flow), draws are averaged instead, and
-    the variance that this adds is taken off. Means of sites that depend on a discrete one are given
-    its draw. Global sites are left out.
+    The means are those of `pvae.infer`: the mean of q at each site, given the means at the sites
+    before it. Sites without a mean in closed form (flows) use averages of draws, and the variance
+    that these add is subtracted. Means after a discrete site are conditional on its draw. Global
+    sites are left out.
 
     References:
         Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
@@ -126,7 +126,8 @@ def active_units(
     Args:
         model: p(x, z), called with one batch.
         guide: q(z | x), called with the same.
-        data: a tensor of shape (N, ...), N at least 2, a tuple of such, or a split of a data set.
+        data: a tensor of shape (N, ...), N at least 2, a tuple of tensors, or a split of a data
+            set.
         threshold: variance above which a unit is active, at least 0.
         num_particles: draws per datum at sites whose mean is not known, at least 2.
         seed: seeds the draws.
@@ -135,8 +136,8 @@ def active_units(
         An `ActiveUnits`: by site `.sites["z"].variance` (D,), `.active` (D,) and `.count`.
 
     Raises:
-        ValueError: numbers out of range; one datum alone; no vectorized data plate, or no latent
-            site in it.
+        ValueError: numbers out of range; a single datum; no vectorized data plate, or no latent
+            site in it (`UndefinedQuantityError`).
 
     Example:
         >>> import pvae, pyro, torch
@@ -162,7 +163,7 @@ def active_units(
     with context.evaluating(seed):
         size = len(context.source)
         if size < 2:
-            raise ValueError("data have 1 row: the variance over data needs at least 2")
+            raise ValueError("the data have 1 row: the variance over data needs at least 2")
         for part in parts(size, context.rows_per_run()):
             batch = context.source.arguments(part)
             for name, (mean, noise) in _means(guide, context, batch, num_particles).items():
@@ -181,7 +182,7 @@ def _means(
     batch: tuple[Tensor, ...],
     num_particles: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """By site, the mean of q and the variance of its own estimate, each (rows, D)."""
+    """By site, the mean of q and the variance of its estimate, each (rows, D)."""
     rows = len(batch[0])
     found: dict[str, tuple[Tensor, Tensor]] = {}
     sites = dict(sample_sites(poutine.trace(at_means(guide)).get_trace(*batch)))
@@ -211,7 +212,7 @@ def _means(
 
 
 def _known_mean(fn: object) -> Tensor | None:
-    """The mean of a distribution, where it is known and finite."""
+    """The mean of a distribution; None if it is unknown or not finite."""
     try:
         mean = fn.mean  # type: ignore[attr-defined]
     except NotImplementedError:
@@ -223,7 +224,7 @@ def _activity(means: Tensor, noises: Tensor, threshold: float) -> SiteActivity:
     size = len(means)
     centred = means - means.mean(0)
     variance = centred.square().sum(0) / (size - 1) - noises.mean(0)
-    # The delta method: over data the variance of a square, over draws that of a mean's noise.
+    # The delta method, over data and over draws.
     std_error = centred.square().std(0) / math.sqrt(size)
     mc_error = 2 * (centred.square() * noises).sum(0).sqrt() / (size - 1)
     return SiteActivity(

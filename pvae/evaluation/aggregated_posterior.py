@@ -1,4 +1,4 @@
-"""What z says about x, and how far the aggregated posterior is from the prior."""
+"""Mutual information of x and z, and the divergence of the aggregated posterior."""
 
 import math
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from pvae.pair.traces import Site, latent_sites, paired_traces
 
 __all__ = ["Information", "information"]
 
-# Numbers that a table of densities, or of what they are made of, holds at once.
+# Largest number of elements of a table of densities, or of their parameters.
 _TABLE = 2**22
 
 
 @dataclass(frozen=True)
 class Information:
-    """The parts of E_x KL(q(z | x) || p(z)), over all latent sites together, in nats per datum.
+    """The parts of E_x KL(q(z | x) || p(z)) over all latent sites jointly, in nats per datum.
 
     Attributes:
         mutual_information: I_q(x; z) = E KL(q(z | x) || q(z)), at most `ceiling`.
         aggregated: KL(q(z) || p(z)) of the aggregated posterior q(z) = mean_n q(z | x_n).
         kl: E KL(q(z | x) || p(z)), the sum of both.
-        num_data: number N of data that the aggregated posterior is made of.
+        num_data: number N of data in the aggregated posterior.
 
     Example:
         >>> import pvae, pyro, torch
@@ -53,17 +53,20 @@ class Information:
 
     @property
     def ceiling(self) -> float:
-        """log N in nats: N data cannot show more mutual information."""
+        """log N in nats, the largest mutual information that N data can show."""
         return math.log(self.num_data)
 
     @property
     def sentence(self) -> str:
-        """What the numbers say, and which way they err."""
+        """The mutual information as a bound, with a hint if there are too few data."""
         mean = self.mutual_information.mean
-        said = f"z tells {mean:.3g} nats about which of {self.num_data} data it comes from"
+        said = f"I(x; z) >= {mean:.3g} nats"
         if mean > self.ceiling - 1:
-            said += f", close to the most that so many can show, {self.ceiling:.3g}: use more data"
-        return f"{said}, in expectation a lower bound for more data of their kind"
+            said += (
+                f"; with {self.num_data} data the estimate cannot exceed {self.ceiling:.3g}, so "
+                "evaluate on more"
+            )
+        return said
 
     def as_json(self) -> dict[str, object]:
         """The numbers for JSON."""
@@ -89,11 +92,11 @@ def information(
 
     E KL(q(z | x) || p(z)) = I_q(x; z) + KL(q(z) || p(z)),  log q(z) = log mean_n q(z | x_n)
 
-    With the N data taken as all there are, both parts are unbiased. With N data as a sample of a
-    distribution, the mutual information is a lower bound in expectation, at most log N, and the
-    aggregated divergence is too high by as much; the bias falls as 1 / N once N is far above
-    exp(I). z is all latent sites together; in a hierarchy the guide is run for each draw and each
-    datum with the latent sites at the draw.
+    For the empirical distribution of the N data, both parts are unbiased. For the distribution that
+    they are a sample of, the mutual information is a lower bound in expectation, at most log N, and
+    the aggregated divergence is too high by the same amount; the bias falls as 1 / N once N is far
+    above exp(I). z stands for all latent sites jointly; in a hierarchy the guide runs for each draw
+    and each datum with the latent sites at the draw.
 
     References:
         ELBO Surgery: Yet Another Way to Carve Up the Variational Evidence Lower Bound
@@ -101,18 +104,17 @@ def information(
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
-        num_data: data used at most, at least 2; drawn at random where there are more. Costs grow as
-            its square.
+        guide: q(z | x), called with the same arguments.
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
+        num_data: largest number of data, at least 2, drawn at random. The cost grows quadratically.
         num_particles: draws from the guide per datum, at least 1.
-        seed: seeds the draws, of data too.
+        seed: seeds all draws.
 
     Returns:
         An `Information`, with the estimates `.mutual_information`, `.aggregated` and `.kl`.
 
     Raises:
-        ValueError: numbers out of range; one datum alone; no vectorized data plate, no latent site
+        ValueError: numbers out of range; a single datum; no vectorized data plate, no latent site
             in it; global latent sites in the guide, or ones that the model does not have
             (`UndefinedQuantityError`).
 
@@ -159,8 +161,8 @@ def _check_joint(guide: Callable[..., object], context: EvaluationContext) -> No
     auxiliary = sorted(set(latent_sites(trace)) - set(context.latent_sites))
     if auxiliary:
         raise UndefinedQuantityError(
-            f"the model has no sites {auxiliary}, which the guide samples: the density q(z | x) "
-            "with them integrated out is not known, and so the information is not either"
+            f"the guide samples auxiliary sites {auxiliary}, which the model does not have: the "
+            "density q(z | x) without them is unknown, and with it the mutual information"
         )
 
 
@@ -168,8 +170,8 @@ def _estimate(values: Tensor) -> Estimate:
     """The mean of values (particles, N), each of one draw."""
     num_particles, size = values.shape
     per_datum = values.mean(0)
-    # That each datum is also a part of q(z) adds nothing to first order: its share in q at draws
-    # from q(z) is 1 on average, int q(z | x_n) dz.
+    # Each datum is also part of q(z), which adds nothing to first order: the ratio of q(z | x_n) to
+    # q(z) has the mean 1 under q(z).
     mean, std_error = Estimate.over_data(per_datum)
     mc_error = math.nan
     if num_particles > 1:
@@ -218,7 +220,7 @@ def _table(
     rows: Tensor,
     values: dict[str, Tensor],
 ) -> Tensor:
-    """log q(z_i | x_n) of some draws under all data, (draws, N)."""
+    """log q(z_i | x_n) of several draws under all data, (draws, N)."""
     draws = len(next(iter(values.values())))
     columns = []
     for part in parts(len(rows), context.rows_per_run()):

@@ -1,4 +1,4 @@
-"""The amortization gap: what the guide's network loses against its own family, fitted per datum."""
+"""The amortization gap: the guide's bound against that of its family fitted to each datum."""
 
 import math
 from collections.abc import Callable
@@ -26,13 +26,13 @@ __all__ = ["AmortizationGap", "amortization_gap"]
 
 @dataclass(frozen=True)
 class AmortizationGap(Estimate):
-    """The bound with the guide's family fitted to each datum, minus the guide's own bound.
+    """The bound with the guide's family fitted to each datum, minus the guide's bound.
 
     Attributes:
         guide: mean of the guide's bound, in nats per datum.
-        fitted: mean of the bound of the fitted family, on the same random numbers.
-        history: mean of the bound before each step of the fit, shape (steps,), a noisy estimate: if
-            it still rises at the end, the gap is larger than `mean` and needs more steps.
+        fitted: mean of the bound of the fitted family, with the same random numbers.
+        history: noisy estimate of the mean bound before each step of the fit, shape (num_steps,).
+            If it still rises at the end, the gap is larger than `mean`: take more steps.
 
     Example:
         >>> import pvae, pyro, torch
@@ -75,18 +75,18 @@ def amortization_gap(
     num_particles: int = 100,
     seed: int = 0,
 ) -> AmortizationGap:
-    """Fit the parameters of q(z | x) to each datum by itself, and see how much the bound rises.
+    """Fit the parameters of q(z | x) to each datum, and measure how much the bound rises.
 
     gap(x) = max_lambda ELBO(x; lambda) - ELBO(x; lambda(x)), lambda(x) the guide's output
 
-    lambda are all parameters of the distributions that the guide gives its latent sites (loc and
-    scale of a Normal, ...), started at its output and fitted by Adam, whose learning rate falls to
-    0 along a cosine, on gradients without the score term. Networks and parameters of the pair stay
-    as they are. What the fit misses is missing in the gap: it is a lower bound in expectation.
+    lambda are the parameters of the distributions at the guide's latent sites (loc and scale of a
+    Normal, ...). They start at the guide's output and are fitted by Adam, with a cosine schedule to
+    0 and gradients without the score term. The pair is not changed. The gap is a lower bound in
+    expectation, since the fit may not reach the maximum.
 
     In a hierarchy each site's parameters are free per datum and no longer functions of the sites
-    before it: the fitted family factorizes over layers, which the guide may not do, so that the gap
-    can be below 0.
+    before it. The fitted family then factorizes over layers, which the guide may not do, and the
+    gap can be negative.
 
     References:
         Inference Suboptimality in Variational Autoencoders (C. Cremer, X. Li, D. Duvenaud, 2018),
@@ -96,24 +96,24 @@ def amortization_gap(
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same; its latent sites must be reparameterized
+        guide: q(z | x), called with the same arguments; its latent sites must be reparameterized
             distributions in closed form.
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_steps: steps of Adam per batch of data, at least 1.
-        learning_rate: of its first step, above 0, on unconstrained parameters.
+        learning_rate: initial learning rate on unconstrained parameters, above 0.
         num_draws: draws per datum and step, at least 1.
-        num_particles: fresh draws per datum that both bounds are estimated with, at least 1.
+        num_particles: new draws per datum for the estimates of both bounds, at least 1.
         seed: seeds the draws.
 
     Returns:
         An `AmortizationGap`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.guide`,
-        `.fitted`, `.history` (steps,).
+        `.fitted`, `.history` (num_steps,).
 
     Raises:
         ValueError: numbers out of range; no vectorized data plate, no latent site in it, or global
             latent sites in the guide; or (`UndefinedQuantityError`) a site that is discrete or not
-            reparameterized, or whose distribution is a flow, a point, or anything else that cannot
-            be built anew from its parameters.
+            reparameterized, or whose distribution (a flow, a point mass) cannot be rebuilt from its
+            parameters.
 
     Example:
         >>> import pyro, torch
@@ -143,7 +143,7 @@ def amortization_gap(
             free = _fitted(
                 model, guide, context, batch, num_steps, learning_rate, num_draws, history
             )
-            # The same random numbers for both, and none that the fit has seen.
+            # The same random numbers for both, and none that the fit has used.
             fresh = seed + 7919 * (number + 1)
             weights = []
             for program in (guide, free):
@@ -170,7 +170,7 @@ def amortization_gap(
 
 
 class _Free(Messenger):
-    """Puts distributions with parameters of their own in the place of those that a guide gives."""
+    """Replaces the distributions of a guide by a fitted family."""
 
     def __init__(self, families: dict[str, Family], count: int) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ def _fitted(
     num_draws: int,
     history: Tensor,
 ) -> Callable[..., object]:
-    """The guide with its distributions fitted to each row of the batch; adds to the history."""
+    """The guide with its distributions fitted to each row of the batch; updates the history."""
     rows = len(batch[0])
     sites = latent_sites(poutine.trace(at_means(guide)).get_trace(*batch))
     families = {name: family_of(name, site, context.frame(site)) for name, site in sites.items()}
@@ -207,12 +207,12 @@ def _fitted(
         with torch.enable_grad():
             model_trace, guide_trace = paired_traces(model, free, tiles)
             for name, family in families.items():
-                # The path of the draw alone: the score's mean is 0, its variance is not.
+                # The path of the draw alone, since the score has mean 0 and adds variance.
                 constant = family.distribution(num_draws, detached=True)
                 guide_trace.nodes[name]["fn"] = cast(Any, constant)
             local, _ = log_weight_terms(model_trace, guide_trace, context.plate)
             bound = torch.stack(tuple(local.values())).sum() / num_draws
-            # Not `backward`, which would add to the gradients of the pair's own parameters.
+            # Not `backward`, which would change the gradients of the pair's parameters.
             gradients = torch.autograd.grad(-bound, leaves)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient

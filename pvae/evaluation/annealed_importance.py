@@ -38,14 +38,14 @@ def ais(
 
     Each chain goes from a draw z_0 of the start density f_0, q(z | x) or p(z), along
     f_t = f_0^(1 - beta_t) p(x, z)^(beta_t), with one transition of Hamiltonian Monte Carlo at each
-    inner temperature, and has the weight
+    inner temperature. Its weight is
 
     w = prod_t f_t(z_(t-1)) / f_(t-1)(z_(t-1)), whose expectation is p(x).
 
-    The estimate is a lower bound in expectation, and tight as temperatures or particles grow; with
-    one temperature it is importance sampling. Step sizes come from a pilot run with other random
-    numbers and are frozen then, since chains that tune themselves would break the bound. Networks
-    are in eval mode meanwhile; scales are left out.
+    The estimate is a lower bound in expectation, and tight as temperatures or particles increase;
+    with one temperature it is importance sampling. Step sizes come from a pilot run with other
+    random numbers and stay fixed, since adaptation during the chains would break the bound.
+    Networks are in eval mode; scales are left out.
 
     References:
         Annealed Importance Sampling (R. M. Neal, 2001), https://arxiv.org/abs/physics/9803008
@@ -53,10 +53,10 @@ def ais(
         R. Salakhutdinov, R. Grosse, 2017), https://arxiv.org/abs/1611.04273
 
     Args:
-        model: p(x, z), called with one batch; all its latents are continuous and lie inside the
-            data plate.
-        guide: q(z | x), called with the same; not run at all if `start` is "prior".
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        model: p(x, z), called with one batch; its latents must be continuous and inside the data
+            plate.
+        guide: q(z | x), called with the same arguments; unused if `start` is "prior".
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: chains K per datum.
         num_temperatures: steps T from f_0 to p(x, z), each of which costs num_leapfrog_steps + 1
             gradients.
@@ -71,8 +71,9 @@ def ais(
         (N,), `.acceptance` (N,).
 
     Raises:
-        ValueError: a site that is discrete, global, a point mass, or in one program alone; a pair
-            without a vectorized data plate; options that are out of range.
+        UndefinedQuantityError: a site that is discrete, global, a point mass, or in one program
+            only; a pair without a vectorized data plate. It is a `ValueError`.
+        ValueError: options out of range.
 
     Example:
         >>> import pyro, torch
@@ -115,11 +116,11 @@ def both_ways(
     progress: bool,
     exact: Mapping[str, Tensor] | None = None,
 ) -> tuple[AnnealedLogLikelihood, AnnealedLogLikelihood | None]:
-    """Run `ais`, and the same path in reverse where exact draws of the posterior are given.
+    """Run `ais`, and the same path in reverse if exact draws of the posterior are given.
 
     Args:
-        model: as the further arguments, as in `ais`.
-        exact: one draw of p(z | x) per row of the data, by site, as the model gives it.
+        model: this and all other arguments as in `ais`.
+        exact: one draw of p(z | x) per row of the data, by site, in the layout of the model.
     """
     at_least(
         1,
@@ -171,7 +172,7 @@ def both_ways(
 
 
 def _estimate(chains: Chains, sign: float) -> AnnealedLogLikelihood:
-    """The logarithm of mean weights, shape (particles, N): of p(x), or of 1 / p(x) with sign -1."""
+    """Estimate log p(x) from weights of shape (particles, N) with mean p(x)^sign."""
     weights = chains.log_weights
     num_particles = len(weights)
     first, second = weights.logsumexp(0), (2 * weights).logsumexp(0)

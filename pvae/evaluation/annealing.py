@@ -20,7 +20,7 @@ _WARM_UP, _PILOT = 20, 40
 
 
 class Chains(NamedTuple):
-    """What annealed chains bring.
+    """The results of annealed chains.
 
     Attributes:
         log_weights: shape (chains,), float64, in nats.
@@ -62,7 +62,7 @@ def tempered(densities: Densities, beta: float) -> LogDensity:
 
 
 def gradients(densities: Densities) -> Point:
-    """One gradient of both densities, as every step of a chain takes it."""
+    """One gradient of both densities, as in every step of a chain."""
     return evaluate(tempered(densities, 0.5), densities.draws)
 
 
@@ -74,7 +74,7 @@ def anneal(
     num_leapfrog_steps: int,
     tick: Callable[[], object],
 ) -> Chains:
-    """Run chains along a path, and weigh them.
+    """Run chains along a path and compute their weights.
 
     log w = sum_t log f_t(z_(t-1)) - log f_(t-1)(z_(t-1)), z_t from HMC that leaves f_t invariant
 
@@ -92,7 +92,7 @@ def anneal(
     for index, beta in enumerate(betas[1:]):
         log_density = tempered(densities, beta)
         here = evaluate(log_density, point.z)
-        # No weight comes back from zero: minus infinity less minus infinity is that.
+        # A weight of zero stays zero, although inf - inf is NaN.
         change = (here.log_density - point.log_density).nan_to_num(
             nan=-math.inf, posinf=math.inf, neginf=-math.inf
         )

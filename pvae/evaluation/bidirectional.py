@@ -23,9 +23,8 @@ class Sandwich:
     Attributes:
         lower: in expectation below log p(x), by forward chains.
         upper: in expectation above log p(x), by reverse chains.
-        gap: upper less lower, datum by datum; its `mc_error` takes the chains for independent, and
-            its `std_error` holds all there is, since each datum has chains and an exact draw of its
-            own.
+        gap: upper minus lower, datum by datum. Its `mc_error` assumes independent chains; its
+            `std_error` covers all sources, since each datum has its own chains and exact draw.
         data: the arguments of the programs with simulated data in them, each (N, ...), on the CPU.
 
     Example:
@@ -69,15 +68,14 @@ def bdmc(
 ) -> Sandwich:
     """Bound log p(x) from both sides on data that the model itself draws, in nats per datum.
 
-    The values are those of simulated data, not of the user's; the gap says how far `pvae.ais` with
-    the same options may be off where data are like the model's own.
+    The bounds hold for simulated data, not for the user's; the gap shows how far `pvae.ais` with
+    the same options may be off on data like the model's own.
 
     One (z, x) is drawn from p(x, z) per row, so that z is an exact draw of p(z | x). The lower
-    bound is that of `pvae.ais`. The upper bound is -log mean_k w_k, where the reverse chains all
-    start from z and run from p(x, z) to f_0: each weight has the expectation 1 / p(x), as each
-    chain starts from the posterior, and so has their mean although they share a start; minus its
-    logarithm is then above log p(x) in expectation. `upper.mc_error` takes the chains for
-    independent, and is too small where they remember their start.
+    bound is that of `pvae.ais`. The upper bound is -log mean_k w_k over reverse chains, which start
+    from z and run from p(x, z) to f_0: each weight has the expectation 1 / p(x), and so has their
+    mean, so that minus its logarithm is above log p(x) in expectation. `upper.mc_error` assumes
+    independent chains, and is too small if they remember their common start.
 
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (R. Grosse,
@@ -86,10 +84,10 @@ def bdmc(
         R. Salakhutdinov, R. Grosse, 2017), https://arxiv.org/abs/1611.04273
 
     Args:
-        model: p(x, z), as in `pvae.ais`; each observed site observes an argument as it is.
+        model: p(x, z), as in `pvae.ais`; each observed site observes an argument unchanged.
         guide: q(z | x), as in `pvae.ais`.
-        like: data whose number of rows, shape and type the simulated ones take; values count only
-            where the model conditions on them.
+        like: data with the number of rows, shape and type of the simulated data; its values matter
+            only for arguments that the model conditions on.
         num_particles: chains per datum, in each direction.
         num_temperatures: steps from f_0 to p(x, z).
         start: f_0: "guide" or "prior".
@@ -102,8 +100,8 @@ def bdmc(
         A `Sandwich`: `.lower`, `.upper`, `.gap`, `.data`.
 
     Raises:
-        ValueError: as `pvae.ais`; a `pyro.factor`, which nothing can be drawn from; an observed
-            site whose value is none of the arguments.
+        UndefinedQuantityError: as for `pvae.ais`; a `pyro.factor`, which cannot be drawn from; an
+            observed site whose value is none of the arguments.
 
     Example:
         >>> import pvae, pyro, torch

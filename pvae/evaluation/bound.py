@@ -26,8 +26,8 @@ def elbo(
 ) -> Bound:
     """Estimate the evidence lower bound E_q[log p(x, z) - log q(z | x)], in nats per datum.
 
-    Networks are in eval mode meanwhile. Scales (annealing, subsampling) are left out: each datum
-    counts once, and a global site counts 1 / N per datum.
+    Networks are in eval mode. Scales (annealing, subsampling) are left out: each datum counts once,
+    and a global site counts 1 / N per datum.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
@@ -35,8 +35,8 @@ def elbo(
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        guide: q(z | x), called with the same arguments.
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: draws from the guide per datum.
         seed: seeds the draws.
         max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on

@@ -1,4 +1,4 @@
-"""What the latent space is used for: divergences, information, active units, collapse."""
+"""The use of the latent space: divergences, information, active units, collapse."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from pvae.evaluation.kl_divergence import Divergence, kl_by_site
 
 __all__ = ["LatentUse", "latent_use"]
 
-# Nats per datum below which a site's posterior is its prior, for all that the decoder gets of it.
+# Nats per datum below which a site's posterior is called its prior.
 _COLLAPSED = 0.01
 
 
 @dataclass(frozen=True)
 class LatentUse:
-    """What the latent space of a pair is used for.
+    """What each latent site of a pair carries.
 
     Attributes:
         divergence: KL(q || p) by latent site.
         active: active units by latent site.
         information: mutual information and the aggregated posterior's divergence from the prior,
-            over all latent sites; None where it is not defined for the pair.
-        undefined: why it is not, in words; empty where it is.
+            over all latent sites; None if it is not defined for the pair.
+        undefined: why it is not defined, in words, or "".
 
     Example:
         >>> import pvae, pyro, torch
@@ -54,18 +54,18 @@ class LatentUse:
             if abs(site.mean) < _COLLAPSED:
                 found[name] = (
                     f"KL(q || p) is {site.mean:.2g} nats per datum, below {_COLLAPSED:g}: the "
-                    "posterior is the prior"
+                    "posterior equals the prior"
                 )
             elif units.count == 0:
                 found[name] = (
-                    f"none of its {len(units.variance)} units is active: no variance of a "
-                    f"posterior mean over data is above {self.active.threshold:g}"
+                    f"none of its {len(units.variance)} units is active: the variance of every "
+                    f"posterior mean over data is at most {self.active.threshold:g}"
                 )
         return found
 
     @property
     def sentence(self) -> str:
-        """Which sites have collapsed and how much of the others is used, in words."""
+        """The collapsed sites, and how many units and nats the others use, in words."""
         collapsed = self.collapsed
         said = [f"site {name!r} has collapsed: {reason}" for name, reason in collapsed.items()]
         for name, site in self.active.sites.items():
@@ -100,20 +100,19 @@ def latent_use(
     num_particles: int = 10,
     seed: int = 0,
 ) -> LatentUse:
-    """Measure what each latent site carries, and name the sites that carry nothing.
+    """Measure what each latent site carries, and name collapsed sites.
 
     References:
         Generating Sentences from a Continuous Space (S. R. Bowman, L. Vilnis, O. Vinyals,
         A. M. Dai, R. Jozefowicz, S. Bengio, 2015), https://arxiv.org/abs/1511.06349, for the
-        collapse; the others under `active_units`, `kl_by_site` and `information`.
+        collapse; see also `active_units`, `kl_by_site` and `information`.
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
+        guide: q(z | x), called with the same arguments.
         data: a tensor of shape (N, ...), N at least 2, a tuple of such, or a split of a data set.
         threshold: variance of a posterior mean over data above which a unit is active.
-        num_data: data at most that the mutual information is estimated on; costs grow as its
-            square.
+        num_data: largest number of data for the mutual information, whose cost grows quadratically.
         num_particles: draws from the guide per datum, at least 1.
         seed: seeds the draws.
 

@@ -1,4 +1,4 @@
-"""What an estimate is: a mean over data, with its errors over data and of the Monte Carlo."""
+"""Estimates: a mean over data, with its standard error over data and its Monte Carlo error."""
 
 import math
 from dataclasses import dataclass, field
@@ -62,10 +62,10 @@ class Estimate:
 
     Attributes:
         mean: the mean over data.
-        std_error: the standard error of the mean over data: what another sample of data of this
-            size would change.
-        mc_error: the standard error of the Monte Carlo estimate on these very data: what another
-            seed would change; NaN where one particle cannot tell.
+        std_error: the standard error of the mean over data: how much another sample of data would
+            change it.
+        mc_error: the Monte Carlo standard error on these data: how much another seed would change
+            the mean; NaN if one particle cannot show it.
         num_particles: draws from the guide per datum.
         per_datum: shape (N,), on the CPU.
 
@@ -91,7 +91,7 @@ class Estimate:
     per_datum: Tensor = field(repr=False)
 
     def as_json(self) -> dict[str, object]:
-        """The numbers for JSON, where an error that is not known is None."""
+        """The numbers for JSON; unknown errors are None."""
         numbers = {"mean": self.mean, "std_error": self.std_error, "mc_error": self.mc_error}
         finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
         return {**finite, "num_particles": self.num_particles}
@@ -136,9 +136,9 @@ class LogLikelihood(Estimate):
     Attributes:
         ess: effective sample size of the importance weights per datum, shape (N,), in [1, K].
         khat: the shape of the weights' tail per datum, shape (N,): below 0.5 their variance is
-            finite; NaN where the particles are too few to tell.
-        dims: number of elements of a datum where they take one of several levels each, as in
-            discretized images; None where the data are binary or real.
+            finite; NaN if there are too few particles.
+        dims: number of elements of a datum if each takes one of several levels, as in discretized
+            images; None for binary and real data.
 
     Example:
         >>> import pvae, pyro, torch
@@ -166,26 +166,27 @@ class LogLikelihood(Estimate):
 
     @property
     def untrusted(self) -> Tensor:
-        """Indices of the data whose tail is too heavy for this many particles."""
+        """Indices of the data whose weights have a tail too heavy for this number of particles."""
         return (self.khat > trusted_below(self.num_particles)).nonzero().flatten()
 
     @property
     def warning(self) -> str:
-        """Which data are not to be trusted, and why; empty where all are."""
+        """Which data are unreliable, and why; "" if none."""
         count, size = len(self.untrusted), len(self.khat)
         if not count:
             return ""
         first = ", ".join(map(str, self.untrusted[:5].tolist()))
         limit = trusted_below(self.num_particles)
         return (
-            f"{count:,} of {size:,} data have importance weights with a tail of k above "
-            f"{limit:.2f} (indices {first}{', ...' if count > 5 else ''}): few particles decide, "
-            "since the guide has thinner tails than the posterior; their estimates are too low by "
-            "an unknown amount, and their errors too small. More particles or pvae.ais tell more"
+            f"the importance weights of {count:,} of {size:,} data have Pareto k above {limit:.2f} "
+            f"(indices {first}{', ...' if count > 5 else ''}): the guide has thinner tails than "
+            "the "
+            "posterior, so their estimates are too low by an unknown amount and their errors too "
+            "small; use more particles, or pvae.ais"
         )
 
     def as_json(self) -> dict[str, object]:
-        """The numbers for JSON, with how many data are not to be trusted."""
+        """The numbers for JSON, with the number of unreliable data."""
         finite = self.khat[~self.khat.isnan()]
         largest = finite.max().item() if len(finite) else None
         tail = {"largest_khat": largest, "untrusted": len(self.untrusted)}
@@ -197,13 +198,13 @@ class LogLikelihood(Estimate):
 class AnnealedLogLikelihood(Estimate):
     """An estimate of log p(x) by annealed importance sampling.
 
-    In expectation it is a lower bound where chains run from the start density to the posterior, and
-    an upper bound where they run in reverse from an exact draw of the posterior.
+    In expectation it is a lower bound if chains run from the start density to the posterior, and an
+    upper bound if they run in reverse from an exact draw of the posterior.
 
     Attributes:
         ess: effective sample size of the chains' weights per datum, shape (N,), in [1, K].
-        acceptance: mean probability of acceptance per datum, shape (N,), in [0, 1]; NaN where there
-            are no transitions.
+        acceptance: mean acceptance probability per datum, shape (N,), in [0, 1]; NaN without
+            transitions.
 
     Example:
         >>> import pvae, pyro, torch

@@ -1,4 +1,4 @@
-"""A latent site's family of distributions, with free parameters for each datum."""
+"""The family of a latent site's distribution, with free parameters for each datum."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,16 +15,16 @@ from pvae.pair.traces import Site
 
 __all__ = ["Family", "family_of"]
 
-# Of parameters that say the same, the one that a distribution is built from.
+# Of equivalent parameters, the one that a distribution is built from.
 _ALIASES = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}
 
 
 @dataclass(frozen=True)
 class Family:
-    """One site's distributions, built from unconstrained parameters of their own.
+    """The distributions of one site, built from unconstrained parameters.
 
     Attributes:
-        kind: the type of the distribution, without what wraps it.
+        kind: the type of the base distribution.
         constraints: by name of a parameter.
         leaves: the free parameters in the order of the names; the data plate is dimension `dim`.
         dim: the data plate's dimension, from the left.
@@ -39,11 +39,11 @@ class Family:
     wrappers: list[int | Tensor]
 
     def distribution(self, count: int = 1, *, detached: bool = False) -> Distribution:
-        """The site's distribution, its rows repeated so many times.
+        """The site's distribution with its rows repeated `count` times.
 
         Args:
-            count: how often all rows come, one after the other.
-            detached: whether its parameters are constants to gradients.
+            count: number of repetitions.
+            detached: whether its parameters are constants.
         """
         values = {}
         for (name, constraint), leaf in zip(self.constraints.items(), self.leaves, strict=True):
@@ -59,7 +59,7 @@ class Family:
 
 
 def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
-    """The family of a latent site, started at the distribution that the guide gave it.
+    """The family of a latent site, initialized at the guide's distribution.
 
     Args:
         name: of the site.
@@ -67,8 +67,8 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
         frame: the data plate.
 
     Raises:
-        ValueError: the site is discrete or not reparameterized, or its distribution cannot be built
-            anew from the parameters that it names.
+        UndefinedQuantityError: the site is discrete or not reparameterized, or its distribution
+            cannot be rebuilt from its parameters.
     """
     fn = cast(Distribution, site["fn"])
     assert frame.dim is not None
@@ -85,11 +85,13 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
     kind = type(base).__name__
     if not fn.has_rsample:
         raise UndefinedQuantityError(
-            f"site {name!r} draws from {kind}, which is not reparameterized: its parameters cannot "
-            "be fitted to a datum by gradients of the bound"
+            f"site {name!r} draws from {kind}, which is not reparameterized, so its parameters "
+            "cannot be fitted to a datum by gradients of the bound"
         )
     if isinstance(base, dist.Delta):
-        raise UndefinedQuantityError(f"site {name!r} is a point (Delta): it has no bound to fit")
+        raise UndefinedQuantityError(
+            f"site {name!r} is a point mass (Delta), which has no bound to fit"
+        )
     named = _parameters(base)
     family = None
     if named:
@@ -106,15 +108,15 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
         )
     if family is None or not _same(family, fn):
         raise UndefinedQuantityError(
-            f"site {name!r} draws from {kind}, which cannot be built anew from free parameters "
-            "(a flow's are those of its networks): the gap is defined for families in closed form, "
-            "Normal, MultivariateNormal, LogNormal, Gamma, Beta and their like"
+            f"site {name!r} draws from {kind}, which cannot be rebuilt from free parameters, as a "
+            "flow cannot: the gap is defined for families in closed form, such as Normal, "
+            "MultivariateNormal, LogNormal, Gamma or Beta"
         )
     return family
 
 
 def _parameters(base: Distribution) -> dict[str, tuple[Constraint, Tensor]]:
-    """By name, constraint and value of what a distribution is built from; {} where not known."""
+    """Constraint and value of each parameter of a distribution; {} if they are unknown."""
     found = {}
     for name, constraint in base.arg_constraints.items():
         if any(name in others and key in base.arg_constraints for key, others in _ALIASES.items()):
@@ -132,7 +134,7 @@ def _parameters(base: Distribution) -> dict[str, tuple[Constraint, Tensor]]:
 
 
 def _same(family: Family, fn: Distribution) -> bool:
-    """Whether the family, as it starts, is the distribution it was taken from."""
+    """Whether the initial family equals the distribution that it was taken from."""
     with torch.no_grad():
         try:
             built = family.distribution()

@@ -30,8 +30,8 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Estimate log p(x) as log mean_k p(x, z_k) / q(z_k | x), in nats per datum.
 
-    The estimate is a lower bound in expectation, and tight as the number of particles grows; with
-    one particle it is the evidence lower bound.
+    The estimate is a lower bound in expectation, and tight as particles increase; with one particle
+    it is the evidence lower bound.
 
     References:
         Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
@@ -41,8 +41,8 @@ def log_likelihood(
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        guide: q(z | x), called with the same arguments.
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: draws K from the guide per datum.
         seed: seeds the draws.
         max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on
@@ -51,8 +51,8 @@ def log_likelihood(
 
     Returns:
         A `LogLikelihood`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.ess` (N,),
-        `.khat` (N,) and `.warning`, a sentence where some data are not to be trusted;
-        `.bits_per_dim` for discretized images.
+        `.khat` (N,), `.warning`, a sentence about unreliable data or "", and `.bits_per_dim` for
+        discretized images.
 
     Raises:
         UndefinedQuantityError: the model has a global latent site, so its evidence is not a mean

@@ -24,8 +24,8 @@ class Divergence(Estimate):
     """The divergence from posterior to prior of one latent site.
 
     Attributes:
-        analytic: whether each draw's term is a closed form, not a log-ratio of densities.
-        per_coordinate: means over data in nats, shape (D,), which add up to `mean`; None where the
+        analytic: whether the term is a closed form, not a log-ratio of densities.
+        per_coordinate: means over data in nats, shape (D,), which add up to `mean`; None if the
             distributions do not factorize over coordinates.
         per_coordinate_error: their standard errors over data, shape (D,).
 
@@ -69,11 +69,11 @@ def kl_by_site(
 ) -> dict[str, Divergence]:
     """Split E_x KL(q(z | x) || p(z)) by latent site, in nats per datum.
 
-    The term of a site is E_q[log q(z_l | ..., x) - log p(z_l | ...)], given what it depends on in
-    the guide and in the model. Where both programs sample the latent sites in the same order and
-    the closed form is known, the term is E_q KL(q(z_l | ..., x) || p(z_l | ...)), else the
-    log-ratio at the draw. Terms add up to the divergence of all sites; the term of one site alone
-    may be below 0 where the orders differ. Global sites are left out.
+    The term of a site is E_q[log q(z_l | ..., x) - log p(z_l | ...)], given the sites that it
+    depends on in the guide and in the model. If the closed form is known, and no site that precedes
+    it in the model follows it in the guide, the term is E_q KL(q(z_l | ..., x) || p(z_l | ...));
+    otherwise it is the log-ratio at the draw. Terms add up to the divergence of all sites; a single
+    term may be negative if the orders differ. Global sites are left out.
 
     References:
         Ladder Variational Autoencoders (C. K. Sønderby, T. Raiko, L. Maaløe, S. K. Sønderby,
@@ -81,13 +81,13 @@ def kl_by_site(
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        guide: q(z | x), called with the same arguments.
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: draws from the guide per datum, at least 1.
         seed: seeds the draws.
 
     Returns:
-        By site in the data plate, a `Divergence`: `.mean`, `.std_error`, `.mc_error` (0 where no
+        By site in the data plate, a `Divergence`: `.mean`, `.std_error`, `.mc_error` (0 if no
         draw enters), `.per_datum` (N,), `.per_coordinate` (D,).
 
     Raises:
@@ -123,7 +123,7 @@ def kl_by_site(
 
 @dataclass
 class _Sums:
-    """Sums over the particles of some rows: (rows,), (rows,), and (rows, D) where it factorizes."""
+    """Sums over the particles of several rows: (rows,), (rows,), and (rows, D) if it factorizes."""
 
     first: Tensor
     second: Tensor
@@ -198,7 +198,7 @@ def _terms(q_site: Site, p_site: Site, closed_form: bool) -> tuple[Tensor, bool,
     value = q_site["value"]
     unmasked = q_site["mask"] is None and p_site["mask"] is None
     if unmasked:
-        q, p = _pulled_apart(q_site["fn"], p_site["fn"])
+        q, p = _factorize(q_site["fn"], p_site["fn"])
         factorized = not q.event_shape
         closed = closed_form_kl(q, p) if closed_form else None
         if closed is not None:
@@ -210,8 +210,8 @@ def _terms(q_site: Site, p_site: Site, closed_form: bool) -> tuple[Tensor, bool,
     return log_q - log_p, not q_site["fn"].event_shape, False
 
 
-def _pulled_apart(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution]:
-    """Both distributions over single coordinates, where both are products over the same."""
+def _factorize(q: Distribution, p: Distribution) -> tuple[Distribution, Distribution]:
+    """Both distributions over single coordinates if they factorize in the same way."""
     while (
         isinstance(q, Independent)
         and isinstance(p, Independent)

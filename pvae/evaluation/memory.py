@@ -1,4 +1,4 @@
-"""How much memory a computation needs: the tensors that live at once while it runs."""
+"""The memory of a computation: tensors that are alive at the same time."""
 
 import weakref
 from collections.abc import Callable
@@ -15,9 +15,9 @@ _CPU, _ACCELERATOR = 2**25, 2**30
 
 
 def allowed_bytes(max_bytes: int | None, device: torch.device) -> int:
-    """Bytes that evaluation holds at once: what the user says, or what is fast on a device.
+    """Bytes that evaluation may use at once: the user's limit, or what is fast on a device.
 
-    On a CPU that is what stays in its caches: eight times as much took twice the time.
+    On a CPU that is the size of its caches: eight times as much took twice the time.
     """
     if max_bytes is not None:
         return max_bytes
@@ -25,7 +25,7 @@ def allowed_bytes(max_bytes: int | None, device: torch.device) -> int:
 
 
 def peak_bytes(compute: Callable[[], object]) -> int:
-    """The largest sum of bytes of the tensors that a computation makes and holds at once."""
+    """The largest total size in bytes of the tensors that a computation creates."""
     counted = _Counting()
     with counted:
         compute()

@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling's diagnostic: the tail of importance weights."""
+"""The Pareto diagnostic of importance sampling: the tail of the weights."""
 
 import math
 
@@ -26,7 +26,7 @@ class Tails:
         self.largest = torch.full((self.kept, rows), -math.inf, dtype=torch.float64)
 
     def add(self, start: int, log_weights: Tensor) -> None:
-        """Take in log-weights of shape (particles, rows), for the rows from `start` on."""
+        """Add log-weights of shape (particles, rows) for the rows from `start` on."""
         here = slice(start, start + log_weights.shape[1])
         together = torch.cat([self.largest[:, here], log_weights])
         self.largest[:, here] = together.topk(self.kept, dim=0).values
@@ -43,8 +43,8 @@ class Tails:
 def pareto_k(exceedances: Tensor, max_bytes: int | None = None) -> Tensor:
     """The shape parameter k of generalized Pareto distributions fitted to samples.
 
-    A profile likelihood, averaged over a grid under a weak prior, and drawn toward 0.5 as ten
-    further observations would. Samples have moments of order below 1 / k.
+    The estimate averages a profile likelihood over a grid under a weak prior, and shrinks it to 0.5
+    with the weight of ten observations. Samples have moments of order below 1 / k.
 
     References:
         A New and Efficient Estimation Method for the Generalized Pareto Distribution (J. Zhang,
@@ -54,10 +54,10 @@ def pareto_k(exceedances: Tensor, max_bytes: int | None = None) -> Tensor:
 
     Args:
         exceedances: positive values of shape (rows, n).
-        max_bytes: bytes that the fit may hold at once.
+        max_bytes: bytes that the fit may use at once.
 
     Returns:
-        k, of shape (rows,): negative for a bounded tail, minus infinity where all values are equal.
+        k, of shape (rows,): negative for a bounded tail, minus infinity if all values are equal.
     """
     rows, n = exceedances.shape
     points = 30 + int(math.sqrt(n))
@@ -87,7 +87,7 @@ _BYTES = 32
 
 
 def trusted_below(num_particles: int) -> float:
-    """The largest k for which an estimate by so many draws can be trusted, at most 0.7.
+    """The largest k for which an estimate with this number of draws is reliable, at most 0.7.
 
     References:
         Pareto Smoothed Importance Sampling (A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry,

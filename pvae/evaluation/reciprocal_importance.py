@@ -1,4 +1,4 @@
-"""The marginal likelihood by posterior samples, the estimator of the first VAE paper."""
+"""Reciprocal importance sampling from posterior draws, the estimator of the first VAE paper."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ __all__ = ["marginal_by_hmc"]
 
 # The paper: "as long as the dimensionality of the sampled space is low (less then 5 dimensions)".
 _MOST = 5
-# Temperatures of the way from the start density to the posterior, which tunes the steps.
+# Temperatures from the start density to the posterior, on which step sizes are tuned.
 _TEMPERATURES = 50
 
 
@@ -38,12 +38,12 @@ def marginal_by_hmc(
 ) -> Estimate:
     """Estimate log p(x) as -log mean_l q(z_l) / p(x, z_l) over posterior draws, in nats per datum.
 
-    Chains of Hamiltonian Monte Carlo are brought to p(z | x) by annealing, which tunes their step
-    sizes; these are frozen then. To the first half of what each chain draws a density q is fitted,
-    a Gaussian with full covariance of the unconstrained latents (the paper leaves the kind open);
-    the mean is over the second half. It has the expectation 1 / p(x), so that the estimate is an
-    upper bound in expectation, if the chains have reached the posterior. Where the posterior's
-    tails are lighter than a Gaussian's, the variance may be infinite.
+    Annealing brings chains of Hamiltonian Monte Carlo to p(z | x) and tunes their step sizes, which
+    then stay fixed. A density q is fitted to the first half of each chain: a Gaussian with full
+    covariance on the unconstrained latents (the paper leaves the family open). The mean over the
+    second half has the expectation 1 / p(x), so that the estimate is an upper bound in expectation
+    if the chains have reached the posterior. Its variance may be infinite if the posterior's tails
+    are lighter than a Gaussian's.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013), appendix D,
@@ -51,11 +51,11 @@ def marginal_by_hmc(
 
     Args:
         model: p(x, z), as in `pvae.ais`, with at most 5 latent dimensions per datum.
-        guide: q(z | x), called with the same; not run at all if `start` is "prior".
-        data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
+        guide: q(z | x), called with the same arguments; unused if `start` is "prior".
+        data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: chains per datum.
         num_samples: draws of each chain, at least 2.
-        start: where the chains come from: "guide" or "prior".
+        start: density of the initial states: "guide" or "prior".
         num_leapfrog_steps: leapfrog steps of one transition.
         seed: seeds the chains.
         max_bytes: bytes that the tensors of one gradient may take; at least one datum's chains go
@@ -67,8 +67,8 @@ def marginal_by_hmc(
         the fit, `.per_datum` (N,).
 
     Raises:
-        ValueError: as `pvae.ais`; more than 5 latent dimensions; fewer than 2 samples, or in the
-            first halves of all chains too few for the fit.
+        ValueError: as for `pvae.ais`; more than 5 latent dimensions; fewer than 2 samples, or too
+            few for the fit in the first halves of all chains.
 
     Example:
         >>> import pvae, pyro, torch
@@ -130,12 +130,13 @@ def _check_sizes(z: Latents, num_particles: int, num_samples: int) -> None:
     if dimensions > _MOST:
         raise ValueError(
             f"latent sites {sizes} have {dimensions} dimensions, and a density fitted to posterior "
-            f"draws is no use above {_MOST}: estimate log p(x) with pvae.ais or pvae.log_likelihood"
+            f"draws is unreliable above {_MOST}: estimate log p(x) with pvae.ais or "
+            "pvae.log_likelihood"
         )
     if num_samples < 2 or num_samples // 2 * num_particles <= 2 * dimensions:
         raise ValueError(
-            f"num_samples is {num_samples} with {num_particles} chains: give at least 2, and so "
-            f"many that half of all draws are more than {2 * dimensions}, to fit a density to"
+            f"num_samples is {num_samples} with {num_particles} chains: give at least 2, and "
+            f"enough that half of all draws are more than {2 * dimensions}, to fit a density"
         )
 
 

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: are the latent variables where the guide says they are?"""
+"""Simulation-based calibration of the guide."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pvae.pair.tiling import tiled
 
 __all__ = ["Calibration", "SiteCalibration", "calibration"]
 
-# Below this overall p-value the sentence says that the guide is not calibrated.
+# The guide is called not calibrated below this overall p-value.
 _LEVEL = 0.01
 _WIDE, _NARROW = "wide (over-dispersed)", "narrow (under-dispersed)"
 
@@ -28,10 +28,11 @@ class SiteCalibration:
         ranks: how many of the L draws lie below the truth, integers in [0, L], shape (N, D).
         histogram: counts of ranks, shape (D, bins).
         p_values: of the chi-square test of a uniform histogram, shape (D,).
-        bias: mean rank over L, minus 1/2, shape (D,), in [-1/2, 1/2]: above 0, draws lie too low.
+        bias: mean rank over L, minus 1/2, shape (D,), in [-1/2, 1/2]: positive if draws are too
+            low.
         bias_error: its standard error under a calibrated guide.
-        dispersion: variance of the ranks over that of uniform ones, minus 1, shape (D,): below 0
-            where the guide is too wide, above 0 where it is too narrow.
+        dispersion: variance of the ranks relative to uniform ranks, minus 1, shape (D,): negative
+            if the guide is too wide, positive if it is too narrow.
         dispersion_error: its standard error under a calibrated guide.
 
     Example:
@@ -106,10 +107,9 @@ class Calibration:
 
     @property
     def sentence(self) -> str:
-        """What the test says, in words."""
+        """The result of the test, in words."""
         if self.p_value >= _LEVEL:
-            told = f"as far as {self.num_data} simulated data tell"
-            return f"calibrated, {told} ({self._p})"
+            return f"no miscalibration found on {self.num_data} simulated data ({self._p})"
         found = [part for name, site in self.sites.items() for part in self._faults(name, site)]
         return f"not calibrated ({self._p}): {'; '.join(found)}"
 
@@ -119,7 +119,7 @@ class Calibration:
         for d in (site.p_values * number < _LEVEL).nonzero().flatten().tolist():
             bias = site.bias[d].item() / site.bias_error
             dispersion = site.dispersion[d].item() / site.dispersion_error
-            # A bias alone moves the dispersion too, so that only the clearer of the two is named.
+            # A bias also changes the dispersion, so only the larger of the two is named.
             if max(abs(bias), abs(dispersion)) < 3:
                 words = "of another shape"
             elif abs(dispersion) > abs(bias):
@@ -155,11 +155,11 @@ def calibration(
 ) -> Calibration:
     """Rank the latent variables that made simulated data among draws from q(z | x).
 
-    Where q(z | x) is the model's posterior, the ranks are uniform. A guide that is too wide makes
-    them crowd in the middle, one that is too narrow at the ends, a biased one at one end. The test
-    sees each coordinate alone, under the model's own data: a guide that passes it may still be
-    wrong in how coordinates depend on each other (one that ignores x and gives the prior passes),
-    or on data that the model does not make. Ranks among equal (discrete) values are drawn.
+    The ranks are uniform if q(z | x) is the model's posterior. They concentrate in the middle if
+    the guide is too wide, at both ends if it is too narrow, and at one end if it is biased. The
+    test looks at single coordinates on data from the model: a guide that passes may still have
+    wrong dependencies between coordinates, or be wrong on other data, and the prior passes for
+    every x. Ties between discrete values are broken at random.
 
     References:
         Validating Bayesian Inference Algorithms with Simulation-Based Calibration (S. Talts,
@@ -167,14 +167,13 @@ def calibration(
 
     Args:
         model: p(x, z), called with one batch.
-        guide: q(z | x), called with the same.
-        like: data whose shape and type the simulated data take, and whose values count only where
-            the model conditions on them: a tensor of shape (rows, ...), a tuple of such, or a split
-            of a data set. Rows are taken in turn.
+        guide: q(z | x), called with the same arguments.
+        like: data with the shape and type of the simulated data, whose values matter only for
+            arguments that the model conditions on: a tensor of shape (rows, ...), a tuple of
+            tensors, or a split of a data set. Rows are used in turn.
         num_draws: draws L from the guide per simulated datum, at least 1.
         num_data: number N of simulated data, at least 10.
-        num_bins: bins of the histograms, at least 2; fewer where there are fewer ranks, or fewer
-            than five data to a bin.
+        num_bins: largest number of bins of the histograms, at least 2; each has at least five data.
         seed: seeds the draws.
 
     Returns:
@@ -183,7 +182,7 @@ def calibration(
 
     Raises:
         ValueError: numbers out of range; no vectorized data plate; global latent sites; a model
-            that has factors, or observes something else than its arguments as they are given.
+            that has factors, or observes anything but its arguments unchanged.
 
     Example:
         >>> import pyro, torch
@@ -231,7 +230,7 @@ def _ranks(
     truth: dict[str, Tensor],
     num_draws: int,
 ) -> dict[str, Tensor]:
-    """By site, how many draws lie below the truth, (rows, D); ties are broken by chance."""
+    """By site, the number of draws below the truth, (rows, D); ties are broken at random."""
     below = {name: torch.zeros_like(value, dtype=torch.long) for name, value in truth.items()}
     equal = {name: torch.zeros_like(count) for name, count in below.items()}
     for part in parts(num_draws, context.rows_per_run() // len(batch[0])):
@@ -247,7 +246,7 @@ def _ranks(
 
 def _tested(ranks: Tensor, num_draws: int, bins: int) -> SiteCalibration:
     size, levels = len(ranks), num_draws + 1
-    # Where `bins` does not divide the number of ranks, bins hold different numbers of them.
+    # If `bins` does not divide the number of ranks, bins cover different numbers of ranks.
     bin_of = torch.arange(levels) * bins // levels
     histogram = torch.nn.functional.one_hot(bin_of[ranks], bins).sum(0)
     expected = size * torch.bincount(bin_of, minlength=bins).double() / levels

@@ -48,8 +48,9 @@ def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) 
             )
         if not free:
             raise ValueError(
-                f"site {name!r} observes no argument of the model unchanged, so simulated data "
-                "cannot be passed to the guide: transform the data before they are passed to the model"
+                f"site {name!r} observes no argument of the model unchanged, so simulated "
+                "data cannot be passed to the guide: transform the data before they are passed to "
+                "the model"
             )
         found[name] = free[0]
     return found
