@@ -15,7 +15,7 @@ __all__ = ["failed", "program_failed"]
 def program_failed(
     error: Exception, batch: tuple[Tensor, ...], elsewhere: Sequence[str] = ()
 ) -> PairError:
-    """The error for a program that raises one.
+    """Build the error for a program that fails.
 
     Args:
         error: what the program raised.
@@ -26,14 +26,14 @@ def program_failed(
 
 
 def failed(error: Exception, batch: tuple[Tensor, ...], elsewhere: Sequence[str] = ()) -> Finding:
-    """Where the user's program failed, on what, and what to change where the cause is known.
+    """Describe where a program failed, on which data, and the fix if the cause is known.
 
     Args:
         error: what the program raised.
         batch: what it was called with.
         elsewhere: names of tensors that could not be moved to the device.
     """
-    # Pyro wraps an error to append a table of shapes: the cause is what the user's code raised.
+    # Pyro wraps errors to append a table of shapes; the cause is the user's.
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -67,17 +67,20 @@ def _plate(found: Match[str], batch: tuple[Tensor, ...]) -> str:
             f"len(x), or give pyro.plate({plate!r}, {size}, subsample_size=len(x))"
         )
     return (
-        f"the distribution at {site!r} has {given} elements in the batch dimension {dim} that "
-        f"plate {plate!r} takes for its own: dimensions that belong to one datum are declared with "
+        f"the distribution at {site!r} has {given} elements in batch dimension {dim}, which is "
+        f"that of plate {plate!r} with {size}: declare the dimensions of one datum with "
         ".to_event(1), or .to_event(k) for k of them"
     )
 
 
 def _positive(found: Match[str], batch: tuple[Tensor, ...]) -> str:
     if "nan" in found.string.split("found invalid values", 1)[-1][:400]:
-        return "a network gave NaN: are the data finite and near 1, the learning rate not too high?"
+        return (
+            "a network returned NaN: check that the data are finite and near 1, and lower the "
+            "learning rate"
+        )
     return (
-        f"a network's output can be anything: make a positive {found[1]} of it with "
+        f"a network's output is unbounded: make {found[1]} positive with "
         "torch.nn.functional.softplus or .exp()"
     )
 
@@ -86,22 +89,22 @@ _KNOWN: dict[str, Callable[[Match[str], tuple[Tensor, ...]], str]] = {
     r"Shape mismatch inside plate\('(.+?)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)": _plate,
     r"Expected parameter (\w+) .*GreaterThan": _positive,
     r"Expected parameter (\w+) .*Interval": lambda found, batch: (
-        f"a network's output can be anything: bring {found[1]} into its range with "
+        f"a network's output is unbounded: bring {found[1]} into its range with "
         "torch.sigmoid, or give logits= instead of probs="
     ),
     r"Expected parameter (\w+) .*Simplex": lambda found, batch: (
-        f"make {found[1]} of a network's output with .softmax(-1), or give logits= instead"
+        f"a network's output is unbounded: normalize {found[1]} with .softmax(-1), or give logits="
     ),
     r"Multiple (?:sample|observe|\w+) sites named '(.+?)'": lambda found, batch: (
-        f"{found[1]!r} is the name of two statements, or of one in a loop: give each draw a name "
-        'of its own, such as f"z{i}"'
+        f"{found[1]!r} names two statements, or one in a loop: give each draw its own name, "
+        'such as f"z{i}"'
     ),
     r"mat1 and mat2 shapes cannot be multiplied": lambda found, batch: (
-        "the layer wants another number of features than it gets: flatten the data, as in "
-        "x.flatten(1), or size the layer by x.shape[1:]"
+        "the layer expects another number of features: flatten the data, as in x.flatten(1), "
+        "or size the layer by x.shape[1:]"
     ),
     r"must have the same dtype|expected scalar type|dtypes? mismatch": lambda found, batch: (
-        "data and networks have different types: give the data as float32, x.float()"
+        "data and networks have different types: convert the data with x.float()"
     ),
     r"(?:takes|missing) .*positional argument": lambda found, batch: (
         f"model and guide are both called with the {len(batch)} argument(s) of a batch: give them "

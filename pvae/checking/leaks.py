@@ -1,4 +1,4 @@
-"""Does the bound of a datum depend on the other data of its batch?"""
+"""Does the bound of a datum depend on other rows of its batch?"""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def leaks_across_rows(inspection: Inspection) -> Iterator[Finding]:
-    """Terms that change when another datum of the batch does, at the same latent values."""
+    """Terms that depend on other rows of the batch, at fixed latent values."""
     moved = inspection.find_dependent_sites()
     if not moved:
         return
@@ -36,15 +36,16 @@ def leaks_across_rows(inspection: Inspection) -> Iterator[Finding]:
         yield Finding.at(
             location,
             "warning",
-            f"the terms of a datum at {sites} depend on the other data of its batch, by {names} in "
-            "train mode: the training loss is no bound of log p(x); evaluation is one, since it "
-            "uses the running statistics; LayerNorm or GroupNorm do not mix data",
+            f"the terms of a datum at {sites} depend on other rows of its batch, through {names} "
+            "in "
+            "train mode, so the training loss is not a bound on log p(x); evaluation, which uses "
+            "running statistics, is. LayerNorm and GroupNorm do not mix rows",
         )
         return
     yield Finding.at(
         location,
         "error",
-        f"the terms of a datum at {sites} change when another datum of its batch does: the bound "
-        "would not be one of log p(x); look for a mean, sum, softmax or attention over dimension 0 "
-        "in the networks, or a reshape that mixes rows",
+        f"the terms of a datum at {sites} depend on other rows of its batch, so the objective is "
+        "not a bound on log p(x): look for a mean, sum, softmax or attention over dimension 0 in "
+        "the networks, or a reshape that mixes rows",
     )

@@ -1,4 +1,4 @@
-"""Do the likelihood's parameters make sense before any training?"""
+"""Are the likelihood's parameters plausible before training?"""
 
 import math
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from pvae.pair.traces import Site, observed_sites
 
 __all__ = ["probabilities_as_logits", "saturated_outputs"]
 
-_FEWEST = 32  # elements that tell a pattern from chance
+_FEWEST = 32  # elements from which a pattern is not coincidence
 _IMPOSSIBLE = -10.0  # nats of one element
 _SHARE = 0.05
 _FAR = 100.0  # scales between a value and its mean
 
 
 def saturated_outputs(inspection: Inspection) -> Iterator[Finding]:
-    """Likelihoods that are all but sure of what is not so."""
+    """Likelihoods that put almost no probability on the data."""
     for name, site in observed_sites(inspection.model).items():
         fn, value = base_distribution(site["fn"]), site["value"]
         said = ""
@@ -39,13 +39,14 @@ def saturated_outputs(inspection: Inspection) -> Iterator[Finding]:
                 inspection.location("model", name),
                 "warning",
                 f"the {distribution_name(site['fn'])} at {name!r} is saturated before training: it "
-                f"{said}; gradients vanish or explode there. Bring the data near 1 (divide grey "
-                "levels by 255), start with smaller weights or a larger scale",
+                f"{said}, where gradients vanish or explode. Scale the data to about 1 (divide "
+                "grey "
+                "levels by 255), or start with smaller weights or a larger scale",
             )
 
 
 def probabilities_as_logits(inspection: Inspection) -> Iterator[Finding]:
-    """Logits that all lie in [0, 1], as those that went through a sigmoid or softmax do."""
+    """Logits that all lie in [0, 1], like the outputs of a sigmoid or softmax."""
     for name, site in observed_sites(inspection.model).items():
         logits = _given_logits(site)
         if logits is None or logits.numel() < _FEWEST:
@@ -57,8 +58,9 @@ def probabilities_as_logits(inspection: Inspection) -> Iterator[Finding]:
                 inspection.location("model", name),
                 "warning",
                 f"the logits of the {kind} at {name!r} all lie between {low:.2f} and {high:.2f}, "
-                "as probabilities do: a sigmoid or softmax is applied twice if the network ends in "
-                f"one; give probs= instead, or drop the last activation",
+                "as probabilities do. If the network ends in a sigmoid or softmax, it is applied "
+                "twice: "
+                "give probs= instead, or remove the last activation",
             )
 
 

@@ -32,7 +32,7 @@ def incompatible_objective(inspection: Inspection) -> Iterator[Finding]:
 
 
 def draws_without_gradient(inspection: Inspection) -> Iterator[Finding]:
-    """Sites that cannot be reparameterized, under an objective that relies on it."""
+    """Sites that are not reparameterized, under an objective that needs it."""
     objective = inspection.objective
     if isinstance(objective, TraceGraph_ELBO | ReweightedWakeSleep):
         return

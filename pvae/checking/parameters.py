@@ -18,7 +18,7 @@ __all__ = [
 
 
 def parameters_without_gradient(inspection: Inspection) -> Iterator[Finding]:
-    """Parameters that the objective does not depend on."""
+    """Parameters that get no gradient; None is no gradient, zero is one."""
     pair = inspection.pair
     with preserve_state(list(pair.networks.values())), torch.enable_grad():
         for parameter in pair.parameters().values():
@@ -32,7 +32,7 @@ def parameters_without_gradient(inspection: Inspection) -> Iterator[Finding]:
         if not names:
             continue
         whole = len(names) == len(params)
-        # Another batch may take another branch, and a module may hold networks for other programs.
+        # Another batch may take another branch, and a module may have networks for other programs.
         meant = role == "model" or not whole
         whose = f"the {role}{' (all that it has)' if whole else ''}"
         yield Finding.at(
@@ -78,15 +78,15 @@ def thawed_parameters(inspection: Inspection) -> Iterator[Finding]:
     yield Finding.at(
         location,
         "error",
-        f"parameters {shown} arrived frozen (requires_grad=False), and Pyro makes every parameter "
-        "that it registers trainable, those of a PyroModule too: keep a frozen network out of "
-        "Pyro's hands (hold it in a plain list or a closure), or use its output under "
-        "torch.no_grad()",
+        f"parameters {shown} are frozen (requires_grad=False), but Pyro makes every parameter that "
+        "it "
+        "registers trainable, including those of a PyroModule: do not register a frozen network "
+        "(keep it in a list or a closure), or use its output under torch.no_grad()",
     )
 
 
 def names_used_twice(inspection: Inspection) -> Iterator[Finding]:
-    """Parameters or networks that share a name, so that the later one's values count nowhere."""
+    """Parameters or networks with a common name, of which Pyro uses the first."""
     made: dict[str, list[Location]] = {}
     for locations in inspection.locations.values():
         for name, found in locations.params.items():
@@ -96,9 +96,8 @@ def names_used_twice(inspection: Inspection) -> Iterator[Finding]:
             yield Finding.at(
                 statements[-1],
                 "warning",
-                f"pyro.param({name!r}) is given a first value in {len(statements)} places: there "
-                "is one parameter of that name, with the first value that was met; give each its "
-                "own name",
+                f"pyro.param({name!r}) has an initial value in {len(statements)} places: Pyro "
+                "makes one parameter of that name, with the first value; give each its own name",
             )
     for name, first, second in inspection.pair.duplicate_names:
         registered = [s for n, s in made.items() if n.startswith(f"{name}$$$") and s]
@@ -106,6 +105,6 @@ def names_used_twice(inspection: Inspection) -> Iterator[Finding]:
             registered[0][-1] if registered else None,
             "warning",
             f"pyro.module({name!r}) is given two networks, a {type(first).__name__} and a "
-            f"{type(second).__name__}: Pyro registers the first, and leaves the second untrained "
-            "where their parameters have one name; give each its own name",
+            f"{type(second).__name__}: Pyro registers the first and does not train parameters of "
+            "the second with the same names; give each its own name",
         )

@@ -26,7 +26,7 @@ __all__ = [
 
 
 def no_data_plate(inspection: Inspection) -> Iterator[Finding]:
-    """Data in no plate of size len(batch)."""
+    """Observed sites outside any plate of size len(batch)."""
     if inspection.plate is not None or inspection.rows == 1:
         return
     name = next(iter(observed_sites(inspection.model)), None)
@@ -34,8 +34,8 @@ def no_data_plate(inspection: Inspection) -> Iterator[Finding]:
         inspection.location("model", name) if name is not None else None,
         "warning",
         "no plate of size len(batch) encloses the observed sites: every site counts once per "
-        "batch, the sum over data is no mean, and evaluation goes row by row; put latent and "
-        "observed sites of a datum into `with pyro.plate('data', len(x)):`",
+        "batch, and evaluation goes row by row; put the latent and observed sites of a datum into "
+        "`with pyro.plate('data', len(x)):`",
     )
 
 
@@ -48,7 +48,7 @@ def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
         for trace in inspection.traces(fewer):
             log_probs(trace, None)
     except PROGRAM_ERRORS as error:
-        # A guide with a row of parameters for each datum is meant for all data at once.
+        # A guide with one row of parameters per datum is meant for all data at once.
         sized = isinstance(inspection.pair.guide.fn, AutoGuide) or any(
             inspection.rows in param.shape
             for params in inspection.params.values()
@@ -64,7 +64,7 @@ def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
 
 
 def undeclared_dimensions(inspection: Inspection) -> Iterator[Finding]:
-    """Batch dimensions that lie in no plate: a missing to_event, or a broadcast."""
+    """Batch dimensions outside all plates: a missing to_event, or a broadcast."""
     for role, _ in inspection.programs:
         for name, site in inspection.sites(role).items():
             wrong = _undeclared(name, site, inspection.rows)
@@ -90,14 +90,16 @@ def _undeclared(name: str, site: Site, rows: int) -> str:
     if shape.count(rows) > 1 and rows > 1:
         value = tuple(site["value"].shape)
         return (
-            f"{said}: something of shape ({rows},) was broadcast against ({rows}, 1), so that "
-            f"every datum meets every other (the value has shape {value}): give data and the "
-            f"parameters of {distribution_name(site['fn'])} one shape, and mark a dimension of the "
-            "datum's own with .to_event(1)"
+            f"{said}: a tensor of shape ({rows},) was broadcast against ({rows}, 1), so that "
+            f"every datum is compared with every other (the value has shape {value}): give data "
+            "and "
+            f"parameters of {distribution_name(site['fn'])} the same shape, and mark a dimension "
+            "of "
+            "one datum with .to_event(1)"
         )
     sizes = [shape[dim] for dim in left]
     return (
-        f"{said}, of which {sizes} lie in no plate: mark the dimensions of one datum with "
+        f"{said}, of which {sizes} are outside all plates: mark the dimensions of one datum with "
         f".to_event({len(left)})"
     )
 
@@ -108,24 +110,24 @@ def _log_prob(site: Site) -> Tensor:
 
 
 def global_sites_in_the_data_plate(inspection: Inspection) -> Iterator[Finding]:
-    """Sites of the data plate for which the guide proposes one distribution for all data."""
+    """Sites in the data plate with one distribution for all data in the guide."""
     if inspection.plate is None or not inspection.plate.vectorized:
         return
     if not all(part.is_floating_point() for part in inspection.batch):
-        return  # rows of parameters may be looked up by number
+        return  # rows of parameters may be looked up by index
     with preserve_generators(), torch.enable_grad():
         follows = tuple(part.detach().clone().requires_grad_() for part in inspection.batch)
         try:
             trace = poutine.trace(inspection.pair.guide).get_trace(*follows)
         except PROGRAM_ERRORS:
-            return  # it is not made for data that require gradients
+            return  # it does not accept data that require gradients
     for name, site in latent_sites(trace).items():
         if not site["fn"].has_rsample:
-            return  # what comes after it may depend on the data through it
+            return  # later sites may depend on the data through it
         if inspection.plate.frame(site) is None or site["infer"].get("is_auxiliary"):
             continue
         tensors = _tensors(site["fn"])
-        # The draw follows what a flow does to a distribution that is the same for all.
+        # The draw of a flow depends on the data even if its base distribution does not.
         follow = [site["value"], *tensors]
         differs = any(t.requires_grad and _depends(t, follows) for t in follow)
         if not differs and tensors and not _rows_differ(tensors, inspection.rows):
@@ -133,9 +135,8 @@ def global_sites_in_the_data_plate(inspection: Inspection) -> Iterator[Finding]:
                 inspection.location("guide", name),
                 "warning",
                 f"inside the data plate the guide proposes the same distribution of {name!r} for "
-                "every datum: let it depend on x if it is a datum's own; a site that all data "
-                "share (a weight) is sampled outside the plate, in model and guide, or it counts "
-                "once per datum",
+                "every datum: let it depend on x if it belongs to a datum; sample a global site (a "
+                "weight) outside the plate in model and guide, or it counts once per datum",
             )
 
 

@@ -1,4 +1,4 @@
-"""What `check` returns: a table of the sites and the findings; and the error for a wrong pair."""
+"""The result of `check`: a table of sites and the findings; and the error for a wrong pair."""
 
 import os
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ _HEAD = ("site", "program", "plates", "batch", "event", "distribution")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a pair that its author should know.
+    """A mistake, or a possible mistake, in a pair.
 
     Attributes:
-        severity: "error" where training would be wrong, "warning" where it may be meant.
+        severity: "error" if training would be wrong, "warning" if it may be intended.
         message: what is wrong and what to change.
-        file: the file of the statement, or None where it is not known.
+        file: the file of the statement, or None.
         line: its line in the file.
 
     Example:
@@ -36,7 +36,7 @@ class Finding:
     def at(
         cls, location: Location | None, severity: Literal["error", "warning"], message: str
     ) -> "Finding":
-        """A finding about a statement of the user's."""
+        """A finding about a statement at a location."""
         return cls(severity, message, *(location or (None, None)))
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class PairError(ValueError):
     """The pair would be trained wrongly.
 
     Attributes:
-        findings: everything that was found, at least one of them an error.
+        findings: all findings, at least one of them an error.
 
     Example:
         >>> import pvae, pyro, torch
@@ -119,7 +119,7 @@ class SiteRow:
     observed: bool
 
     def cells(self) -> tuple[str, ...]:
-        """What the table says of it."""
+        """The cells of the table."""
         plates = ", ".join(f"{name} {size}" for name, size in self.plates.items()) or "-"
         kind = "observed" if self.observed else "reparameterized" if self.reparameterized else ""
         what = ", ".join(part for part in (self.distribution, kind) if part)
@@ -129,11 +129,11 @@ class SiteRow:
 
 @dataclass(frozen=True)
 class Report:
-    """What a pair looks like to Pyro, and what its author should know of it.
+    """The sites of a pair as Pyro sees them, and the findings about it.
 
     Attributes:
         sites: its sample statements, the guide's before the model's; empty where a program fails.
-        findings: errors, where training would be wrong, and warnings, where it may be meant.
+        findings: errors if training would be wrong, and warnings if it may be intended.
 
     Example:
         >>> import pvae, pyro, torch
@@ -155,11 +155,11 @@ class Report:
 
     @property
     def errors(self) -> list[Finding]:
-        """The findings for which training would be wrong."""
+        """The findings with severity "error"."""
         return [finding for finding in self.findings if finding.severity == "error"]
 
     def __str__(self) -> str:
-        """The table, then a line a finding."""
+        """The table, then one line per finding."""
         lines = [_HEAD, *(row.cells() for row in self.sites)] if self.sites else []
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [

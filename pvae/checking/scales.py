@@ -1,4 +1,4 @@
-"""Does every datum count once? Scales of sites against those of their plates."""
+"""Does every datum count once? Compares scales of sites with those of their plates."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ __all__ = ["wrong_scales"]
 
 
 def wrong_scales(inspection: Inspection) -> Iterator[Finding]:
-    """Data that a subsampling plate and a handler scale both; latents scaled in one program."""
+    """Data scaled twice, by a plate and a handler; latents scaled in one program only."""
     proposed, twice = inspection.sites("guide"), []
     for name, site in inspection.sites("model").items():
         by_plates, own = _by_plates(site), _own(site)
@@ -27,22 +27,22 @@ def wrong_scales(inspection: Inspection) -> Iterator[Finding]:
                     inspection.location("model", name),
                     "error",
                     f"latent site {name!r} is scaled by {own * by_plates:g} in the model and by "
-                    f"{total:g} in the guide: log p and log q would be weighed differently; use "
-                    "the same poutine.scale and the same plate in both",
+                    f"{total:g} in the guide, so log p and log q would have different weights: "
+                    "use the same poutine.scale and the same plate in both",
                 )
-    # Latents alone under a handler are a weight of the divergence, whatever its size.
+    # A handler around latents alone is a weight of the KL divergence.
     if any(inspection.sites("model")[name]["is_observed"] for name in twice):
         factor = _by_plates(inspection.sites("model")[twice[0]])
         yield Finding.at(
             inspection.location("model", twice[0]),
             "error",
             f"sites {twice} are scaled by {factor:g} twice, by their plate's subsampling and by a "
-            "poutine.scale: minibatches would count double; take the poutine.scale out",
+            "poutine.scale: so minibatches would count twice: remove the poutine.scale",
         )
 
 
 def _by_plates(site: Site) -> float:
-    """What subsampling plates scale a site by."""
+    """The scale of a site by subsampling plates."""
     factor = 1.0
     for frame in site["cond_indep_stack"]:
         if frame.full_size not in (None, frame.size):
@@ -51,6 +51,6 @@ def _by_plates(site: Site) -> float:
 
 
 def _own(site: Site) -> float:
-    """What handlers scale a site by, beside its plates."""
+    """The scale of a site by handlers other than plates."""
     scale = torch.as_tensor(site["scale"], dtype=torch.float64)
     return scale.mean().item() / _by_plates(site)

@@ -17,19 +17,19 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
     latent, proposed = latent_sites(inspection.model), latent_sites(inspection.guide)
     if not any(site["is_observed"] for site in inspection.sites("model").values()):
         yield Finding(
-            "warning", "the model observes nothing, so that data do not count: give a site obs=x"
+            "warning", "the model observes nothing, so the data have no effect: give a site obs=x"
         )
     for name in observed_sites(inspection.guide):
         yield Finding.at(
             inspection.location("guide", name),
             "error",
-            f"the guide observes {name!r}: q(z | x) is given the data as its arguments, and its "
-            "observed sites count nowhere; take obs= out, or move the statement into the model",
+            f"the guide observes {name!r}, which has no effect: q(z | x) receives the data as its "
+            "arguments; remove obs=, or move the statement into the model",
         )
     missing = [
         name
         for name, site in latent.items()
-        # A site that the objective sums out is the model's alone.
+        # A site that the objective sums out belongs to the model only.
         if name not in proposed and not site["infer"].get("enumerate")
     ]
     for name in missing:
@@ -54,7 +54,7 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
 
 
 def shapes_of_latents(inspection: Inspection) -> Iterator[Finding]:
-    """Latent sites whose values the prior would broadcast, or could not take."""
+    """Latent sites whose values the prior would broadcast or reject."""
     proposed = inspection.sites("guide")
     for name, site in latent_sites(inspection.model).items():
         if name not in proposed:
@@ -69,9 +69,9 @@ def shapes_of_latents(inspection: Inspection) -> Iterator[Finding]:
             yield Finding.at(
                 inspection.location("guide", name),
                 "error",
-                f"the guide gives {name!r} values of shape {given} with {events[1]} event "
-                f"dimension(s), the model's prior has shape {own} with {events[0]}: a latent needs "
-                "the same shape in both, and the same .to_event(k)",
+                f"the guide's values of {name!r} have shape {given} with {events[1]} event "
+                f"dimension(s), and the model's prior has shape {own} with {events[0]}: use the "
+                "same shape and the same .to_event(k) in both",
             )
 
 
@@ -79,7 +79,7 @@ _RUNS = 5
 
 
 def sites_at_random(inspection: Inspection) -> Iterator[Finding]:
-    """Sites that some runs have and others have not."""
+    """Sites that exist in some runs only."""
     first = {role: set(inspection.sites(role)) for role, _ in inspection.programs}
     always, ever = {r: set(s) for r, s in first.items()}, first
     pair = inspection.pair
@@ -96,7 +96,8 @@ def sites_at_random(inspection: Inspection) -> Iterator[Finding]:
             yield Finding.at(
                 next((p for n in at_random if (p := inspection.location(role, n))), None),
                 "warning",
-                f"sites {at_random} of the {role} are there in some runs and not in others: the "
-                "other program has to follow the same branch, and steps stay eager; draw the "
-                "branch as a site of its own, and mask what does not apply",
+                f"sites {at_random} of the {role} exist in some runs only: the other program has "
+                "to "
+                "follow the same branch, and steps stay eager; draw the branch as a site, and mask "
+                "what does not apply",
             )

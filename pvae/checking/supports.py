@@ -27,7 +27,7 @@ _FOR_OTHER = (
 
 
 def data_outside_support(inspection: Inspection) -> Iterator[Finding]:
-    """Observed values that their distribution cannot give, or that have another shape."""
+    """Observed values outside the support or shape of their distribution."""
     for name, site in observed_sites(inspection.model).items():
         location = inspection.location("model", name)
         value = site["value"]
@@ -50,8 +50,8 @@ def _wrong_shape(location: Location | None, name: str, site: Site, value: Tensor
         location,
         "error",
         f"site {name!r} observes data of shape {tuple(value.shape)}, but its distribution "
-        f"{distribution_name(fn)} has shape {tuple(expected)} (batch {batch}, event {event}): give "
-        "the network the data's shape, or flatten the data in both programs",
+        f"{distribution_name(fn)} has shape {tuple(expected)} (batch {batch}, event {event}): make "
+        "the network return the data's shape, or flatten the data in both programs",
     )
 
 
@@ -70,11 +70,12 @@ def _outside(location: Location | None, name: str, site: Site, value: Tensor) ->
     if kind.endswith("Bernoulli"):
         advice = _FOR_GREY if low >= 0 and high <= 1 else _FOR_OTHER
     meant = is_unvalidated(site["fn"])
-    said = "; it was made with validate_args=False, so this may be meant" if meant else ""
+    said = "; it was made with validate_args=False, so this may be intended" if meant else ""
     return Finding.at(
         location,
         "warning" if meant else "error",
-        f"site {name!r} observes values outside the support of {kind}{example} (the data go from "
+        f"site {name!r} observes values outside the support of {kind}{example} (the data range "
+        "from "
         f"{low:.4g} to {high:.4g}): {advice}{said}",
     )
 
@@ -83,7 +84,7 @@ _DRAWS = 32
 
 
 def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
-    """Guides that propose what the prior gives no probability, or that mix discrete with real."""
+    """Guides that propose values outside the prior's support, or mix discrete with continuous."""
     proposed = inspection.sites("guide")
     for name, site in latent_sites(inspection.model).items():
         if name not in proposed:
@@ -99,15 +100,15 @@ def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
         except (NotImplementedError, RuntimeError, ValueError):
             continue
         if distribution_name(fn) == "Delta" and inside.all():
-            continue  # a point has the probability 1
+            continue  # a point mass inside the support
         severity: Literal["error", "warning"] = "error"
         if own.is_discrete != support.is_discrete:
-            # Straight-through draws are discrete, their density is not.
+            # Straight-through draws are discrete, although their density is not.
             severity = "warning" if support.is_discrete and inside.all() else "error"
             discrete = "guide" if own.is_discrete else "model"
             message = (
-                f"latent site {name!r} is discrete in the {discrete} alone ({kinds}): a "
-                "probability would be compared with a density; use distributions of one kind"
+                f"latent site {name!r} is discrete in the {discrete} only ({kinds}), so a "
+                "probability would be compared with a density: use distributions of one kind"
             )
         elif not inside.all():
             share = 1 - inside.double().mean().item()
@@ -123,10 +124,10 @@ def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
 
 
 class Supports:
-    """The supports of observed sites whose value is an argument of the programs as it is.
+    """The supports of observed sites whose value is an argument of the programs unchanged.
 
-    Replayed steps run without Pyro's validation. Batches shown here are compared with the supports
-    on their device; nothing is read from there before `raise_errors`.
+    Replayed steps run without Pyro's validation. `see` compares batches with the supports on their
+    device; nothing is read from the device before `raise_errors`.
 
     Args:
         trace: of the model on a batch.
@@ -152,7 +153,7 @@ class Supports:
             self._outside.append(torch.stack(wrong))
 
     def raise_errors(self) -> None:
-        """Raise what was found in the batches seen since the last call; reads the device.
+        """Raise an error for batches seen since the last call; reads the device.
 
         Raises:
             PairError: data outside the support of their distribution.

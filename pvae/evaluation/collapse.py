@@ -136,7 +136,7 @@ def latent_use(
         ...         pyro.sample("z", dist.Normal(0.001 * x, 1.0))
         >>> use = latent_use(model, guide, torch.randn(50))
         >>> use.collapsed
-        {'z': 'KL(q || p) is ... nats per datum, below 0.01: the posterior is the prior'}
+        {'z': 'KL(q || p) is ... nats per datum, below 0.01: the posterior equals the prior'}
     """
     divergence = kl_by_site(model, guide, data, num_particles=num_particles, seed=seed)
     active = active_units(model, guide, data, threshold=threshold, seed=seed)

@@ -1,4 +1,4 @@
-"""Baselines: what a learning signal is compared with, to make a score function less noisy."""
+"""Baselines, which are subtracted from learning signals to reduce the variance of scores."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ __all__ = ["MovingAverage", "NetworkBaseline", "leave_one_out"]
 
 
 def leave_one_out(signal: Tensor) -> Tensor:
-    """The mean over the other particles of a datum.
+    """The mean of the signals of a datum's other particles.
 
     Args:
         signal: shape (particles, rows); at least 2 particles.
@@ -32,7 +32,7 @@ class MovingAverage(nn.Module):
     """The average learning signal of the last batches.
 
     Args:
-        decay: of the weight of a batch with each one that follows, between 0 and 1.
+        decay: factor on the weight of a batch with each later batch, in [0, 1).
 
     Example:
         >>> average = MovingAverage(decay=0.5)
@@ -47,7 +47,7 @@ class MovingAverage(nn.Module):
     def __init__(self, decay: float = 0.9) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay}: give a number from 0 up to 1")
+            raise ValueError(f"decay is {decay}: give a number from 0 up to, but not including, 1")
         self.decay = decay
         self.register_buffer("average", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
@@ -57,16 +57,16 @@ class MovingAverage(nn.Module):
         return self.average / self.weight.clamp(min=1 - self.decay)
 
     def see(self, signal: Tensor) -> None:
-        """Take in the learning signals of a batch."""
+        """Update the average with the learning signals of a batch."""
         with torch.no_grad():
             self.average.mul_(self.decay).add_(signal.mean(), alpha=1 - self.decay)
             self.weight.mul_(self.decay).add_(1 - self.decay)
 
 
 class NetworkBaseline(nn.Module):
-    """A moving average, and a network for how much a datum's learning signal differs from it.
+    """A moving average plus a network, which predicts a datum's deviation from it.
 
-    The network is trained on its squared error. It is given the first argument of the programs.
+    The network reads the first argument of the programs, and is trained on its squared error.
 
     References:
         Neural Variational Inference and Learning in Belief Networks (A. Mnih, K. Gregor, 2014),
@@ -74,8 +74,8 @@ class NetworkBaseline(nn.Module):
 
     Args:
         x_shape: shape of one datum.
-        hidden: width of the one hidden layer, or widths of each.
-        decay: as of `MovingAverage`.
+        hidden: width of the single hidden layer, or widths of several.
+        decay: as in `MovingAverage`.
 
     Example:
         >>> baseline = NetworkBaseline(x_shape=(8, 8))
@@ -91,7 +91,7 @@ class NetworkBaseline(nn.Module):
         self.network = MLP(math.prod(x_shape), hidden, 1, activation="tanh")
 
     def forward(self, *batch: Any) -> Tensor:
-        """The learning signal to be expected of each datum, shape (rows,)."""
+        """The expected learning signal of each datum, shape (rows,), in nats."""
         weight = next(self.network.parameters())
         x = batch[0].reshape(len(batch[0]), -1).to(weight.dtype)
         y: Tensor = self.network(x)[..., 0]
@@ -99,5 +99,5 @@ class NetworkBaseline(nn.Module):
         return total
 
     def see(self, signal: Tensor) -> None:
-        """Take in the learning signals of a batch."""
+        """Update the average with the learning signals of a batch."""
         self.average.see(signal)

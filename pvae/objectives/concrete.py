@@ -1,4 +1,4 @@
-"""Discrete layers relaxed to continuous ones, while they are trained."""
+"""Continuous relaxations of discrete layers during training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,12 @@ Program = Callable[..., object]
 
 
 class Concrete(Objective):
-    """The bound of `IWAE` on a relaxed pair: Bernoulli sites are run as relaxed Bernoulli ones.
+    """The bound of `IWAE` on a relaxed pair.
 
-    The user's own programs are run with each latent Bernoulli or one-hot categorical site replaced
-    by Pyro's relaxed distribution, whose draws lie between 0 and 1 and have a gradient; both
-    densities are the relaxed ones. What is trained is a bound on the relaxed model's evidence: it
-    is biased for the discrete pair, by less the lower the temperatures. Evaluation runs the pair as
-    it is.
+    Each latent Bernoulli or one-hot categorical site of the user's programs is replaced by Pyro's
+    relaxed distribution, whose draws lie between 0 and 1 and are reparameterized; both densities
+    are the relaxed ones. The objective is a bound on the relaxed model's evidence, which is biased
+    for the discrete pair; lower temperatures reduce the bias. Evaluation uses the discrete pair.
 
     References:
         The Concrete Distribution (C. J. Maddison, A. Mnih, Y. W. Teh, 2017),
@@ -36,8 +35,8 @@ class Concrete(Objective):
 
     Args:
         num_particles: K, at least 1.
-        temperature: of the guide's sites, above 0; in Maddison et al. 2/3 for binary sites.
-        prior_temperature: of the model's sites, above 0; there 1/2.
+        temperature: of the guide's sites, above 0; Maddison et al. use 2/3 for binary sites.
+        prior_temperature: of the model's sites, above 0; they use 1/2.
 
     Raises:
         ValueError: a temperature out of its range.
@@ -69,20 +68,20 @@ class Concrete(Objective):
         return _relaxed(model, self.prior_temperature), _relaxed(guide, self.temperature)
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse draws that have no gradient although they were to be relaxed."""
+        """Require that all draws are reparameterized after the relaxation."""
         require_reparameterized(
             self, structure, "OneHotCategorical instead of Categorical, or VIMCO"
         )
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The bound of each datum, differentiated as it is."""
+        """The bound of each datum, which is its own surrogate."""
         draw = structure.particles.draw(batch, self.num_particles)
         bound = importance_weighted(draw.log_weights)
         return PerDatum(bound, bound, draw.global_terms)
 
 
 class _Relax(Messenger):
-    """Puts relaxed distributions in the place of discrete ones at latent sites."""
+    """Replaces discrete distributions by relaxed ones at latent sites."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The importance-weighted bound with a gradient whose signal does not drown as K grows."""
+"""The importance-weighted bound; its signal-to-noise ratio does not vanish as K grows."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ __all__ = ["DReG"]
 
 
 class DReG(Objective):
-    """The bound of `IWAE`, its gradient for the guide doubly reparameterized.
+    """The bound of `IWAE` with a doubly reparameterized gradient for the guide.
 
-    The model gets IWAE's gradient, sum_k w_k dlog p(x, z_k), with weights normalized over k; the
-    guide gets sum_k w_k^2 dlog w_k / dz_k dz_k, the score of q left out. Both are unbiased for the
-    bound. The guide is run twice.
+    The model receives IWAE's gradient, sum_k w_k dlog p(x, z_k), with weights normalized over k,
+    and the guide sum_k w_k^2 dlog w_k / dz_k dz_k, without the score of q. Both are unbiased for
+    the bound. The guide runs twice.
 
     References:
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (G. Tucker, D. Lawson,
         S. Gu, C. Maddison, 2018), https://arxiv.org/abs/1810.04152
 
     Args:
-        num_particles: K, at least 1; `STL` for K = 1.
+        num_particles: K, at least 1; equal to `STL` for K = 1.
 
     Example:
         >>> import pvae, torch
@@ -49,13 +49,13 @@ class DReG(Objective):
         super().__init__(num_particles)
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse what has no gradient, no weights of its own, or cannot be run twice."""
+        """Require reparameterized local sites and a guide that can run twice."""
         require_reparameterized(self, structure, "VIMCO, or RWS")
         require_local_sites(self, structure, "IWAE")
         require_repeatable_guide(self, structure, batch)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The bound of each datum, and the mean of its two gradients."""
+        """The bound of each datum, and the surrogate of its two gradients."""
         particles = structure.particles
         drawn = particles.propose(batch, self.num_particles)
         weights: list[Tensor] = []
@@ -69,11 +69,11 @@ class DReG(Objective):
 
 
 def _damped(structure: PairStructure, drawn: Proposal, weights: list[Tensor]) -> Proposal:
-    """The proposal with values whose gradients are multiplied by the weights once more.
+    """The proposal with values whose gradients are multiplied by the weights a second time.
 
-    Where log q counts b times, the gradient that stands for its score is w (1 - b (1 - w)), which
-    is w^2 for b = 1. The weights are known only after the model was run at these values. Inside the
-    guide, where one draw depends on another, the gradient passes the values as they were.
+    If log q has the scale b, the factor that replaces its score is w (1 - b (1 - w)), which is w^2
+    for b = 1. The weights are known only after the model has run at these values. Gradients between
+    draws inside the guide pass through the original values.
     """
 
     spread = structure.particles.spread
@@ -93,7 +93,7 @@ def _damped(structure: PairStructure, drawn: Proposal, weights: list[Tensor]) ->
 
 
 def _counted(structure: PairStructure, site: Site) -> float | Tensor:
-    """How often log q counts at a site: its scale and mask."""
+    """The scale and mask of log q at a site."""
     scale, mask = own_scale(site, structure.plate), site["mask"]
     if isinstance(mask, Tensor):
         return scale * mask.reshape(*mask.shape, *(1,) * len(site["fn"].event_shape))

@@ -1,4 +1,4 @@
-"""The evidence lower bound, site by site: analytic divergences, their weights, free bits."""
+"""The evidence lower bound by site, with analytic KL, weights and free bits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,11 +25,11 @@ class ELBO(Objective):
 
     log p(x | z) - sum_s beta_s max(free_bits, KL_s), KL_s = log q(z_s | .) - log p(z_s | .)
 
-    With all options as they are it is `Trace_ELBO`: the same draws give the same loss and gradient.
+    With the default options it equals `Trace_ELBO`: the same draws have the same loss and gradient.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
-        https://arxiv.org/abs/1312.6114, for both estimators of the divergence.
+        https://arxiv.org/abs/1312.6114, for both estimators of the KL divergence.
         beta-VAE (I. Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl.
         Ladder Variational Autoencoders (C. K. Sonderby et al., 2016; section 2.3), for warm-up,
         https://arxiv.org/abs/1602.02282.
@@ -38,15 +38,15 @@ class ELBO(Objective):
 
     Args:
         num_particles: draws per datum over which the estimate is averaged, at least 1.
-        kl: "monte_carlo", or "analytic": site by site the closed form, where there is one and where
-            no site on which p(z_s | .) depends comes after z_s in the guide; Monte Carlo elsewhere.
-        beta: weight of the divergences; at least 0, and 1 for a bound on log p(x).
+        kl: "monte_carlo", or "analytic": the closed form at each site that has one and whose prior
+            depends on no site that follows it in the guide, and Monte Carlo at the others.
+        beta: weight of the KL divergences; at least 0, and 1 for a bound on log p(x).
         warmup: epochs in which the weight rises to `beta`; see `set_epoch`.
-        sites: latent sites that `beta`, `warmup` and `free_bits` are for; all, where None. The
-            others count fully.
-        free_bits: divergence per site, in nats per datum, below which nothing is gained.
-        free_bits_over: "datum" clamps each datum's divergence, "batch" the mean over the batch, as
-            in Kingma et al. (then data meet in the loss of a batch).
+        sites: latent sites that `beta`, `warmup` and `free_bits` apply to (default: all); the
+            others have the weight 1.
+        free_bits: KL divergence per site, in nats per datum, below which the loss is constant.
+        free_bits_over: "datum" clamps the divergence of each datum, "batch" its mean over the
+            batch, as in Kingma et al. (the loss is then not a sum over data).
 
     Raises:
         ValueError: an unknown option, or a number out of its range.
@@ -85,15 +85,15 @@ class ELBO(Objective):
         self.set_epoch(0)
 
     def set_epoch(self, number: int) -> None:
-        """Set the weight of divergences for an epoch, counted from 0: a straight line to `beta`."""
+        """Set the weight of the divergences for an epoch, counted from 0, linearly up to `beta`."""
         self.weight.fill_(self.beta * min(1.0, (number + 1) / (self.warmup + 1)))
 
     def scheduled(self) -> dict[str, float]:
-        """The weight of divergences, where it changes."""
+        """The weight of the divergences, if it has a warm-up."""
         return {"objective_beta": self.weight.item()} if self.warmup else {}
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse a guide whose draws have no gradient, and sites that are not there."""
+        """Require reparameterized sites, and check the names in `sites`."""
         require_reparameterized(self, structure, "REINFORCE, or VIMCO")
         known = list(latent_sites(structure.model_trace))
         wrong = [name for name in self.sites or () if name not in known]
@@ -105,13 +105,13 @@ class ELBO(Objective):
         if further and (self.sites is not None or self.free_bits):
             raise IncompatibleObjectiveError(
                 f"ELBO got sites or free_bits, and the guide draws {further}, which the model does "
-                "not have: to which divergence they belong is not known; leave these options out"
+                "not have, so they belong to no divergence: leave these options out"
             )
         self.weight = self.weight.to(batch[0].device)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The bound of each datum, differentiated as it is."""
-        # Closed forms want model and guide in one layout.
+        """The bound of each datum, which is its own surrogate."""
+        # Closed forms need model and guide in one layout.
         draw = structure.particles.draw(batch, self.num_particles, tiled=self.kl == "analytic")
         log_p, log_q = draw.log_p, draw.log_q
         local = at_draws(log_p.local, log_q.local, draw)
@@ -126,7 +126,7 @@ class ELBO(Objective):
         return PerDatum(bound, bound, rest - total(weighted))
 
     def _counted(self, name: str, divergence: Tensor) -> Tensor:
-        """What a site's divergence of each datum, shape (rows,), counts."""
+        """A site's divergence of each datum, shape (rows,), with free bits and weight."""
         if self.free_bits and self._chosen(name):
             if self.free_bits_over == "batch":
                 divergence = divergence.mean().expand_as(divergence)

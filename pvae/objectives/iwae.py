@@ -13,7 +13,7 @@ __all__ = ["IWAE", "importance_weighted"]
 
 
 class IWAE(Objective):
-    """The importance-weighted bound, which rises with the number K of particles to log p(x).
+    """The importance-weighted bound, which approaches log p(x) as the number K of particles grows.
 
     L_K = E log 1/K sum_k w_k, w_k = p(x, z_k) / q(z_k | x), z_k ~ q(z | x) reparameterized
 
@@ -22,7 +22,7 @@ class IWAE(Objective):
         https://arxiv.org/abs/1509.00519
 
     Args:
-        num_particles: K, at least 1; the ELBO for K = 1.
+        num_particles: K, at least 1; equal to the ELBO for K = 1.
 
     Example:
         >>> import pvae, torch
@@ -37,11 +37,11 @@ class IWAE(Objective):
         super().__init__(num_particles)
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse a guide whose draws have no gradient."""
+        """Require reparameterized sites."""
         require_reparameterized(self, structure, "VIMCO, or RWS")
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The bound of each datum, differentiated as it is."""
+        """The bound of each datum, which is its own surrogate."""
         draw = structure.particles.draw(batch, self.num_particles)
         bound = importance_weighted(draw.log_weights)
         return PerDatum(bound, bound, draw.global_terms)

@@ -1,4 +1,4 @@
-"""The ELBO for draws that have no gradient: the score function, with baselines."""
+"""The ELBO for draws without a gradient: the score function with baselines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,10 @@ _BASELINES = ("none", "leave_one_out", "moving_average", "network")
 
 
 class REINFORCE(Objective):
-    """The ELBO, its gradient for the guide by the score function.
+    """The ELBO with a score-function gradient for the guide.
 
-    The score of each datum's draws is weighed by its own log-weight, less a baseline that does not
-    depend on the draw. Sites of the guide that are reparameterized are differentiated through.
+    The score of each datum's draws is weighted by its log-weight minus a baseline that does not
+    depend on the draw. Reparameterized sites are differentiated through.
 
     References:
         Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning
@@ -30,15 +30,14 @@ class REINFORCE(Objective):
 
     Args:
         num_particles: draws per datum over which the estimate is averaged, at least 1.
-        baseline: "none"; "leave_one_out", the mean of the other particles of a datum;
-            "moving_average", of the last batches; "network", that and a network of x; or a module
-            of your own, from the programs' arguments to shape (rows,), trained on its squared
-            error. Where nothing is said, "leave_one_out" for two particles and more, or else
-            "moving_average".
+        baseline: "none"; "leave_one_out", the mean of the datum's other particles;
+            "moving_average" over the last batches; "network", that plus a network of x; or a module
+            from the programs' arguments to shape (rows,), trained on its squared error (default:
+            "leave_one_out" for two or more particles, and "moving_average" for one).
         x_shape: shape of one datum, for "network".
 
     Raises:
-        ValueError: an unknown baseline, or one that lacks what it needs.
+        ValueError: an unknown baseline, or one without the particles or `x_shape` that it needs.
 
     Example:
         >>> import pvae, torch
@@ -67,7 +66,8 @@ class REINFORCE(Objective):
             self._module = baseline
         elif baseline not in _BASELINES:
             raise ValueError(
-                f"unknown baseline {baseline!r}: there are {', '.join(_BASELINES)}, or a module of "
+                f"unknown baseline {baseline!r}: give one of {', '.join(_BASELINES)}, or a module "
+                "of "
                 "your own"
             )
         elif baseline == "moving_average":
@@ -83,11 +83,11 @@ class REINFORCE(Objective):
             )
 
     def networks(self) -> dict[str, nn.Module]:
-        """The baseline, where it is a module."""
+        """The baseline if it is a module."""
         return {} if self._module is None else {"objective.baseline": self._module}
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The mean log-weight of each datum, and its score weighed by the learning signal."""
+        """The mean log-weight of each datum, and its score weighted by the learning signal."""
         draw = structure.particles.draw(batch, self.num_particles)
         signal = draw.log_weights.detach()
         expected, error = self._expected(signal, batch)
@@ -95,7 +95,7 @@ class REINFORCE(Objective):
         return PerDatum(draw.log_weights.mean(0), surrogate.mean(0), draw.global_terms)
 
     def _expected(self, signal: Tensor, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        """The baseline of each learning signal, and what it is trained on."""
+        """The baseline of each learning signal, and its training loss."""
         if self.baseline == "leave_one_out":
             return leave_one_out(signal), signal.new_zeros(())
         if self._module is None:
@@ -104,8 +104,8 @@ class REINFORCE(Objective):
         expected = self._module(*batch)
         if expected.shape not in ((), signal.shape[1:]):
             raise ValueError(
-                f"the baseline gave shape {tuple(expected.shape)} for {signal.shape[1]} data: give "
-                "one number for each, shape (rows,)"
+                f"the baseline returned shape {tuple(expected.shape)} for {signal.shape[1]} data: "
+                "return one number for each, shape (rows,)"
             )
         error = (signal - expected) ** 2
         if isinstance(self._module, MovingAverage | NetworkBaseline) and torch.is_grad_enabled():

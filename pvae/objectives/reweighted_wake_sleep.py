@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep: wake-sleep with several weighed draws for each datum."""
+"""Reweighted wake-sleep: wake-sleep with several weighted draws per datum."""
 
 from typing import Any
 
@@ -13,14 +13,15 @@ __all__ = ["RWS"]
 
 
 class RWS(Objective):
-    """The model learns by the importance-weighted bound, the guide by weighed draws and dreams.
+    """The model learns from the importance-weighted bound, the guide from weighted draws and
+    dreams.
 
     model: sum_k w_k dlog p(x, z_k), guide: insomnia sum_k w_k dlog q(z_k | x) + (1 - insomnia)
-    dlog q(z | x), (z, x) ~ p(x, z); w_k is normalized over the particles of each datum by itself
+    dlog q(z | x), (z, x) ~ p(x, z); w_k is normalized over the particles of each datum
 
-    The loss that is reported is minus the bound of `IWAE`. Draws need no gradient. Pyro's
-    `ReweightedWakeSleep` weighs the particles of a whole batch jointly, and lets a gradient through
-    the draws of one layer into the next; the two are the same on one datum and one layer.
+    The reported loss is minus the bound of `IWAE`. Draws need no gradient. Pyro's
+    `ReweightedWakeSleep` weights the particles of a whole batch jointly, and differentiates through
+    the draws of one layer into the next; the two agree for one datum and one layer.
 
     References:
         Reweighted Wake-Sleep (J. Bornschein, Y. Bengio, 2015), https://arxiv.org/abs/1406.2751.
@@ -29,8 +30,8 @@ class RWS(Objective):
 
     Args:
         num_particles: K, at least 2.
-        insomnia: weight of the guide's wake phase, from 0 (it learns from dreams alone) to 1 (from
-            data alone).
+        insomnia: weight of the guide's wake phase, from 0 (it learns from dreams only) to 1 (from
+            data only).
 
     Raises:
         ValueError: insomnia out of its range.
@@ -56,7 +57,7 @@ class RWS(Objective):
         self._observed: dict[str, int] = {}
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse a guide that shares parameters with the model, and models that cannot dream."""
+        """Require local sites, separate parameters and, for dreams, a model to simulate from."""
         require_local_sites(self, structure, "VIMCO, or IWAE where draws have a gradient")
         require_separate_parameters(
             self, structure, batch, "VIMCO, or IWAE where draws have a gradient"
@@ -65,7 +66,7 @@ class RWS(Objective):
             self._observed = find_observed(type(self).__name__, structure, batch)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The bound of each datum, and the phases of model and guide."""
+        """The bound of each datum, and the losses of model and guide."""
         draw = structure.particles.draw(batch, self.num_particles, detached=True)
         log_p, log_q = total(draw.log_p.local), total(draw.log_q.local)
         log_weights = (log_p - log_q).detach()

@@ -14,8 +14,8 @@ __all__ = ["STL"]
 class STL(Objective):
     """The ELBO, with log q(z | x) differentiated through z alone: sticking the landing.
 
-    The term that is left out, the score of q, is zero on average; without it the gradient has no
-    variance where q is the posterior. The guide is run twice.
+    The score of q, which is left out, has mean zero; without it the gradient has no variance if q
+    is the posterior. The guide runs twice.
 
     References:
         Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference
@@ -36,12 +36,12 @@ class STL(Objective):
     """
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse a guide whose draws have no gradient, or that cannot be run twice."""
+        """Require reparameterized sites and a guide that can run twice."""
         require_reparameterized(self, structure, "REINFORCE, or VIMCO")
         require_repeatable_guide(self, structure, batch)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The mean log-weight of each datum; its gradient is the path's alone."""
+        """The mean log-weight of each datum, differentiated along the path of the draws."""
         draw = structure.particles.draw(batch, self.num_particles)
         log_q = log_q_of_values(structure, batch, draw.proposal)
         path = (total(draw.log_p.local) - total(log_q.local)).mean(0)

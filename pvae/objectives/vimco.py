@@ -1,4 +1,4 @@
-"""The importance-weighted bound for draws that have no gradient."""
+"""The importance-weighted bound for draws without a gradient."""
 
 import math
 from typing import Any
@@ -14,11 +14,11 @@ __all__ = ["VIMCO"]
 
 
 class VIMCO(Objective):
-    """The bound of `IWAE`, its gradient by the score function with a baseline for each particle.
+    """The bound of `IWAE` with a score-function gradient and a baseline for each particle.
 
     The learning signal of particle k is L - L_k: L_k is the bound with the k-th weight replaced by
-    the geometric mean of the others, so that it does not depend on z_k. Sites of the guide that are
-    reparameterized are differentiated through, as in `IWAE`.
+    the geometric mean of the others, so that it does not depend on z_k. Reparameterized sites are
+    differentiated through, as in `IWAE`.
 
     References:
         Variational inference for Monte Carlo objectives (A. Mnih, D. J. Rezende, 2016),
@@ -44,7 +44,7 @@ class VIMCO(Objective):
         super().__init__(num_particles)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The bound of each datum, and the score weighed by the learning signals."""
+        """The bound of each datum, and the scores weighted by the learning signals."""
         draw = structure.particles.draw(batch, self.num_particles)
         bound = importance_weighted(draw.log_weights)
         signal = bound.detach() - without_each(draw.log_weights.detach())

@@ -12,13 +12,13 @@ __all__ = ["WakeSleep"]
 
 
 class WakeSleep(Objective):
-    """Two losses: in the wake phase the model's, in the sleep phase the guide's.
+    """Two losses: that of the model in the wake phase, and that of the guide in the sleep phase.
 
     wake: -log p(x, z), x from the data, z ~ q(z | x)
     sleep: -log q(z | x), (z, x) ~ p(x, z)
 
-    The loss that is reported is minus the ELBO; the sleep phase follows the gradient of another
-    quantity, KL(p(z | x) || q(z | x)) on data from the model. Draws need no gradient.
+    The reported loss is minus the ELBO; the sleep phase follows the gradient of another quantity,
+    KL(p(z | x) || q(z | x)) on data from the model. Draws need no gradient.
 
     References:
         The "wake-sleep" algorithm for unsupervised neural networks (G. E. Hinton, P. Dayan,
@@ -43,14 +43,14 @@ class WakeSleep(Objective):
         self._observed: dict[str, int] = {}
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
-        """Refuse a guide that shares parameters with the model, and models that cannot dream."""
+        """Require local sites, separate parameters and a model that can be simulated."""
         require_local_sites(self, structure, "ELBO, or Trace_ELBO")
         nearest = "ELBO, or REINFORCE where draws have no gradient"
         require_separate_parameters(self, structure, batch, nearest)
         self._observed = find_observed(type(self).__name__, structure, batch)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
-        """The mean log-weight of each datum, and both phases."""
+        """The mean log-weight of each datum, and the losses of both phases."""
         draw = structure.particles.draw(batch, self.num_particles, detached=True)
         wake = total(draw.log_p.local).mean(0)
         sleep = dream_log_prob(structure, batch, self._observed)

@@ -174,7 +174,7 @@ def test_grey_levels_under_a_bernoulli_may_be_meant():
 
     (found,) = pvae.check(model, pair.guide, data().sigmoid()).findings
     assert found.severity == "warning"
-    assert "made with validate_args=False, so this may be meant" in found.message
+    assert "made with validate_args=False, so this may be intended" in found.message
     trained = pvae.fit(model, pair.guide, data().sigmoid(), epochs=2, progress=False)
     assert len(trained.history) == 2
     assert any("values outside the support of Bernoulli" in note for note in trained.notes)
@@ -218,7 +218,7 @@ def test_straight_through_draws_may_be_meant_and_points_are():
 
     (found,) = findings(model, straight_through, data())
     assert found.severity == "warning"
-    assert "discrete in the model alone" in found.message
+    assert "discrete in the model only" in found.message
     assert findings(model, point, data()) == []
 
 

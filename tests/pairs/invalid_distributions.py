@@ -27,7 +27,7 @@ def normal_for_a_positive_latent():
     return model, guide, data()
 
 
-@wrong("error", "'z' is discrete in the guide alone")
+@wrong("error", "'z' is discrete in the guide only")
 def bernoulli_for_a_normal_latent():
     pair = Pair()
 
@@ -89,7 +89,7 @@ def data_with_a_hole():
     return pair.model, lambda x: pair.guide(x.nan_to_num()), x, {"line": (Pair, "obs=x)")}
 
 
-@wrong("error", "make a positive scale of it with torch.nn.functional.softplus")
+@wrong("error", "make scale positive with torch.nn.functional.softplus")
 def scale_without_softplus():
     pair = Pair()
 
@@ -155,7 +155,7 @@ def images_not_flattened():
     return pair.model, pair.guide, data(ROWS, 2, 3), {"line": line}
 
 
-@wrong("error", r"different types: give the data as float32, x.float\(\)")
+@wrong("error", r"different types: convert the data with x.float\(\)")
 def data_in_double_precision():
     pair = Pair()
     return pair.model, pair.guide, data().double(), {"line": (Pair, "loc, raw = self.encoder(x)")}
