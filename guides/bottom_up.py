@@ -18,8 +18,8 @@ class BottomUp(nn.Module):
 
     q(z1, ..., zM | x) = q(z1 | x) prod_{m > 1} q(z_m | z_{m-1})
 
-    Gaussian layers are N(loc(.), scale(.)^2), where a network that gives 0 gives scale 1; Bernoulli
-    layers have the values 0 and 1 and logits from a network, which start near -2 as the model's.
+    Gaussian layers are N(loc(.), scale(.)^2), with scale 1 at network outputs of 0. Bernoulli
+    layers have the values 0 and 1 and logits from a network, which start near -2 like the model's.
 
     Its sites are "z1", ..., "zM", `(batch, dims[m - 1])`, in the plate "data".
 

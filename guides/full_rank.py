@@ -17,12 +17,12 @@ class FullRank(nn.Module):
 
     q(z | x) = N(z; loc(x), L(x) L(x)^T), L lower triangular with a positive diagonal
 
-    Its site is "z", `(batch, z_dim)`, in the plate "data". A network that gives 0 gives the prior's
-    covariance, I; the diagonal of L stays above 1e-5.
+    Its site is "z", `(batch, z_dim)`, in the plate "data". Network outputs of 0 correspond to the
+    prior's covariance, I; the diagonal of L stays above 1e-5.
 
     References:
         Automatic Differentiation Variational Inference (Kucukelbir et al., 2016),
-        https://arxiv.org/abs/1603.00788, for the family; here a network gives its parameters.
+        https://arxiv.org/abs/1603.00788, for the family; here its parameters come from a network.
 
     Args:
         x_shape: shape of one datum; images are `(height, width)` or `(channels, height, width)`.

@@ -16,8 +16,8 @@ class MeanField(nn.Module):
 
     q(z | x) = prod_d N(z_d; loc_d(x), scale_d(x)^2)
 
-    Its site is "z", `(batch, z_dim)`, in the plate "data". A network that gives 0 gives the prior's
-    scale, 1; scales stay above 1e-5.
+    Its site is "z", `(batch, z_dim)`, in the plate "data". Network outputs of 0 correspond to the
+    prior's scale, 1; scales stay above 1e-5.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2013), https://arxiv.org/abs/1312.6114.

@@ -23,7 +23,7 @@ class HelmholtzMachine(nn.Module):
     p(x, z1, ..., zM) = p(zM) prod_{m < M} p(z_m | z_{m+1}) p(x | decoder(z1))
 
     Gaussian layers are p(zM) = N(0, I) and p(z_m | z_{m+1}) = N(loc(z_{m+1}), scale(z_{m+1})^2),
-    where a network that gives 0 gives scale 1. Bernoulli layers have the values 0 and 1, learned
+    with scale 1 at network outputs of 0. Bernoulli layers have the values 0 and 1, learned
     logits at the top, and logits from a network below: with `hidden=()` and a Bernoulli likelihood,
     a sigmoid belief network. They start near logits of -2, each unit on for one datum in eight.
 

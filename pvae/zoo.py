@@ -1,4 +1,4 @@
-"""From a text to a program: "vae", "my.py:Mine", "package.module:Mine", "my.py:Class.method"."""
+"""From a name to a program: "vae", "my.py:Mine", "package.module:Mine", "my.py:Class.method"."""
 
 import ast
 import hashlib
@@ -28,7 +28,7 @@ class Entry:
     """A member of the zoo.
 
     Attributes:
-        name: what to give for it.
+        name: in the zoo.
         cls: its class.
         summary: the first line of its docstring.
         options: names of constructor arguments with their defaults.
@@ -42,11 +42,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a program came from.
+    """The origin of a program.
 
     Attributes:
-        text: what was given for it.
-        file: the file that holds it, or None for the zoo and for packages.
+        text: as given by the user.
+        file: the file that defines it, or None for the zoo and packages.
         sha256: of that file.
     """
 
@@ -57,7 +57,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Built:
-    """A pair, and how to build it again."""
+    """A pair with everything that is needed to build it again."""
 
     model: Callable[..., object]
     guide: Callable[..., object]
@@ -66,7 +66,7 @@ class Built:
     sources: Mapping[str, Source]
 
     def as_json(self) -> dict[str, object]:
-        """What `build` needs to build the pair again, and the sources as they were."""
+        """The arguments of `build` that build the pair again, and the present sources."""
         texts = {
             role: f"{source.file}:{source.text.rpartition(':')[2]}" if source.file else source.text
             for role, source in self.sources.items()
@@ -84,17 +84,17 @@ def build(
 ) -> Built:
     """Find two programs, and construct those that are classes.
 
-    A function is the program, and so is an instance; a class is constructed; of "Class.method" the
-    class is, once for both programs. A guide whose constructor names `model` is given the model.
+    Functions and instances are programs; classes are constructed. "Class.method" constructs the
+    class once for both programs. A guide whose constructor names `model` receives the model.
 
     Args:
         model: the text of the model.
         guide: the text of the guide.
         options: arguments for every constructor that names them.
-        defaults: what constructors that name it get where the options do not give it.
+        defaults: arguments for constructors that name them, unless the options set them.
 
     Raises:
-        ValueError: nothing is found under a text, or options and constructors do not fit.
+        ValueError: there is nothing of that name, or the options do not fit the constructors.
 
     Example:
         >>> built = build("vae", "mean_field", {"z_dim": 2}, {"x_shape": (8, 8)})
@@ -104,7 +104,7 @@ def build(
     options, defaults = dict(options or {}), dict(defaults or {})
     found = {role: _find(text, role) for role, text in (("model", model), ("guide", guide))}
     _refuse_unknown(options, {role: maker for role, (_, maker, _) in found.items()})
-    # One instance for both where a method is named, or the two would train networks of their own.
+    # One instance if a method is named, since two would have separate networks.
     one_instance = any(method for _, _, method in found.values())
     instances: dict[type, object] = {}
     programs: dict[str, Callable[..., object]] = {}
@@ -112,7 +112,7 @@ def build(
         program: object = maker
         if inspect.isclass(maker):
             if not (one_instance and maker in instances):
-                # Of a guide's, programs holds the model alone, under that name.
+                # `programs` contains the model when a guide is constructed.
                 instances[maker] = _construct(maker, source.text, defaults | options | programs)
             program = instances[maker]
         programs[role] = _program(program, method, role, source.text)
@@ -121,20 +121,20 @@ def build(
 
 
 def changed(source: Source) -> str | None:
-    """A sentence, where the file of a source is not what it was; None where it is."""
+    """A sentence if the file of a source has changed; None otherwise."""
     path = Path(source.file or "")
     if source.file and not path.exists():
-        return f"{path}, which holds {source.text!r}, is gone since the run was trained"
+        return f"{path}, which holds {source.text!r}, was removed after the run was trained"
     if source.file is None or (now := _sha256(path)) == source.sha256:
         return None
     return (
         f"{path} has changed since the run was trained (sha256 {str(source.sha256)[:8]}... then, "
-        f"{now[:8]}... now): what is loaded may not be what was trained"
+        f"{now[:8]}... now): the loaded programs may differ from the trained ones"
     )
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, object]:
-    """Read `key=value` texts: numbers, True, False, None, 400,200 for a tuple, or else a text.
+    """Parse `key=value` texts: numbers, True, False, None, 400,200 for a tuple, or a string.
 
     Raises:
         ValueError: a text has no "=".
@@ -147,10 +147,10 @@ def parse_options(texts: Iterable[str]) -> dict[str, object]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key.isidentifier() and equals):
-            raise ValueError(f"{text!r} is no option: write key=value, such as z_dim=2")
+            raise ValueError(f"{text!r} is not an option: write key=value, such as z_dim=2")
         try:
             options[key] = ast.literal_eval(value)
-            json.dumps(options[key])  # what a run could not remember stays a text
+            json.dumps(options[key])  # values that a run cannot store stay strings
         except (ValueError, SyntaxError, TypeError):
             options[key] = value
     return options
@@ -205,7 +205,7 @@ def _zoo_class(name: str, role: str) -> type:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Execute a file as a module of a name of its own, once."""
+    """Execute a file once, as a module with a unique name."""
     contents = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
     stem = re.sub("[^0-9A-Za-z]", "_", path.stem)  # at a dot, pickle would look for a package
     name = f"pvae_program_{stem}_{contents[:16]}"
@@ -216,14 +216,14 @@ def _load_file(path: Path) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))  # so that it can import its neighbours
+    sys.path.insert(0, str(path.parent))  # so that it can import files beside it
     try:
         loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[name]  # half of a module, which the next one to ask would be given
+        del sys.modules[name]  # the next import must not find an incomplete module
         if not isinstance(error, (Exception, SystemExit)):
             raise
-        line = getattr(error, "lineno", None)  # of a SyntaxError: no frame of the file was run
+        line = getattr(error, "lineno", None)  # of a SyntaxError, which has no frame in the file
         for frame in traceback.extract_tb(error.__traceback__):
             line = frame.lineno if frame.filename == str(path) else line
         raise ValueError(f"{path}:{line}: {type(error).__name__}: {error}") from error
@@ -254,7 +254,7 @@ def _construct(cls: type, text: str, values: Mapping[str, object]) -> object:
 
 def _program(program: object, method: str | None, role: str, text: str) -> Callable[..., object]:
     called: object = program if method is None else getattr(program, method)
-    # Every nn.Module can be called, and without forward fails when it is.
+    # Every nn.Module is callable, but fails without forward.
     silent = isinstance(called, nn.Module) and type(called).forward is nn.Module.forward
     if callable(called) and not silent:
         return called
@@ -271,7 +271,7 @@ def _methods(cls: type) -> list[str]:
 
 def _refuse_unknown(options: Mapping[str, object], makers: Mapping[str, object]) -> None:
     named = {role: _named(maker) for role, maker in makers.items()}
-    # A guide that names `model` is handed the model: an option of that name would be lost.
+    # A guide that names `model` receives the model, so an option of that name has no effect.
     known = sorted(named["model"].keys() | (named["guide"].keys() - {"model"}))
     for key in options:
         if key not in known:
@@ -282,7 +282,7 @@ def _refuse_unknown(options: Mapping[str, object], makers: Mapping[str, object])
 def _signature(maker: object) -> str:
     if inspect.isclass(maker):
         return f"{maker.__name__}{inspect.signature(maker)}"
-    return f"{getattr(maker, '__name__', repr(maker))}, one of the programs which take no options"
+    return f"{getattr(maker, '__name__', repr(maker))}, a program, which takes no options"
 
 
 def _named(maker: object) -> dict[str, inspect.Parameter]:

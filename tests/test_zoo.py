@@ -161,7 +161,7 @@ def test_a_file_that_was_interrupted_is_loaded_again(folder):
         (
             "mine.py:Model",
             {"z_dmi": 2},
-            "guide: function, one of the programs which take no options",
+            "guide: function, one of the programs which takes no options",
         ),
         ("broken.py:model", {}, r"broken\.py:2: ZeroDivisionError: division by zero"),
         ("broken:model", {}, "'broken:model': ZeroDivisionError: division by zero"),

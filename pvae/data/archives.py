@@ -1,4 +1,4 @@
-"""An .npz of a named set: read with its checksums, or made of the originals and kept."""
+"""Archives (.npz) of named data sets, verified by checksums or converted from originals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvae.data.downloads import DamagedFileError, Original, cache_folder, find, 
 
 __all__ = ["UNREADABLE", "checked_npz"]
 
-# What numpy and zipfile raise for a file that is damaged or of another kind.
+# What numpy and zipfile raise for damaged files and files of another kind.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -36,7 +36,7 @@ def checked_npz(
     originals: tuple[Original, ...] = (),
     convert: Callable[..., Arrays] | None = None,
 ) -> Arrays:
-    """The arrays of an .npz that is there, or is first made of the originals and kept."""
+    """The arrays of an archive; a missing archive is first converted from the originals."""
     found = find(path)
     if found is None and convert is not None:
         files = [obtain(original) for original in originals]
@@ -56,7 +56,8 @@ def checked_npz(
                 arrays = {name: archive[name] for name in digests if name in archive}
         except UNREADABLE as error:
             raise DamagedFileError(
-                f"{found} cannot be read ({error}): it is damaged or no .npz; replace or delete it"
+                f"{found} cannot be read ({error}): it is damaged, or not an .npz; replace or "
+                "delete it"
             ) from error
         _check(str(found), arrays, digests)
     return {name: array for name, array in arrays.items() if name in digests}
@@ -66,17 +67,18 @@ def _check(origin: str, arrays: Arrays, digests: Mapping[str, str]) -> None:
     for name, expected in digests.items():
         if name not in arrays and not name.endswith("_labels"):
             raise DamagedFileError(
-                f"{origin} has no array {name!r}: replace it, or delete it to have it made anew"
+                f"{origin} has no array {name!r}: replace the file, or delete it to convert it "
+                "again"
             )
         if name in arrays and hashlib.sha256(arrays[name].tobytes()).hexdigest() != expected:
             raise DamagedFileError(
-                f"{origin}: the array {name!r} does not have sha256 {expected}, so these are other "
-                "data, or they are damaged: replace the file, or delete it to have it made anew"
+                f"{origin}: the array {name!r} does not have sha256 {expected}, so the data "
+                "are others, or damaged: replace the file, or delete it to convert it again"
             )
 
 
 def _save(path: Path, arrays: Arrays) -> None:
-    """Write an .npz so that it is there whole or not at all."""
+    """Write an archive atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:

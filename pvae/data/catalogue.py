@@ -1,4 +1,4 @@
-"""The named data sets: where their files are published, with checksums, and how they are read."""
+"""The named data sets: published files, checksums and readers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NamedSet:
         read: from its originals to arrays "train", "valid", "test", "train_labels", ...
         originals: the published files, in the order that `read` expects.
         levels: number of grey levels of its uint8 arrays.
-        sorted_rows: rows come sorted by class, so that the last ones are no sample of all.
+        sorted_rows: rows are sorted by class, so that the last ones are not a random sample.
     """
 
     read: Callable[[tuple[Original, ...]], Arrays]
@@ -39,7 +39,7 @@ def _sums(listed: str) -> dict[str, str]:
     return {name: checksum for checksum, name in lines}
 
 
-# The published files; those of OMNIGLOT are md5, as only those are known.
+# The published files; only md5 sums are known for OMNIGLOT.
 MNIST_FILES = _sums("""
 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609  train-images-idx3-ubyte.gz
 3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c  train-labels-idx1-ubyte.gz

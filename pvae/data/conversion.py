@@ -1,4 +1,4 @@
-"""From the formats in which data sets were published to arrays."""
+"""Convert published formats of data sets to arrays."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def area_28x28(ink: npt.NDArray[np.bool_] | UInt8) -> UInt8:
     Args:
         ink: (N, 105, 105), 0 or 1.
     """
-    # In quarters of a pixel a cell is 15 long and a pixel 4, so that overlaps are whole numbers,
-    # and a cell's sum is one of 0, ..., 225, exact in float32.
+    # In quarters of a pixel, a cell is 15 long and a pixel 4, so overlaps are integers, and the sum
+    # of a cell is one of 0, ..., 225, which float32 represents exactly.
     cell, pixel = 15 * np.arange(28)[:, None], 4 * np.arange(105)[None, :]
     overlap = np.minimum(cell + 15, pixel + 4) - np.maximum(cell, pixel)
     weights = np.clip(overlap, 0, None).astype(np.float32)
     sums = [weights @ part.astype(np.float32) @ weights.T for part in _parts(ink)]
-    # 255 / 225 = 17 / 15, which no whole number takes to a half: rounding has no ties.
+    # 255 / 225 = 17 / 15, which takes no integer to a half, so rounding has no ties.
     return ((34 * np.concatenate(sums).astype(np.int64) + 15) // 30).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ TIMEOUT = 30  # seconds without an answer, after which the next mirror is tried
 
 
 class DownloadError(OSError):
-    """No mirror gave the file; nothing was left behind.
+    """No mirror provided the file; no partial file remains.
 
     Example:
         >>> try:
@@ -25,7 +25,7 @@ class DownloadError(OSError):
 
 
 class DamagedFileError(ValueError):
-    """A file that is there is not what its checksum or its format says.
+    """An existing file does not match its checksum or its format.
 
     Example:
         >>> import pathlib, pvae, tempfile
@@ -45,9 +45,9 @@ class Original:
     """A published file.
 
     Args:
-        path: its place under $PVAE_DATA and in the cache, "mnist/train-images-idx3-ubyte.gz".
+        path: relative to $PVAE_DATA and to the cache, "mnist/train-images-idx3-ubyte.gz".
         checksum: "sha256:..." or "md5:...".
-        urls: where it can be had, tried in turn.
+        urls: mirrors, tried in turn.
     """
 
     path: str
@@ -56,18 +56,18 @@ class Original:
 
 
 def data_folder() -> Path | None:
-    """The folder $PVAE_DATA, or None where it is not set."""
+    """The folder $PVAE_DATA, or None if it is not set."""
     name = os.environ.get("PVAE_DATA")
     if not name:
         return None
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"PVAE_DATA names {name}, which is no folder: correct or unset it")
+        raise FileNotFoundError(f"PVAE_DATA is {name}, which is not a folder: correct or unset it")
     return folder
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $PVAE_CACHE, or else the cache folder of the system."""
+    """The folder of downloads: $PVAE_CACHE, or the cache folder of the system."""
     name = os.environ.get("PVAE_CACHE")
     if name:
         return Path(name).expanduser()
@@ -77,24 +77,24 @@ def cache_folder() -> Path:
 
 
 def find(path: str) -> Path | None:
-    """The file at this place under $PVAE_DATA, or else in the cache, or else None."""
+    """The file under $PVAE_DATA or in the cache; None if there is none."""
     folders = [folder for folder in (data_folder(), cache_folder()) if folder is not None]
     return next((f / path for f in folders if (f / path).is_file()), None)
 
 
 def places(path: str) -> str:
-    """In words, where a user can put the file by hand."""
+    """The paths at which a user can provide the file, in words."""
     folder = data_folder()
     at = f"{folder / path}" if folder else f"$PVAE_DATA/{path} (PVAE_DATA is not set)"
     return f"{at} or {cache_folder() / path}"
 
 
 def obtain(original: Original) -> Path:
-    """Find or download a file; what is returned has the right checksum.
+    """Find or download a file and verify its checksum.
 
     Raises:
-        DamagedFileError: the file is there with another checksum.
-        DownloadError: it is nowhere, and no mirror gave it whole and unchanged.
+        DamagedFileError: the file exists with another checksum.
+        DownloadError: the file does not exist, and no mirror provided it intact.
     """
     found = find(original.path)
     if found is None:
@@ -113,7 +113,7 @@ def obtain(original: Original) -> Path:
 def _download(original: Original) -> Path:
     import pooch
 
-    # pooch writes under a temporary name beside the target, checks the sum, and renames.
+    # pooch downloads to a temporary file, verifies the checksum, and renames.
     target = cache_folder() / original.path
     failures = []
     for url in original.urls:
@@ -127,7 +127,7 @@ def _download(original: Original) -> Path:
             )
         except OSError as error:  # every error of requests, and of the disk
             failures.append(f"{url}: {_reason(error)}")
-        except ValueError:  # what pooch raises where the sum differs
+        except ValueError:  # raised by pooch if the checksum differs
             failures.append(f"{url}: sent another file, its checksum is not {original.checksum}")
         else:
             return target
@@ -139,7 +139,7 @@ def _download(original: Original) -> Path:
 
 
 def _reason(error: OSError) -> str:
-    # requests comes with pooch, which imports it late as it is slow to import.
+    # requests is a dependency of pooch, and slow to import.
     from requests import exceptions
 
     if isinstance(error, exceptions.Timeout):

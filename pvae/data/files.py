@@ -1,4 +1,4 @@
-"""Data files of the user's: .npz with splits, .npy with training rows alone."""
+"""A user's data files: .npz with splits, .npy with training rows only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SUFFIXES = (".npz", ".npy")
 
 
 def read_file(path: Path) -> tuple[Arrays, int | None]:
-    """Read a file of the user's: its splits and labels, and the grey levels of uint8 splits.
+    """Read the splits and labels of a user's file, and the grey levels of uint8 splits.
 
-    Splits come as uint8 (two levels where all of them hold only 0 and 1, else 256) or as float32.
+    Splits are uint8 (with two levels if they contain only 0 and 1, and 256 otherwise) or float32.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} (looked for from {Path.cwd()})")
@@ -58,12 +58,12 @@ def _read(path: Path) -> Arrays:
             arrays = {"train": loaded}
         else:
             with loaded:
-                # An array that is not wanted is not read, and only stands in messages by its name.
+                # Other arrays are not read; messages mention their names.
                 arrays = {k: loaded[k] if k in wanted else np.empty(0) for k in loaded.files}
     except UNREADABLE as error:
         raise DamagedFileError(
             f"{path} cannot be read ({error}): save arrays of numbers with np.savez or np.save; "
-            "arrays of objects are refused, as loading them would execute code"
+            "arrays of objects are rejected, since loading them would execute code"
         ) from error
     _check_numbers(path, ((k, a) for k, a in arrays.items() if k in wanted))
     return arrays
@@ -78,7 +78,7 @@ def _check_numbers(path: Path, arrays: Iterable[tuple[str, npt.NDArray[np.generi
 
 
 def _check_one_type(path: Path, splits: Arrays) -> None:
-    # Grey levels 0 to 255 in one split and floats in another would be seen on two scales.
+    # Grey levels 0 to 255 in one split and floats in another would have different scales.
     types = {name: str(array.dtype) for name, array in splits.items()}
     if "uint8" in types.values():
         raise ValueError(f"{path}: the splits are of different types, {types}: save them in one")

@@ -19,7 +19,7 @@ __all__ = ["Batches", "batches", "default_batch_size"]
 
 
 class Batches(Protocol):
-    """Where training takes its batches from, one epoch after another.
+    """A source of batches for training, one epoch after another.
 
     Example:
         >>> source: Batches = batches(
@@ -31,7 +31,7 @@ class Batches(Protocol):
 
     @property
     def rows(self) -> int | None:
-        """Number of rows in the data; None if unknown, as of an endless stream."""
+        """Number of rows of the data; None if unknown, as for an endless stream."""
 
     @property
     def batch_size(self) -> int | None:
@@ -49,30 +49,30 @@ def batches(
     seed: int,
     steps_per_epoch: int | None = None,
 ) -> Batches:
-    """Make batches for training of whatever a user has for data.
+    """Make batches for training from any kind of data.
 
-    What `rows` accepts lies on the device in its smallest type, and is shuffled and cut there; a
-    `Dataset` goes through a `DataLoader` of that batch size. Both are shuffled by (seed, number of
-    the epoch) alone, so that any epoch can be replayed without the ones before it. A `DataLoader`
-    is used as it is: its own batch size, its own shuffling.
+    What `rows` accepts is stored on the device in its smallest type, and shuffled and divided
+    there; a `Dataset` is read through a `DataLoader` of the given batch size. The order of both
+    depends on (seed, number of the epoch) only, so that any epoch can be repeated without the ones
+    before it. A `DataLoader` keeps its own batch size and order.
 
-    A stream (an `IterableDataset`, or a `DataLoader` when steps_per_epoch is given) goes on from
-    one epoch to the next, and starts again where it ends. Of items that are tuples each element
-    is an argument of the programs. x of uint8 is seen as float32 in [0, 1] as in `Rows`, but
-    whether it holds 0 and 1 or 256 levels is judged by the first batch.
+    A stream (an `IterableDataset`, or a `DataLoader` with steps_per_epoch) continues from one epoch
+    to the next, and restarts at its end. The elements of a tuple are the arguments of the programs.
+    x of uint8 becomes float32 in [0, 1] as in `Rows`; the first batch decides whether it has 2 or
+    256 levels.
 
     Args:
         data: what `rows` accepts, a `torch.utils.data.Dataset`, an `IterableDataset` or a
             `DataLoader`.
-        batch_size: rows in a batch, at least 1; the last of an epoch may be short.
-        device: where the batches lie.
-        seed: of the shuffling and of dynamic binarization, together with the number of the epoch.
-        steps_per_epoch: batches in an epoch; one pass over the data if None.
+        batch_size: rows per batch, at least 1; the last batch of an epoch may be smaller.
+        device: of the batches.
+        seed: of shuffling and dynamic binarization, together with the number of the epoch.
+        steps_per_epoch: batches per epoch (default: one pass over the data).
 
     Raises:
         ValueError: no data, a batch_size below 1 or above the rows of the data, or a stream
             of unknown length without steps_per_epoch.
-        TypeError: what is no data, as in `rows`; when iterated, items that are not tensors.
+        TypeError: data that `rows` rejects; during iteration, items that are not tensors.
 
     Example:
         >>> of_data = batches(torch.zeros(10, 3), batch_size=4, device=torch.device("cpu"), seed=0)
@@ -86,7 +86,7 @@ def batches(
         table = rows(data)
         _check_batch_size(batch_size, len(table))
         return _RowBatches(table.to(device), batch_size, seed=seed, steps=steps_per_epoch)
-    # With a generator of its own, a loader takes nothing from torch's global one.
+    # With its own generator, a loader does not use torch's global one.
     generator = torch.Generator()
     if isinstance(data, IterableDataset):
         if isinstance(data, Sized) and len(data) > 0:
@@ -116,7 +116,7 @@ def default_batch_size(data: object) -> int:
 
 
 class _RowBatches:
-    """Batches cut on the device out of rows that lie there."""
+    """Batches of rows that are stored on the device."""
 
     def __init__(self, table: Rows, batch_size: int, *, seed: int, steps: int | None) -> None:
         self.rows: int | None = len(table)
@@ -135,7 +135,7 @@ class _RowBatches:
 
 
 class _LoaderBatches:
-    """Batches of a `DataLoader`; its generator is seeded anew each epoch if there is a seed."""
+    """Batches of a `DataLoader`, whose generator is seeded in each epoch if a seed is given."""
 
     def __init__(
         self,
@@ -185,19 +185,19 @@ class _LoaderBatches:
                 yield arguments
             if empty:
                 raise ValueError(
-                    f"the stream {type(self._loader.dataset).__qualname__} gave no item: it is "
-                    "empty, or it cannot be iterated a second time"
+                    f"the stream {type(self._loader.dataset).__qualname__} returned no item: it is "
+                    "empty, or cannot be iterated a second time"
                 )
 
     def _arguments(self, item: object) -> tuple[Tensor, ...]:
         x, *more = (_checked(item),) if isinstance(item, Tensor) else _elements(item)
         if x.dtype == torch.uint8 and self._levels != 256:
-            # Here the batch is still where the loader made it, so this is no read of the device.
+            # The batch is still on the loader's device, so this does not read the GPU.
             binary = int(x.max()) <= 1
             if self._levels == 2 and not binary:
                 raise ValueError(
-                    "the first batch of uint8 data held only 0 and 1, a later one other values: "
-                    "give floats in [0, 1] instead of uint8"
+                    "the first batch of uint8 data contained only 0 and 1, and a later one other "
+                    "values: give floats in [0, 1] instead of uint8"
                 )
             self._levels = 2 if binary else 256
         moved = [argument.to(self._device, non_blocking=True) for argument in (x, *more)]
@@ -222,12 +222,12 @@ def _elements(item: object) -> tuple[Tensor, ...]:
 def _checked(element: object) -> Tensor:
     if not isinstance(element, Tensor):
         raise TypeError(
-            f"an item of the data holds an element of type {type(element).__qualname__}: "
+            f"an item of the data has an element of type {type(element).__qualname__}: "
             "expected tensors; give the DataLoader a collate_fn that makes them"
         )
     if element.dim() == 0:
         raise TypeError(
-            "an item of the data holds a tensor without a batch dimension: give the DataLoader a "
+            "an item of the data is a tensor without a batch dimension: give the DataLoader a "
             "batch_size, or a data set whose items are batches"
         )
     return element
@@ -254,5 +254,5 @@ def _check_batch_size(batch_size: int, size: int) -> None:
 
 
 def _mixed(seed: int, number: int) -> int:
-    """One seed out of two; near pairs give unrelated seeds."""
+    """Combine two seeds into one; similar pairs have unrelated results."""
     return int(np.random.SeedSequence((seed % 2**64, number)).generate_state(1, np.uint64)[0])

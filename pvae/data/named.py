@@ -1,4 +1,4 @@
-"""Loading a data set by its name, or from a file."""
+"""Load a data set by its name or from a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load(
     seed: int = 0,
     valid: int | None = None,
 ) -> Splits:
-    """Load a named data set, or a file of one's own, in its splits.
+    """Load the splits of a named data set or of a file.
 
     | name | rows | splits | labels |
     | --- | --- | --- | --- |
@@ -41,18 +41,18 @@ def load(
     Rows keep the order of the published files: the test rows of binarized-mnist are sorted by
     digit, and those of omniglot by character.
 
-    omniglot is **not** the file of Burda et al. (2015) that papers report on: it is made of the
-    original drawings, each of the 28x28 cells being the exact mean of the source pixels under it;
-    drawers 1 to 15 are for training and 16 to 20 for testing. Log-likelihoods on it cannot be
-    put next to published ones.
+    omniglot is **not** the file of Burda et al. (2015) that papers report on: it is converted from
+    the original drawings, with the exact mean of the source pixels in each of 28x28 cells; drawers
+    1 to 15 are for training and 16 to 20 for testing. Its log-likelihoods cannot be compared with
+    published ones.
 
-    Files of named sets are looked for in $PVAE_DATA, then in the cache ($PVAE_CACHE, or the cache
-    folder of the system), and are then downloaded to the cache; digits needs no file, and
-    frey-faces is never downloaded. Checksums are always compared.
+    Files of named sets are read from $PVAE_DATA or the cache ($PVAE_CACHE, or the cache folder of
+    the system), and downloaded to the cache otherwise; digits needs no file, and frey-faces is
+    never downloaded. Checksums are always verified.
 
     A file is an `.npz` with the arrays train (needed), valid, test, train_labels, valid_labels,
-    test_labels, or an `.npy` with training rows. What holds only 0 and 1 stays as it is, other
-    uint8 is divided by 255, and all else is taken as it is, always as float32.
+    test_labels, or an `.npy` with training rows. Values become float32: arrays of 0 and 1 are
+    unchanged, other uint8 arrays are divided by 255, and all others are unchanged.
 
     References:
         "Gradient-based learning applied to document recognition", LeCun, Bottou, Bengio and
@@ -67,17 +67,17 @@ def load(
     Args:
         name: one of `pvae.data.names`, or a path that ends in .npz or .npy.
         binarize: "none", "dynamic", "static" or "threshold", as in `Rows`; held-out splits of
-            "dynamic" are drawn once. Refused for data that are binary already.
+            "dynamic" are drawn once. Rejected for binary data.
         labels: whether the labels are the last argument of the programs, int64.
-        seed: of the draw of the training split by "static"; held-out splits are always drawn with
-            the same seed, so that runs with different seeds are evaluated on the same data.
-        valid: take so many of the last training rows as validation split, as papers do with
-            10,000 of mnist; for sets without one, whose rows are not sorted.
+        seed: of the training split's "static" draw; held-out splits always use the same seed, so
+            that runs with different seeds are evaluated on the same data.
+        valid: number of last training rows to use as validation split, such as 10,000 for mnist;
+            for sets without one whose rows are not sorted.
 
     Raises:
-        ValueError: an unknown name (with the nearest ones), data that `Rows` refuses (with the
-            split), splits of different shapes, or options that the data do not allow.
-        DamagedFileError: a file that is there but damaged; it is named, and not used.
+        ValueError: an unknown name, data that `Rows` rejects, splits of different shapes, or
+            options that the data do not allow.
+        DamagedFileError: a damaged file.
         OSError: a file that is missing, or one that cannot be downloaded (`DownloadError`).
 
     Example:
@@ -97,8 +97,8 @@ def load(
     named = SETS[str(name)]
     if valid and named.sorted_rows:
         raise ValueError(
-            f"valid={valid}: the rows of {name} are sorted by class, so the last ones are no "
-            "sample of all; leave it out, or save a split of your own as .npz"
+            f"valid={valid}: the rows of {name} are sorted by class, so the last ones are not a "
+            "random sample; leave it out, or save your own split as .npz"
         )
     arrays = named.read(named.originals)
     return _data_set(
@@ -143,7 +143,7 @@ def _data_set(
 
 
 def _held_out(name: str, arrays: Arrays, valid: int) -> Arrays:
-    """The last training rows become the validation split."""
+    """Use the last training rows as validation split."""
     size = len(arrays["train"])
     if "valid" in arrays:
         raise ValueError(f"valid={valid}: {name} has a validation split already; leave it out")

@@ -1,4 +1,4 @@
-"""A data set in its splits, and what a user has for data as rows."""
+"""The splits of a data set, and any kind of data as rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ __all__ = ["Splits", "rows", "tensor_of"]
 
 @dataclass(frozen=True)
 class Splits:
-    """A named data set or a file, in its splits; training takes one of them.
+    """The splits of a named data set or a file; training uses one of them.
+
+    Attributes:
+        name: of the data set.
+        train: the training rows.
+        valid: the validation rows, or None.
+        test: the test rows, or None.
 
     Example:
         >>> import pvae
@@ -32,7 +38,7 @@ class Splits:
 
     @property
     def levels(self) -> int | None:
-        """Number of grey levels that the programs see, as in `Rows`."""
+        """Number of grey levels, as in `Rows`."""
         return self.train.levels
 
     @property
@@ -42,19 +48,19 @@ class Splits:
 
     @property
     def binarize(self) -> str:
-        """How the training rows are binarized; held-out rows of "dynamic" are drawn once."""
+        """Binarization of the training rows; held-out rows of "dynamic" are drawn once."""
         return self.train.binarize
 
 
 def rows(data: object) -> Rows:
-    """Take what a user has for data as `Rows`.
+    """Turn data into `Rows`.
 
     Args:
         data: `Rows`; a tensor or an array (N, *x_shape); a tuple or a list of them, each an
             argument of the programs; or a `TensorDataset`.
 
     Raises:
-        TypeError: anything else; a `Splits` among it, as it has several splits.
+        TypeError: anything else, `Splits` among them, which have several sets of rows.
         ValueError: as for `Rows`.
 
     Example:
@@ -88,12 +94,12 @@ def rows(data: object) -> Rows:
 
 
 def tensor_of(array: npt.NDArray[np.generic]) -> Tensor:
-    """The array as a tensor; copied only where torch cannot share its memory."""
+    """The array as a tensor, copied only if torch cannot share its memory."""
     if array.dtype.kind not in "buif":
-        raise TypeError(f"an array of {array.dtype} is no data: give bool, integers or floats")
+        raise TypeError(f"an array of {array.dtype} cannot be data: give bool, integers or floats")
     dtype = array.dtype.newbyteorder("=")
     if dtype.kind == "u" and dtype.itemsize > 1:
-        dtype = np.dtype(np.int64)  # torch can do next to nothing with wide unsigned integers
+        dtype = np.dtype(np.int64)  # torch hardly supports wide unsigned integers
     return from_numpy(np.require(array, dtype, ["C", "W"]))
 
 

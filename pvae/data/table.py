@@ -1,4 +1,4 @@
-"""Rows of data in their smallest type, and how a stored row becomes what the programs see."""
+"""Rows of data, stored in their smallest type and converted for the programs."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 
 
 class Rows:
-    """N rows of data in their smallest type, and how a stored row becomes what the programs see.
+    """N rows of data, stored in their smallest type and converted for the programs.
 
-    x of uint8 or bool is stored as it is and seen as float32 in [0, 1], x / (levels - 1). Floats
-    and other integers are seen as they are, and so are the further arguments. Tensors are not
-    copied.
+    x of uint8 or bool is stored unchanged and converted to float32 in [0, 1], x / (levels - 1).
+    Floats, other integers and the other arguments are not converted. Tensors are not copied. Slices
+    and tensors of indices select rows: `rows[:100]`.
 
-    Binarized rows are seen as 0 or 1, float32. "static" draws once, here, from
-    Bernoulli(grey level); "dynamic" draws anew in each batch that is given a generator, and without
-    one gives what "static" would have stored; "threshold" is grey level > 0.5. Data that hold
-    only 0 and 1 are refused with any but "none", so that a configuration never claims a draw that
-    did nothing.
+    Binarized rows are 0 or 1, float32. "static" draws once, here, from Bernoulli(grey level);
+    "dynamic" draws anew in each batch with a generator, and equals "static" without one;
+    "threshold" is grey level > 0.5. Data of 0 and 1 are rejected unless binarize is "none", so that
+    no configuration names a draw without effect.
 
     References:
-        "On the Quantitative Analysis of Deep Belief Networks", Salakhutdinov and Murray, 2008
-        (binarization by draws), https://doi.org/10.1145/1390156.1390266
+        On the Quantitative Analysis of Deep Belief Networks (R. Salakhutdinov, I. Murray, 2008;
+        binarization by draws), https://doi.org/10.1145/1390156.1390266
 
     Args:
         x: first argument of the programs, (N, *x_shape).
         more: further arguments of the programs, each (N, ...).
-        labels: integers, (N,), for colouring plots and for probes; the programs do not see them.
-        levels: number of grey levels of uint8 x, 2 to 256; found out if None: 2 where x holds
-            only 0 and 1, and 256 otherwise.
+        labels: integers, (N,), for plots and probes; they are not passed to the programs.
+        levels: number of grey levels of uint8 x, 2 to 256 (default: 2 if x contains only 0 and 1,
+            and 256 otherwise).
         binarize: "none", "dynamic", "static" or "threshold".
-        seed: of the draw of "static", and of "dynamic" where no generator is given.
+        seed: of the "static" draw, and of "dynamic" without a generator.
 
     Raises:
         ValueError: no rows, lengths that differ, NaN or infinity (with the rows), levels that do
-            not fit x, or a binarization of what is not grey: floats outside [0, 1], wide integers,
-            or data that hold only 0 and 1.
+            not fit x, or a binarization of data without grey levels: floats outside [0, 1], wide
+            integers, or data of 0 and 1.
         TypeError: labels that are not integers.
 
     Example:
@@ -101,12 +100,12 @@ class Rows:
 
     @property
     def levels(self) -> int | None:
-        """Number of grey levels that the programs see: 2 if binary; None if not grey levels."""
+        """Number of grey levels: 2 if binary; None if the data are not grey levels."""
         return 2 if self.binarize == "dynamic" else self._levels
 
     @property
     def device(self) -> torch.device:
-        """Where the rows lie, and where batches are made."""
+        """The device of the rows and of batches."""
         return self._x.device
 
     def to(self, device: torch.device | str) -> Rows:
@@ -119,13 +118,15 @@ class Rows:
         return moved
 
     def with_labels(self) -> Rows:
-        """The same rows, with the labels as last argument of the programs, int64 (N,).
+        """The same rows with the labels, int64 (N,), as last argument of the programs.
 
         Raises:
             ValueError: there are no labels.
         """
         if self.labels is None:
-            raise ValueError("the data have no labels: give Rows(..., labels=...), or do not ask")
+            raise ValueError(
+                "the data have no labels: give Rows(..., labels=...), or leave labels out"
+            )
         labelled = copy.copy(self)
         labelled._more = (*self._more, self.labels)
         return labelled
@@ -133,24 +134,24 @@ class Rows:
     def arguments(
         self, index: Tensor | slice, generator: torch.Generator | None = None
     ) -> tuple[Tensor, ...]:
-        """(x, *more) of some rows, as the programs see them.
+        """(x, *more) of several rows, converted for the programs.
 
         Args:
             index: which rows: a slice, or a tensor of row numbers or of bool on `device`.
-            generator: for dynamic binarization, on `device`; without it, every call gives the
+            generator: for dynamic binarization, on `device`; without it, every call returns the
                 same values.
         """
         return (self._seen(index, generator), *(argument[index] for argument in self._more))
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
-        """Some of the rows, seen as they are here.
+        """Select rows; their values stay the same.
 
         Args:
             index: a slice, or a tensor of row numbers or of bool on `device`.
 
         Raises:
-            TypeError: a single number, which would be no rows.
-            ValueError: no row is left.
+            TypeError: a single index.
+            ValueError: no row is selected.
 
         Example:
             >>> data = Rows(torch.zeros(10, 3), labels=torch.arange(10))
@@ -163,7 +164,7 @@ class Rows:
                 "rows[i : i + 1]"
             )
         if self.binarize == "dynamic" and self._once is None:
-            self._once = self._drawn_once()  # by all rows, so that each keeps its value
+            self._once = self._drawn_once()  # for all rows, so that each keeps its value
         chosen = copy.copy(self)
         chosen._x = self._x[index]
         if len(chosen._x) == 0:
@@ -174,18 +175,18 @@ class Rows:
         return chosen
 
     def first(self, n: int) -> tuple[Tensor, ...]:
-        """(x, *more) of the first n rows, or of all if there are fewer."""
+        """(x, *more) of the first n rows, or of all rows if there are fewer."""
         return self.arguments(slice(0, n))
 
     def batches(
         self, batch_size: int, *, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Pass once over all rows; the last batch may be short.
+        """Iterate once over all rows; the last batch may be smaller.
 
         Args:
-            batch_size: rows in a batch, at least 1.
+            batch_size: rows per batch, at least 1.
             generator: on `device`, for the order of the rows and dynamic binarization; without it,
-                rows come in order and with the same values every time.
+                rows are in order and have the same values every time.
         """
         at_least(1, batch_size=batch_size)
         if generator is None:
@@ -206,8 +207,8 @@ class Rows:
         return self._once[index].float()
 
     def _drawn_once(self) -> Tensor:
-        # On the CPU, so that the draw is the same whatever the device; in parts, so that the grey
-        # levels in float32 never exist for all rows at once.
+        # On the CPU, so that the draw is the same on any device; in parts, so that grey levels in
+        # float32 never exist for all rows at once.
         generator = torch.Generator().manual_seed(self._seed)
         drawn = [
             torch.bernoulli(seen(part.cpu(), self._levels), generator=generator).to(torch.uint8)
@@ -217,7 +218,7 @@ class Rows:
 
 
 def seen(x: Tensor, levels: int | None) -> Tensor:
-    """What the programs see of stored x: uint8 and bool as float32 in [0, 1], the rest as it is."""
+    """Convert stored x for the programs: uint8 and bool to float32 in [0, 1]."""
     if x.dtype == torch.bool:
         return x.float()
     if x.dtype == torch.uint8:
@@ -257,7 +258,7 @@ def _check_finite(name: str, argument: Tensor) -> None:
     listed = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     raise ValueError(
         f"{name} has NaN or infinity in {len(bad)} of its {len(argument)} rows, counted from 0: "
-        f"{listed}; remove or repair them"
+        f"{listed}; remove or impute them"
     )
 
 

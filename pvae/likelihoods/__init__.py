@@ -60,19 +60,17 @@ def get(
     """Build a likelihood for data of shape `x_shape`.
 
     Args:
-        likelihood: one of `names`, a class, or a likelihood already built, which is checked and
-            returned.
+        likelihood: one of `names`, a class, or an instance, which is checked and returned.
         x_shape: shape of one datum.
-        levels: grey levels of the data, at least 2. It describes the data, so likelihoods that are
-            not over grey levels pass it over; those that are take their own default without it.
+        levels: number of grey levels of the data, at least 2; used by likelihoods over grey levels
+            only (default: that of the class).
         **options: keyword arguments of the class.
 
     Returns:
         The likelihood.
 
     Raises:
-        ValueError: at an unknown name, an option that the likelihood does not have, or a likelihood
-            built for other data.
+        ValueError: an unknown name or option, or an instance built for other data.
 
     Example:
         >>> get("discretized_logistic", (8, 8), levels=17).outputs
@@ -99,7 +97,7 @@ def get(
 
 
 def _named(name: str) -> type[Likelihood]:
-    """Return the class of a name, or refuse with the nearest names."""
+    """The class of a name."""
     if name in _CLASSES:
         return _CLASSES[name]
     raise ValueError(
@@ -111,12 +109,12 @@ def _named(name: str) -> type[Likelihood]:
 def _checked(
     built: Likelihood, x_shape: tuple[int, ...], levels: int | None, options: dict[str, object]
 ) -> Likelihood:
-    """Return a likelihood already built, if it fits the data."""
+    """Check that an instance fits the data, and return it."""
     name = type(built).__name__
     if options:
         raise ValueError(
-            f"likelihood {name} is already built, but got options {sorted(options)}: "
-            "give them where it is built"
+            f"likelihood {name} is an instance, and got options {sorted(options)}: "
+            "give them to its constructor"
         )
     if built.x_shape != x_shape:
         raise ValueError(

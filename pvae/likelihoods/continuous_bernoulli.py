@@ -18,8 +18,8 @@ class LogitContinuousBernoulli(TorchDistribution):
     """Continuous Bernoulli, p(x) = a exp(a x) / (exp(a) - 1) on [0, 1], by its logits a.
 
     `torch.distributions.ContinuousBernoulli` computes its normaliser from probabilities that are
-    clamped to float32's neighbours of 0 and 1, and so is not normalised beyond logits of about
-    16; this one is written in the logits alone.
+    clamped away from 0 and 1 in float32, and is not normalized beyond logits of about 16; this
+    class computes everything from the logits.
 
     References:
         The continuous Bernoulli: fixing a pervasive error in variational autoencoders

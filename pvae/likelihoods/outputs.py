@@ -26,15 +26,15 @@ __all__ = [
 
 
 class Likelihood(nn.Module):
-    """Network output -> distribution of x, independent over the dimensions of x given the output.
+    """The distribution of x given a network's output, independent over the dimensions of x.
 
-    A likelihood of one's own sets `outputs` and implements `distribution`.
+    Subclasses set `outputs` and implement `distribution`.
 
     Args:
         x_shape: shape of one datum, e.g. `(28, 28)`.
 
     Attributes:
-        outputs: how many numbers the network gives per dimension of x.
+        outputs: number of network outputs per dimension of x.
 
     Example:
         >>> class Poisson(Likelihood):
@@ -61,13 +61,13 @@ class Likelihood(nn.Module):
         """Return the distribution of x, of event shape `x_shape`.
 
         Args:
-            output: what the network gave, shape `(*batch, outputs, *x_shape)`.
+            output: of the network, shape `(*batch, outputs, *x_shape)`.
 
         Returns:
             A distribution of batch shape `batch`.
 
         Raises:
-            ValueError: where the trailing shape is not `(outputs, *x_shape)`.
+            ValueError: the trailing shape is not `(outputs, *x_shape)`.
         """
         event_dim = len(self.x_shape)
         expected = (self.outputs, *self.x_shape)
@@ -75,7 +75,7 @@ class Likelihood(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} got network output of shape {tuple(output.shape)}; "
                 f"expected (*batch, outputs, *x_shape) that ends in {expected}: "
-                "give the network that out_shape"
+                "build the network with this out_shape"
             )
         independent: TorchDistribution = self.distribution(output).to_event(event_dim)
         return independent
@@ -90,7 +90,7 @@ class Likelihood(nn.Module):
 
 
 class Bernoulli(Likelihood):
-    """x in {0, 1}: one logit per dimension.
+    """Binary x in {0, 1}: one logit per dimension.
 
     Example:
         >>> x = Bernoulli((8, 8))(torch.zeros(5, 1, 8, 8))
@@ -105,7 +105,7 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real x: N(x; loc, 1) with the loc from the network.
+    """Real x: N(x; loc, 1) with loc from the network.
 
     Example:
         >>> x = Gaussian((3,))(torch.zeros(5, 1, 3))
@@ -119,11 +119,11 @@ class Gaussian(Likelihood):
 
 
 class GaussianLearnedScale(Likelihood):
-    """Real x: N(x; loc, scale^2) with the loc from the network and one scale, a parameter.
+    """Real x: N(x; loc, scale^2) with loc from the network and one scale, a trained parameter.
 
     Args:
         x_shape: shape of one datum.
-        scale: where the scale starts, positive, in units of x.
+        scale: initial scale, positive, in units of x.
 
     Example:
         >>> likelihood = GaussianLearnedScale((3,), scale=0.5)
@@ -145,8 +145,8 @@ class GaussianLearnedScale(Likelihood):
 class GaussianPixelScale(Likelihood):
     """Real x: N(x; loc, scale^2) with loc and scale of each dimension from the network.
 
-    The density of a dimension that never changes grows without bound as its scale shrinks, so
-    scales stay above 0.001 in units of x.
+    Scales stay above 0.001 in units of x, since the density of a constant dimension is unbounded as
+    its scale shrinks.
 
     Example:
         >>> x = GaussianPixelScale((3,))(torch.zeros(5, 2, 3))  # loc and raw scale
@@ -179,10 +179,10 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Categorical(Likelihood):
-    """x = k / (levels - 1): one logit per grey level and dimension.
+    """Grey levels x = k / (levels - 1): one logit per level and dimension.
 
-    A fully connected decoder needs `levels` outputs per pixel, 80 million weights for 256 levels on
-    28 x 28 pixels after 400 hidden units; a convolutional one shares them over the pixels.
+    A fully connected decoder needs `levels` outputs per pixel: 80 million weights for 256 levels on
+    28 x 28 pixels after 400 hidden units. A convolutional decoder shares them over the pixels.
 
     Args:
         x_shape: shape of one datum.
@@ -203,11 +203,12 @@ class Categorical(Likelihood):
 
 
 class DiscretizedLogistic(Likelihood):
-    """x = k / (levels - 1): a logistic variable, loc and log_scale from the network, rounded.
+    """Grey levels x = k / (levels - 1): a rounded logistic variable, loc and scale from the
+    network.
 
-    A network that gives 0 gives loc 1/2 and a scale of about 0.14. The scale stays above exp(-4) of
-    the width of a bin, where a grey level already has probability 1 in float32; the bound is a
-    softplus, so it leaves a gradient.
+    Outputs of 0 correspond to loc 1/2 and a scale of about 0.14. The scale stays above exp(-4) of
+    the width of a bin, at which a grey level has probability 1 in float32; the bound is a softplus,
+    which keeps a gradient.
 
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),

@@ -11,7 +11,7 @@ __all__ = ["Flatten"]
 
 
 class Flatten(nn.Module):
-    """Data as vectors, refused where they have another shape than expected.
+    """Flatten data to vectors, and check their shape.
 
     Args:
         x_shape: shape of one datum.

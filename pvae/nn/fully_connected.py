@@ -30,10 +30,9 @@ class HiddenLayers(nn.Module):
         in_features: size of the input, at least 1.
         hidden: width of the one hidden layer, or widths of each.
         activation: name of the nonlinearity after each hidden layer.
-        norm: "batch" normalizes what enters each nonlinearity over all leading dimensions, which
-            makes the data of a batch meet in train mode, where a batch of one is normalized as in
-            eval mode; "weight" takes the length of each row of each weight apart; None does
-            neither.
+        norm: "batch" for batch normalization before each nonlinearity, over all leading dimensions
+            (rows of a batch then depend on each other in train mode, and a batch of one is
+            normalized as in eval mode); "weight" for weight normalization; or None.
         residual: whether each hidden layer adds its input to its output.
 
     Attributes:

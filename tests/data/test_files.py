@@ -116,7 +116,7 @@ def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
         np.savez(path, train=array)
     else:
         np.save(path, array)
-    with pytest.raises(DamagedFileError, match="arrays of objects are refused"):
+    with pytest.raises(DamagedFileError, match="arrays of objects are rejected"):
         load(path)
 
 

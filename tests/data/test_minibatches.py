@@ -131,7 +131,7 @@ def test_streams() -> None:
     sized = make(SizedStream(6))
     assert sized.rows == 6
     assert epoch(sized, 0) == epoch(sized, 1) == list(range(6))
-    with pytest.raises(ValueError, match="gave no item"):
+    with pytest.raises(ValueError, match="returned no item"):
         epoch(make(Stream(0), steps=1))
 
 
@@ -149,7 +149,7 @@ def test_uint8_items_are_seen_as_in_rows() -> None:
         (x,) = next(make(Listed(items)).epoch(0))
         assert x.dtype == torch.float32
         assert x[0].tolist() == [0.0, 1.0]
-    with pytest.raises(ValueError, match="the first batch of uint8 data held only 0 and 1"):
+    with pytest.raises(ValueError, match="the first batch of uint8 data contained only 0 and 1"):
         epoch(make(DataLoader(Listed([*binary, *grey]), batch_size=4)))
 
 

@@ -136,7 +136,7 @@ def test_frey_faces_are_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_folder_of_data_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PVAE_DATA", "/no/such/folder")
-    with pytest.raises(FileNotFoundError, match="PVAE_DATA names /no/such/folder"):
+    with pytest.raises(FileNotFoundError, match="PVAE_DATA is /no/such/folder"):
         data.load("mnist")
 
 

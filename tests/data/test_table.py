@@ -195,7 +195,7 @@ def test_what_is_no_data() -> None:
         rows([])
     with pytest.raises(TypeError, match="item 1 of data is of type int"):
         rows((torch.zeros(3), 4))
-    with pytest.raises(TypeError, match="an array of object is no data"):
+    with pytest.raises(TypeError, match="an array of object cannot be data"):
         rows(np.array([{}, {}]))
 
 

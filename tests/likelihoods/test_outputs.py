@@ -226,7 +226,7 @@ def test_get_takes_classes_and_instances():
         ("categorical", {"levels": 1}, "levels is 1; expected at least 2"),
         (likelihoods.Categorical((3, 3)), {}, r"built for x_shape \(3, 3\), the data have"),
         (likelihoods.Categorical(X_SHAPE), {"levels": 3}, "built for 256 grey levels"),
-        (likelihoods.Gaussian(X_SHAPE), {"scale": 3}, r"already built, but got options \['scale'"),
+        (likelihoods.Gaussian(X_SHAPE), {"scale": 3}, r"is an instance, and got options \['scale'"),
     ],
 )
 def test_get_refuses(likelihood, options, message):

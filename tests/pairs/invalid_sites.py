@@ -96,9 +96,7 @@ def site_at_random():
 # Dimensions
 
 
-@wrong(
-    "error", r"site x has 6 elements|at 'x' has 6 elements in batch dimension.*to_event\(1\)"
-)
+@wrong("error", r"site x has 6 elements|at 'x' has 6 elements in batch dimension.*to_event\(1\)")
 def to_event_missing_at_the_data():
     pair = Pair()
 
