@@ -124,7 +124,7 @@ def changed(source: Source) -> str | None:
     """A sentence if the file of a source has changed; None otherwise."""
     path = Path(source.file or "")
     if source.file and not path.exists():
-        return f"{path}, which holds {source.text!r}, was removed after the run was trained"
+        return f"{path}, which defines {source.text!r}, was removed after the run was trained"
     if source.file is None or (now := _sha256(path)) == source.sha256:
         return None
     return (
