@@ -23,7 +23,7 @@ def rows(group):
 
 
 @pytest.mark.parametrize("group", ["belief_networks", "gaussian_layers", "ladder"])
-def test_helmholtz_machines(group):
+def test_helmholtz_tables(group):
     results, names, row = rows(group)
     readme = (ROOT / "README.md").read_text()
     assert set(results["entries"]) == names
@@ -33,7 +33,7 @@ def test_helmholtz_machines(group):
         assert {"seed", "epochs", "training_seconds", "hardware", "engine"} <= set(entry)
 
 
-def test_every_layer_of_the_ladder_is_at_work():
+def test_ladder_layers_active():
     results, _, _ = rows("ladder")
     layers = results["entries"]["ladder-5"]["kl_by_layer"]
     assert len(layers) == 5
