@@ -19,7 +19,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_contenders_take_turns_and_ratios_are_of_rounds(clock):
+def test_contenders_alternate_and_ratios_are_per_round(clock):
     order = []
     slow_down = itertools.count(1)  # the machine gets slower all the time
 
@@ -41,7 +41,7 @@ def test_contenders_take_turns_and_ratios_are_of_rounds(clock):
     assert "of 'a'" in text
 
 
-def test_a_turn_lasts_longer_than_the_clock_is_coarse(clock):
+def test_turn_exceeds_clock_resolution(clock):
     steps = []
 
     def step():
@@ -53,7 +53,7 @@ def test_a_turn_lasts_longer_than_the_clock_is_coarse(clock):
     assert len(steps) == 3 * 2 + 4 * 20
 
 
-def test_every_way_trains_the_pair():
+def test_all_contenders_train():
     model, guide = kinds.make("functions", 0)
     ways, own = contenders(model, guide, (X,))
     assert [*ways][:5] == [
