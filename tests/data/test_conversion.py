@@ -33,7 +33,7 @@ def test_amat(tmp_path: Path) -> None:
     assert np.array_equal(np.unpackbits(amat(tmp_path / "x.amat"), axis=1), bits)
 
 
-def test_area_is_the_exact_mean_rounded() -> None:
+def test_area_is_exact_rounded_mean() -> None:
     ink = np.random.default_rng(0).integers(0, 2, (1, 105, 105), np.uint8)
     made = area_28x28(ink)[0]
     side = Fraction(15, 4)
@@ -73,7 +73,7 @@ def test_omniglot_archives(tmp_path: Path) -> None:
     assert np.array_equal(made["train"][:15], expected)
 
 
-def test_stratified_is_a_partition_of_every_class() -> None:
+def test_stratified_partition() -> None:
     classes = np.random.default_rng(0).integers(0, 3, 500)
     splits = stratified(classes)
     assert sorted(np.concatenate(splits).tolist()) == list(range(500))
@@ -84,7 +84,7 @@ def test_stratified_is_a_partition_of_every_class() -> None:
 
 
 @needs_data
-def test_omniglot_conversion_reproduces_the_published_28x28_version() -> None:
+def test_omniglot_matches_published_28x28() -> None:
     folder = Path(REAL or "") / "omniglot"
     source = np.load(folder / "omniglot_105x105_bits.npz")
     made = omniglot_splits(
