@@ -25,7 +25,7 @@ def gradients(number):
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_it_is_torchs(kind, options):
+def test_matches_torch(kind, options):
     own, theirs = parameters(), parameters()
     groups = [{"params": theirs[:1], "lr": 0.1}, {"params": theirs[1:]}]
     optimizer = kind(groups, fused=True, **options)
@@ -51,7 +51,7 @@ def test_it_is_torchs(kind, options):
     assert direct == 5
 
 
-def test_parameters_that_the_optimizer_was_not_given_stay():
+def test_other_parameters_unchanged():
     own = parameters()
     before = own[2].detach().clone()
     optim = TorchOptim(torch.optim.Adam(own[:2], fused=True))
@@ -61,7 +61,7 @@ def test_parameters_that_the_optimizer_was_not_given_stay():
     assert optim._fused.complete
 
 
-def test_a_hook_of_the_optimizers_is_called():
+def test_optimizer_hook():
     own, calls = parameters(), []
     optimizer = torch.optim.Adam(own, fused=True)
     optim = TorchOptim(optimizer)

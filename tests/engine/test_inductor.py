@@ -14,7 +14,7 @@ import pvae
 # What is not compiled
 
 
-def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
+def test_large_step_is_replayed_uncompiled(monkeypatch):
     monkeypatch.setattr(pvae.engine.inductor, "MAX_NODES", 10)
     got = run(make_changing, "captured", 24)
     assert_same(got, run(make_changing, None, 24), 1e-6)
@@ -24,7 +24,7 @@ def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
     assert got[3].engine == "recorded since step 2: 22 of 24 steps replayed"
 
 
-def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
+def test_replay_without_compiler(monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("no working C++ compiler\nand more lines")
 
@@ -40,7 +40,7 @@ def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
 # What is scaled in place
 
 
-def test_gradients_that_share_memory_are_copied():
+def test_gradients_with_shared_memory():
     """A graph may give two parameters one gradient, or the data themselves."""
 
     def share(recording):
@@ -75,7 +75,7 @@ def test_gradients_that_share_memory_are_copied():
         torch.testing.assert_close(got, pyro.get_param_store()["a"].detach())
 
 
-def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypatch):
+def test_gradients_of_verification_stay_separate(monkeypatch):
     """Also for parameters that the optimizer alone knows, where a recording is given up."""
     record = pvae.engine.replay.record
 

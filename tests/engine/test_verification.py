@@ -29,7 +29,7 @@ def pair(sensitive):
 
 @pytest.mark.parametrize("sensitive", [False, True])
 @pytest.mark.parametrize(("wrong_by", "passes"), [(1e-4, True), (0.02, None), (0.5, False)])
-def test_a_gradient_may_differ_by_what_rounding_does_to_it(sensitive, wrong_by, passes):
+def test_gradient_tolerance(sensitive, wrong_by, passes):
     loss = Trace_ELBO().loss_and_grads
     model, guide = pair(sensitive)
 
