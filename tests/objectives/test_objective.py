@@ -65,7 +65,7 @@ def gradients(objective, model, guide, *batch):
 
 
 @pytest.mark.parametrize("name", REPARAMETERIZED)
-def test_the_elbo_is_pyros_at_the_same_draws(name):
+def test_elbo_matches_pyro(name):
     torch.manual_seed(0)
     model, guide = PAIRS[name]()
     batch = (X[:7],)
@@ -81,7 +81,7 @@ def test_the_elbo_is_pyros_at_the_same_draws(name):
             torch.testing.assert_close(found[parameter], value, rtol=1e-4, atol=1e-4)
 
 
-def test_scales_of_latent_sites_are_part_of_the_bound():
+def test_scaled_latent_sites():
     torch.manual_seed(0)
     model, guide = kinds.functions()
 
@@ -121,7 +121,7 @@ class Fixed(Particles):
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(("pair_name", "name"), CASES)
-def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, monkeypatch):
+def test_bound_independent_of_batch(pair_name, name, at_once, monkeypatch):
     torch.manual_seed(0)
     model, guide = PAIRS[pair_name]()
     objective = PAIR_OF[pair_name][name]()
@@ -149,7 +149,7 @@ def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, m
 
 
 @pytest.mark.parametrize(("pair_name", "name"), CASES)
-def test_gradients_are_the_same_in_both_layouts(pair_name, name, monkeypatch):
+def test_gradients_equal_in_both_layouts(pair_name, name, monkeypatch):
     torch.manual_seed(0)
     model, guide = PAIRS[pair_name]()
     objective = PAIR_OF[pair_name][name]()
@@ -171,7 +171,7 @@ def test_gradients_are_the_same_in_both_layouts(pair_name, name, monkeypatch):
 
 
 @pytest.mark.parametrize(("pair_name", "name"), CASES)
-def test_recorded_steps_are_eager_ones(pair_name, name):
+def test_recorded_steps_match_eager(pair_name, name):
     make = PAIR_OF[pair_name][name]
     wanted = run(PAIRS[pair_name], "eager", 6, objective=make)
     got = run(PAIRS[pair_name], "recorded", 6, objective=make)
@@ -181,7 +181,7 @@ def test_recorded_steps_are_eager_ones(pair_name, name):
 
 
 @pytest.mark.parametrize("name", ["vimco", "rws"])
-def test_captured_steps_are_eager_ones(name):
+def test_captured_steps_match_eager(name):
     make = BERNOULLI[name]
     wanted = run(PAIRS["bernoulli hierarchy"], "eager", 6, objective=make)
     got = run(PAIRS["bernoulli hierarchy"], "captured", 6, objective=make)
@@ -189,7 +189,7 @@ def test_captured_steps_are_eager_ones(name):
     assert_same(got, wanted, 1e-3)
 
 
-def test_a_plate_larger_than_the_batch_weighs_the_sum_not_the_particles():
+def test_plate_larger_than_batch():
     torch.manual_seed(0)
     model, guide = PAIRS["subsampled"]()
     objective = objectives.IWAE(4)
@@ -205,7 +205,7 @@ def test_a_plate_larger_than_the_batch_weighs_the_sum_not_the_particles():
     assert abs(bound.mean() - exact.mean()) < 5
 
 
-def test_a_plate_holds_more_particles_than_the_data_set_has_rows():
+def test_more_particles_than_rows():
     decoder = nn.Linear(2, 3)
 
     def model(x):
@@ -228,7 +228,7 @@ def test_a_plate_holds_more_particles_than_the_data_set_has_rows():
     assert loss == pytest.approx(-bound.sum().item() * 20 / 8, rel=1e-5)
 
 
-def test_global_sites_have_one_draw_for_all_particles():
+def test_global_sites_drawn_once():
     torch.manual_seed(0)
     model, guide = PAIRS["constrained globals"]()
     objective = objectives.IWAE(4)
@@ -249,7 +249,7 @@ class Renyi(Objective):
         return PerDatum(bound, bound, draw.global_terms)
 
 
-def test_an_objective_of_ones_own_trains():
+def test_user_objective():
     torch.manual_seed(0)
     model, guide = PAIRS["gaussian hierarchy"]()
     fit = pvae.fit(
@@ -260,7 +260,7 @@ def test_an_objective_of_ones_own_trains():
     assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
 
 
-def test_numbers_beside_the_data_are_handed_on():
+def test_numbers_beside_data():
     decoder = nn.Linear(2, 3)
 
     def model(x, power):
@@ -277,7 +277,7 @@ def test_numbers_beside_the_data_are_handed_on():
     assert objective.per_datum(model, guide, X[:5], 0.7).shape == (5,)
 
 
-def test_a_guide_that_does_not_broadcast_is_tiled():
+def test_non_broadcasting_guide_is_tiled():
     encoder = nn.Linear(3, 2)
 
     def model(x):
