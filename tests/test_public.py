@@ -53,7 +53,7 @@ def test_public_names():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_it_is_and_what_it_gives(name):
+def test_module_docstring_and_all(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert "\n" not in module.__doc__.strip() or name.count(".") == 1
@@ -68,14 +68,14 @@ def test_examples_in_docstrings(name):
 
 
 @pytest.mark.parametrize("package", ["models", "guides"])
-def test_bare_names_are_refused(package):
+def test_bare_package_import_raises(package):
     code = [sys.executable, "-c", f"import {package}"]
     result = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert f"pvae.{package}" in result.stderr
 
 
-def test_importing_seeds_nothing_and_leaves_the_store_alone():
+def test_import_has_no_side_effects():
     code = (
         "import torch, pyro; before = torch.get_rng_state(); import pvae; "
         "assert (torch.get_rng_state() == before).all(); assert not len(pyro.get_param_store())"
@@ -83,7 +83,7 @@ def test_importing_seeds_nothing_and_leaves_the_store_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
+def test_readme_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     code = "\n".join(blocks)

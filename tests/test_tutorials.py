@@ -69,13 +69,13 @@ def numbers(pattern, text):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_tutorial_draws_its_pictures(outputs, name):
+def test_figures(outputs, name):
     figures = outputs[name][1]
     assert set(figures) == FIGURES[name]
     assert min(figures.values()) > 1000
 
 
-def test_the_first_vae_improves_and_its_evidence_is_above_its_bound(outputs):
+def test_first_vae(outputs):
     text = outputs["01_first_vae"][0]
     (first,) = numbers(r"validation bound after epoch 1: +(-[\d.]+)", text)
     (best,) = numbers(r"best validation bound, epoch \d+: (-[\d.]+)", text)
@@ -87,13 +87,13 @@ def test_the_first_vae_improves_and_its_evidence_is_above_its_bound(outputs):
     assert x + z == pytest.approx(bound, abs=0.02)
 
 
-def test_mnist_is_skipped_aloud_where_it_is_absent(outputs):
+def test_missing_mnist(outputs):
     text = outputs["01_first_vae"][0]
     assert "$PVAE_DATA holds no MNIST: training on the small digits instead" in text
     assert "digits: " in text
 
 
-def test_the_pair_of_ones_own_beats_its_baseline(outputs):
+def test_own_pair(outputs):
     text = outputs["02_your_own_pair"][0]
     (bound,) = numbers(r"ELBO +(-[\d.]+)", text)
     (evidence,) = numbers(r"log-likelihood +(-[\d.]+)", text)
@@ -105,7 +105,7 @@ def test_the_pair_of_ones_own_beats_its_baseline(outputs):
     assert "the loaded pair has the same bound: True" in text
 
 
-def test_the_likelihood_of_ones_own_fits_what_a_poisson_does_not(outputs):
+def test_own_likelihood(outputs):
     text = outputs["02_your_own_pair"][0]
     (spread,) = numbers(r"variance over mean around the reconstructions: ([\d.]+)", text)
     assert spread > 1.2
@@ -126,11 +126,11 @@ def test_the_likelihood_of_ones_own_fits_what_a_poisson_does_not(outputs):
         "batch_size 5000 is above the 2000 rows",
     ],
 )
-def test_every_mistake_is_refused_in_words(outputs, message):
+def test_mistakes(outputs, message):
     assert message in outputs["02_your_own_pair"][0]
 
 
-def test_the_tutorial_on_evaluation_shows_what_its_prose_says(outputs):
+def test_evaluation(outputs):
     text = outputs["08_evaluation"][0]
     (bound,) = numbers(r"ELBO (-[\d.]+) \+-", text)
     estimates = re.findall(r"K = +(\d+): (-[\d.]+) \+-", text)
@@ -147,7 +147,7 @@ def test_the_tutorial_on_evaluation_shows_what_its_prose_says(outputs):
     assert abs(exact - sampled) < 4 * error + 0.001
 
 
-def test_the_tutorial_on_gradients_shows_what_its_prose_says(outputs):
+def test_gradients(outputs):
     text = outputs["03_reparameterization"][0]
     untrained, trained = (
         dict(re.findall(r"  ((?:score|path), .+?) +variance +([\d.]+)", part))
@@ -178,7 +178,7 @@ def test_the_tutorial_on_gradients_shows_what_its_prose_says(outputs):
     assert far < 4 * near
 
 
-def test_the_tutorial_on_helmholtz_machines_shows_what_its_prose_says(outputs):
+def test_helmholtz_machines(outputs):
     text = outputs["06_helmholtz_machines"][0]
     ends = {}
     for layers in ("one layer", "two layers"):
@@ -215,7 +215,7 @@ def test_public_names_only(name):
             assert not node.attr.startswith("_") or node.attr.startswith("__")
 
 
-def test_the_tutorial_on_speed_shows_what_its_prose_says(outputs):
+def test_speed(outputs):
     text = outputs["13_speed_and_scale"][0]
     assert "eager: all 100 steps are Pyro's own" in text
     assert "recorded since step 101: 100 of 200 steps replayed" in text
