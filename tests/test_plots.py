@@ -184,8 +184,8 @@ def test_manifold_of_prior_quantiles(size, side):
     quantiles = Normal(0.0, 1.0).cdf(z).reshape(4, 4, 2)
     torch.testing.assert_close(quantiles[0, :, 0], torch.tensor([0.125, 0.375, 0.625, 0.875]))
     torch.testing.assert_close(quantiles[:, 0, 1], torch.tensor([0.875, 0.625, 0.375, 0.125]))
-    assert sheet.shape == (side, side)  # gaps between small pictures alone
-    assert sheet[0, -1] == np.nanmax(sheet)  # both codes are largest in the upper right
+    assert sheet.shape == (side, side)  # gaps only between small pictures
+    assert sheet[0, -1] == np.nanmax(sheet)  # both coordinates are largest in the upper right
 
 
 def test_manifold_without_images_raises():

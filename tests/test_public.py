@@ -1,4 +1,4 @@
-"""The public surface, and the examples in docstrings."""
+"""Public names, and the examples in docstrings."""
 
 import doctest
 import importlib

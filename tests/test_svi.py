@@ -1,4 +1,4 @@
-"""A step from a recorded graph is Pyro's step: same random numbers, losses, parameters, buffers."""
+"""Recorded steps match Pyro's: random numbers, losses, parameters and buffers."""
 
 import pyro
 import pyro.distributions as dist
@@ -26,7 +26,7 @@ def test_recorded_steps_match_pyro(name):
     svi = got[3]
     assert svi.replay.notes == []
     assert svi.replay.replayed == 22
-    assert svi.replay.recorded == 2  # one a size
+    assert svi.replay.recorded == 2  # one per batch size
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_late_parameters():
         model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="recorded"
     )
     for number in range(201):
-        model.more = number >= 100  # found out by the comparison at the hundredth step
+        model.more = number >= 100  # detected by the verification at step 100
         svi.step(X)
     shift = pyro.get_param_store()["shift"]
     assert not torch.equal(shift, torch.ones(3))

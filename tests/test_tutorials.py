@@ -1,4 +1,4 @@
-"""The tutorials run top to bottom, in their short form, and print what their prose says."""
+"""The tutorials run in their short form, and their output supports their prose."""
 
 import ast
 import os
@@ -35,7 +35,7 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What each tutorial prints and draws: in an empty folder, without data sets or network."""
+    """Output and figures of each tutorial, run in an empty folder without data sets or network."""
     guard = tmp_path_factory.mktemp("guard")
     (guard / "sitecustomize.py").write_text(NO_NETWORK)
     environment = {k: v for k, v in os.environ.items() if k != "PVAE_DATA"} | {
@@ -47,7 +47,7 @@ def outputs(tmp_path_factory):
     found = {}
     for name in NAMES:
         folder = tmp_path_factory.mktemp(name)
-        (folder / "mnist").mkdir()  # no data: a folder of that name is no reason to download
+        (folder / "mnist").mkdir()  # an empty folder `mnist` must not trigger a download
         result = subprocess.run(
             [sys.executable, str(FOLDER / f"{name}.py")],
             cwd=folder,
@@ -169,7 +169,7 @@ def test_gradients(outputs):
     assert all(0.3 < float(ratio) < 3 for ratio in apart)
     for name in ("score, no baseline", "path, A: Monte Carlo", "path, STL"):
         (ratio,) = numbers(rf"{name} +L from 1 to 8: variance ([\d.]+) times", text)
-        assert 4 < ratio < 16  # 8, from few draws
+        assert 4 < ratio < 16  # 8 in expectation
     trainings = re.findall(r"validation bound (-[\d.]+) after", text)
     assert float(trainings[0]) > float(trainings[-1]) + 1
     far, near = numbers(r"path, STL +variance ([\d.e+-]+) at .+, ([\d.e+-]+) at", text)

@@ -73,7 +73,7 @@ def test_functions_and_instances(folder):
 def test_rebuilt_from_json(folder, monkeypatch):
     first = zoo.build("mine.py:Model", "mine.py:Ladder", {"z_dim": 5}, {"x_shape": (4,)})
     kept = first.as_json()
-    monkeypatch.chdir("/")  # files are kept under their full path
+    monkeypatch.chdir("/")  # loaded files are cached by full path
     again = zoo.build(kept["model"], kept["guide"], kept["options"], kept["defaults"])
     assert again.model.z_dim == 5
     assert again.model.x_shape == (4,)

@@ -1,4 +1,4 @@
-"""The README's tables say what the results beside the benchmarks say."""
+"""The tables of the README match the stored benchmark results."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Thirty wrong pairs and more, each found with its line; and correct ones with no finding."""
+"""Each wrong pair has a finding with its line; correct pairs have none."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ def findings(model, guide, batch, objective=None):
 
 
 def marked_line(of, text="# here"):
-    """File and line in a function or class that bear a text."""
+    """File and line of a text in the source of a function or class."""
     lines, first = inspect.getsourcelines(of)
     (number, *_) = (i for i, line in enumerate(lines) if text in line)
     return inspect.getsourcefile(of), first + number
@@ -51,7 +51,7 @@ def test_wrong_pairs(make, severity, message):
         matching if severity == "error" else []
     ), told
     where = given.get("line", (make,))
-    if where is not None:  # else it is about no one statement
+    if where is not None:  # other findings name no line
         assert (matching[0].file, matching[0].line) == marked_line(*where), told
 
 
@@ -69,7 +69,7 @@ def test_state_restored():
     pyro.param("scale", torch.tensor(3.0))
     store = dict(pyro.get_param_store().items())
     state = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
-    networks[1].eval()  # trained all the same, in train mode
+    networks[1].eval()  # trained in train mode, despite the eval mode before
     modes = [part.training for network in networks for part in network.modules()]
     assert True in modes
     assert False in modes
@@ -147,7 +147,7 @@ def test_unused_network_in_module():
 
 
 def test_program_that_counts_calls():
-    """Its terms change from run to run, whatever the data."""
+    """Its terms differ between calls with the same data."""
     pair, calls = Pair(), []
 
     def guide(x):
@@ -158,7 +158,7 @@ def test_program_that_counts_calls():
 
 
 def test_grey_levels_under_bernoulli():
-    """As in Pyro's own example of a VAE, which switches the distribution's validation off."""
+    """As in Pyro's VAE example, which turns off the distribution's validation."""
     pair = Pair()
 
     def model(x):

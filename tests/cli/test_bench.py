@@ -1,4 +1,4 @@
-"""Timing ways to take a step: turns, ratios, and the ways themselves."""
+"""Timing of gradient steps: alternation, ratios, and the contenders."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from pvae.cli.bench import Contender, Timings, contenders
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time passes when a contender takes a step, and not otherwise."""
+    """A clock that advances only when a contender takes a step."""
     now = [0.0]
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
     return now
@@ -21,7 +21,7 @@ def clock(monkeypatch):
 
 def test_contenders_alternate_and_ratios_are_per_round(clock):
     order = []
-    slow_down = itertools.count(1)  # the machine gets slower all the time
+    slow_down = itertools.count(1)  # the simulated machine slows down steadily
 
     def contender(name, seconds):
         def step():

@@ -1,4 +1,4 @@
-"""Machines of several layers from the command line: each objective runs, each layer is reported."""
+"""Models with several layers from the command line: objectives, and a line for each layer."""
 
 import json
 import re

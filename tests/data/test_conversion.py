@@ -1,4 +1,4 @@
-"""Conversions of published formats, against exact arithmetic and the real files."""
+"""Conversions of published formats, compared with exact arithmetic and the real files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_area_is_exact_rounded_mean() -> None:
 def test_omniglot_archives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     drawings = {(c, d): rng.integers(0, 2, (105, 105)) for c in (1, 2) for d in range(1, 21)}
-    # Out of order, the first character in the later alphabet, with the folders a zip may hold.
+    # Unsorted, with the first character in the later alphabet, and with entries for folders.
     for name, character, alphabet in (("background", 2, "Armenian"), ("evaluation", 1, "Keble")):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             archive.writestr(f"images_{name}/{alphabet}/", "")

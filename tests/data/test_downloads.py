@@ -1,4 +1,4 @@
-"""Downloads, against a server on the loopback address."""
+"""Downloads from a server on the loopback address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 40
 
 @dataclass
 class Server:
-    """What is served by path, how many bytes of it are sent, and what was asked for."""
+    """Content by path, the number of bytes to send, and the requested paths."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def server() -> Iterator[Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served = Server(f"http://127.0.0.1:{http.server_port}")
-    # The argument is how often, in seconds, the server looks whether it should end.
+    # The argument is the server's polling interval for shutdown, in seconds.
     thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield served
@@ -115,7 +115,7 @@ def test_truncated_file_leaves_no_file(server: Server, cache: Path) -> None:
 
 
 def test_no_network_leaves_no_file(server: Server, cache: Path) -> None:
-    # Port 9 of the loopback address: nothing listens there, as if there were no network.
+    # Nothing listens on port 9 of the loopback address, which simulates a missing network.
     with pytest.raises(DownloadError, match=r"no connection; is there a network.*put the file at"):
         obtain(original("http://127.0.0.1:9/file.bin"))
     with pytest.raises(DownloadError, match="HTTPError, 404"):
@@ -148,7 +148,7 @@ def test_data_folder_before_cache(
 
 
 def from_server(name: str, server: Server) -> NamedSet:
-    """A named set whose originals come from the server alone."""
+    """A named set whose originals come only from the server."""
     moved = tuple(replace(o, urls=(f"{server.url}/{o.path}",)) for o in SETS[name].originals)
     return replace(SETS[name], originals=moved)
 

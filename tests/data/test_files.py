@@ -1,4 +1,4 @@
-"""Files of the user's."""
+"""The user's own data files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvae.data import DamagedFileError, load
 def test_splits_scales_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     x = np.array([[0, 255], [51, 0], [0, 0]], np.uint8)
-    # The test split alone holds only 0 and 1, and must still be seen on the scale of the others.
+    # The test split contains only 0 and 1, but must be scaled like the other splits.
     np.savez(path, train=x, test=np.ones((1, 2), np.uint8), train_labels=[2, 1, 0], notes=["a"])
     loaded = load(path)
     assert loaded.test is not None
@@ -58,7 +58,7 @@ def test_binarize_of_binary_file_raises(tmp_path: Path) -> None:
         load(tmp_path / "x.npy", binarize="dynamic")
 
 
-def test_missing_parts_raise(tmp_path: Path) -> None:
+def test_missing_array_or_file_raises(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x_train=np.eye(3), y=np.arange(3))
     with pytest.raises(ValueError, match=r"no array 'train'; its arrays are \['x_train', 'y'\]"):
         load(tmp_path / "x.npz")
@@ -102,7 +102,7 @@ def test_bad_rows_raise_with_split(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Unpickling it would be noticed."""
+    """An object that records when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return exec, ("raise SystemExit('a pickle was executed')",)

@@ -1,4 +1,4 @@
-"""`batches`: epochs for training from rows, data sets, loaders and streams."""
+"""`batches`: training epochs from rows, data sets, loaders and streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Listed(Dataset[object]):
-    """A map-style data set of given items."""
+    """A map-style data set of the given items."""
 
     def __init__(self, items: list[object]) -> None:
         self.items = items
@@ -35,7 +35,7 @@ class Listed(Dataset[object]):
 
 
 class Stream(IterableDataset[Tensor]):
-    """0, 1, 2, ... without end, or up to a size."""
+    """The numbers 0, 1, 2, ..., infinite or up to a size."""
 
     def __init__(self, size: int | None = None) -> None:
         self.size = size
@@ -70,7 +70,7 @@ def test_epochs_replay_and_differ(data: object) -> None:
     assert (of.rows, of.batch_size) == (10, 4)
     assert all(sorted(values) == list(range(10)) for values in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    # Epoch 2 alone, in a new process as it were, is the epoch 2 from before.
+    # Epoch 2 without the epochs before it, as in a resumed run, has the same batches.
     assert epoch(make(data), 2) == epochs[2]
     assert epoch(make(data, seed=1), 2) != epochs[2]
 
@@ -103,7 +103,7 @@ def test_loader() -> None:
     assert (of.rows, of.batch_size) == (10, 3)
     assert [len(x) for (x,) in of.epoch(0)] == [3, 3, 3, 1]
     assert epoch(of, 1) == list(range(10))
-    # Cut into epochs, it must go on where it was, or its last rows would never be seen.
+    # A loader cut into epochs must continue where it stopped; otherwise its last rows are lost.
     cut = make(loader, steps=3)
     assert epoch(cut, 0) == list(range(9))
     assert epoch(cut, 1) == [9, 0, 1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""The public surface of `pvae.data`, and the named sets."""
+"""The public names of `pvae.data`, and the named sets."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_real_labels_and_validation() -> None:
     assert mnist.train.labels is not None
     assert mnist.valid.labels is not None
     both = torch.cat([mnist.train.labels, mnist.valid.labels])
-    # The label counts that the original files are known by.
+    # The label counts of the original files.
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert torch.bincount(both).tolist() == counts
 

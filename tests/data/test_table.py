@@ -1,4 +1,4 @@
-"""`Rows`: what programs see of stored rows, binarization, and what is refused."""
+"""`Rows`: arguments for programs, binarization, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUDA graphs of steps: their bookkeeping anywhere, and they themselves where there is a GPU."""
+"""CUDA graphs of steps: their bookkeeping on any machine, and the graphs on a GPU."""
 
 import pyro
 import pytest
@@ -15,7 +15,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUD
 
 
 def stand_in(work, *, warm=0):
-    """Carries work out where a CUDA graph would launch it, into the same memory each time."""
+    """Stands in for a CUDA graph: repeats its work eagerly, into the same memory each time."""
     outputs = work()
 
     def launch():
@@ -25,7 +25,7 @@ def stand_in(work, *, warm=0):
     return launch, outputs
 
 
-# Without a GPU
+# Tests without a GPU
 
 
 def test_graph_reads_new_data_in_place(monkeypatch):
@@ -76,7 +76,7 @@ def test_launched_adam_matches_torch(monkeypatch):
     own = [torch.nn.Parameter(p.detach().clone()) for p in theirs]
     optimizer = torch.optim.Adam(theirs, fused=True)
     optim = TorchOptim(torch.optim.Adam(own, fused=True))
-    gradients = [torch.zeros(3), torch.zeros(5)]  # the same memory in each step
+    gradients = [torch.zeros(3), torch.zeros(5)]  # gradients keep their memory
     for number in range(9):
         values = [torch.randn(3), torch.randn(5)]
         for place, value in zip(gradients, values, strict=True):
@@ -94,11 +94,11 @@ def test_launched_adam_matches_torch(monkeypatch):
     assert optim._fused._launch.launch is not None
 
 
-# With one
+# Tests with a GPU
 
 
 def run_on_cuda(make, engine, steps, *, adam):
-    """Losses and parameters after steps on the device, from the same start and random numbers."""
+    """Losses and parameters after steps on the GPU, with fixed initial values and seed."""
     pyro.set_rng_seed(1)
     losses = []
 
@@ -158,7 +158,7 @@ def test_precision_on_gpu(precision):
 @pytest.mark.cuda
 @cuda
 def test_gpu_epoch_without_synchronization(tmp_path):
-    """A synchronization within a step would raise."""
+    """Any synchronization within a step raises an error."""
     model, guide = kinds.make("methods", 0)
     device = torch.device("cuda")
     for _, network in pvae.pair.discovery.reach({"m": model}, torch.nn.Module):

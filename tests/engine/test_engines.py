@@ -1,4 +1,4 @@
-"""Engines in training: when each takes over, and that resumed runs and plain Pyro agree."""
+"""Engines in training: when each starts, and agreement with Pyro and with resumed runs."""
 
 import pyro
 import pyro.distributions as dist
@@ -15,12 +15,12 @@ from pvae.engine.schedule import SCHEDULES, Schedule
 
 @pytest.fixture
 def early(monkeypatch):
-    """The default engine moves on after a few steps."""
+    """Let the default engine record and compile after a few steps."""
     monkeypatch.setitem(SCHEDULES, "auto", Schedule(record=3, compile=7))
 
 
 class VAE(nn.Module):
-    """The VAE of Pyro's examples, small."""
+    """A small version of Pyro's VAE example."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adam's kernel called directly does what torch's Adam does."""
+"""Adam's kernel, called directly, matches torch's Adam."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_matches_torch(kind, options):
         for parameter, gradient in zip(theirs, gradients(number), strict=True):
             parameter.grad = gradient / 4.0
         optimizer.step()
-        if number == 3:  # a state that is loaded takes the place of the one before
+        if number == 3:  # loading replaces the optimizer's state
             state = optim.optimizer.state_dict()
             optim.optimizer.load_state_dict(
                 {**state, "state": {k: dict(v) for k, v in state["state"].items()}}

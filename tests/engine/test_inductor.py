@@ -1,4 +1,4 @@
-"""What is compiled, and how the gradients that a recording gives are used."""
+"""Which recordings are compiled, and how their gradients are used."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 
 import pvae
 
-# What is not compiled
+# Recordings that are not compiled
 
 
 def test_large_step_is_replayed_uncompiled(monkeypatch):
@@ -37,11 +37,11 @@ def test_replay_without_compiler(monkeypatch):
     ]
 
 
-# What is scaled in place
+# Gradients that are scaled in place
 
 
 def test_gradients_with_shared_memory():
-    """A graph may give two parameters one gradient, or the data themselves."""
+    """A graph may return one tensor for two gradients, or the data as a gradient."""
 
     def share(recording):
         def one_for_all(*tensors):
@@ -76,7 +76,7 @@ def test_gradients_with_shared_memory():
 
 
 def test_gradients_of_verification_stay_separate(monkeypatch):
-    """Also for parameters that the optimizer alone knows, where a recording is given up."""
+    """Also for parameters known only to the optimizer, if a recording is discarded."""
     record = pvae.engine.replay.record
 
     def record_wrongly(*given):
@@ -91,7 +91,7 @@ def test_gradients_of_verification_stay_separate(monkeypatch):
         start = net.weight.detach().clone()
 
         def model(x, net=net):
-            loc = net(x) + pyro.param("shift", torch.zeros(3))  # Pyro differentiates for it alone
+            loc = net(x) + pyro.param("shift", torch.zeros(3))  # the only parameter in Pyro's store
             with pyro.plate("data", len(x)):
                 pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 

@@ -1,4 +1,4 @@
-"""Products by oneDNN: the same numbers to rounding, and only where it pays."""
+"""Matrix products by oneDNN: equal up to rounding, and used only if they are faster."""
 
 import pyro
 import pytest
@@ -17,7 +17,7 @@ onednn = pytest.mark.skipif(
 
 
 def replaced(function, *tensors):
-    """The function as a graph with its products replaced, and how many there are."""
+    """The traced function with its products replaced, and the number of replacements."""
     traced = make_fx(function)(*tensors)
     use_onednn(traced.graph)
     traced.recompile()
@@ -76,7 +76,7 @@ def test_other_products_unchanged(function, tensors):
         ({}, False),
     ],
 )
-def test_only_faster_processors(monkeypatch, able, faster):
+def test_only_processors_that_gain(monkeypatch, able, faster):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)

@@ -1,4 +1,4 @@
-"""Networks in less than float32: what is rounded, what is not, and what a device lacks."""
+"""Reduced precision: what is rounded, what is not, and unsupported devices."""
 
 import pyro
 import pyro.distributions as dist
@@ -34,7 +34,7 @@ def learned(model, guide, *args):
 
 
 def rounded(tensor):
-    """Whether the numbers have no more digits than bfloat16 has."""
+    """Whether bfloat16 represents all values exactly."""
     return torch.equal(tensor.float(), tensor.bfloat16().float())
 
 

@@ -1,4 +1,4 @@
-"""When a recording serves, when it goes stale and is found out, and what cannot be recorded."""
+"""Cache keys and verification of recordings, and programs that cannot be recorded."""
 
 import random
 
@@ -12,13 +12,13 @@ from pyro.infer import Trace_ELBO
 
 import pvae
 
-# Ways to go stale
+# Stale recordings
 
 FACTOR = 1.0
 
 
 class Trainer:
-    """Holds a pair, as users' own classes do, and counts steps."""
+    """A user's class that holds a pair and counts its steps."""
 
     def __init__(self):
         self.net, self.factor, self.steps = linear(3, 3), 1.0, 0
@@ -140,7 +140,7 @@ def test_unnamed_values_not_in_cache_key():
 
 
 class Counting(Trainer):
-    """Counts its calls, and anneals by them."""
+    """Counts its calls and anneals with the count."""
 
     def loc(self, x):
         self.steps += 1
@@ -208,7 +208,7 @@ def test_python_random_branch_is_eager():
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
-def test_unreplayable_random_numbers(draw):
+def test_random_numbers_of_python_and_numpy(draw):
     def make():
         random.seed(0)
         np.random.seed(0)
@@ -227,7 +227,7 @@ def test_unreplayable_random_numbers(draw):
     assert "draws from Python's or NumPy's random numbers" in got[3].replay.notes[0]
 
 
-# What cannot be recorded
+# Programs that cannot be recorded
 
 
 def test_control_flow_on_tensor_value():

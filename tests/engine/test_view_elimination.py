@@ -1,4 +1,4 @@
-"""A tidied graph computes what it did, with fewer operations."""
+"""A graph without redundant views computes the same with fewer operations."""
 
 import pytest
 import torch

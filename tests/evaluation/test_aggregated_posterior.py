@@ -24,7 +24,7 @@ def exact_divergence(x):
 
 
 def half(x):
-    """The first coordinate follows the exact posterior's mean, the second is the prior."""
+    """The first coordinate has the exact posterior's mean; the second is the prior."""
     with pyro.plate("data", len(x)):
         loc = lg.posterior_loc(x) * torch.tensor([1.0, 0.0])
         pyro.sample("z", dist.Normal(loc, torch.tensor([0.3, 1.0])).to_event(1))

@@ -11,7 +11,7 @@ import pvae
 from pvae.evaluation import amortization_gap
 
 SHIFT = torch.full((lg.Z,), 0.5)
-# KL of the posterior moved by a shift: 0.5 shift' Lambda shift, the same for every datum.
+# KL of the posterior shifted by a constant: 0.5 shift' Lambda shift, the same for every datum.
 SHIFTED_GAP = 0.5 * (SHIFT @ lg.PRECISION @ SHIFT).item()
 
 
@@ -22,7 +22,7 @@ def shifted(x):
 
 
 def mean_field(x):
-    """Prior scales around the posterior's mean."""
+    """Gaussians with the posterior's mean and unit scales."""
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(lg.posterior_loc(x), 1.0).to_event(1))
 
@@ -32,7 +32,7 @@ def test_gap_of_shifted_posterior():
     gap = amortization_gap(lg.model, shifted, x)
     assert abs(gap.mean - SHIFTED_GAP) < 4 * gap.mc_error
     assert gap.mc_error < 0.02 * SHIFTED_GAP
-    # The family holds the posterior: the fitted bound is the evidence, whatever is drawn.
+    # The family contains the posterior, so the fitted bound is the evidence for any draws.
     assert gap.fitted == pytest.approx(lg.evidence(x).mean().item(), abs=2e-3)
     assert gap.fitted - gap.guide == pytest.approx(gap.mean, abs=1e-4)
     assert gap.per_datum.shape == (20,)
@@ -143,7 +143,7 @@ def test_layers_of_hierarchy_are_fitted_independently():
             z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
             pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
 
-    def guide(x):  # the exact posterior, from the bottom up
+    def guide(x):  # the exact posterior in bottom-up order
         with pyro.plate("data", len(x)):
             z1 = pyro.sample("z1", dist.Normal(x * 2 / 3, (2 / 3) ** 0.5))
             pyro.sample("z2", dist.Normal(z1 / 2, 0.5**0.5))

@@ -14,7 +14,7 @@ from pvae.pair.densities import Densities
 
 
 def counts_model(x):
-    """Gamma(2, 1) rates of Poisson counts: the evidence is negative binomial."""
+    """Poisson counts with Gamma(2, 1) rates: the evidence is negative binomial."""
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Gamma(x.new_tensor(2.0), 1.0))
         pyro.sample("x", dist.Poisson(z), obs=x)
@@ -49,7 +49,7 @@ def test_exact_evidence(start):
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
 def test_weights_unbiased(start):
-    # exp of an estimate with one particle is a weight; its mean over many chains is p(x).
+    # exp(estimate) with one particle is a weight; its mean over chains is p(x).
     x = lg.draw(1).repeat(20000, 1)
     weights = ais(lg.model, lg.wide, x, 1, 8, start=start, num_leapfrog_steps=2).per_datum
     ratios = (weights - lg.evidence(x)).double().exp()
@@ -202,7 +202,7 @@ def test_inner_data_plate():
     estimate = ais(model, model, x, 64, 60, start="prior", num_leapfrog_steps=5)
     assert estimate.mc_error < 0.1
     assert near(estimate, counts_evidence(x).sum(1))
-    # Each datum by itself, so that no chain was given another one's row.
+    # Each datum separately: no chain may use the row of another.
     assert (estimate.per_datum - counts_evidence(x).sum(1)).abs().max() < 0.4
 
 
@@ -233,7 +233,7 @@ def test_chunks_fit_max_bytes(monkeypatch):
         most.append(x.numel())
         lg.model(x)
 
-    for rows in (4, 8, 24):  # some chains, one datum, several data a call
+    for rows in (4, 8, 24):  # some chains, one datum, several data per call
         where = "pvae.evaluation.EvaluationContext.rows_per_call"
         monkeypatch.setattr(where, lambda *_, rows=rows: rows)
         estimate = ais(model, lg.posterior, x, 8, 2, num_leapfrog_steps=1)

@@ -40,7 +40,7 @@ def test_reverse_weights_unbiased(start):
     for ratios in (forward, reverse):
         assert ratios.std() < 3
         assert abs(ratios.mean().item() - 1) < 4 * ratios.std().item() / 20000**0.5
-    # Few temperatures leave a gap, and the evidence lies inside it.
+    # With few temperatures there is a gap, and the evidence lies inside it.
     assert sandwich.lower.mean < exact.mean().item() < sandwich.upper.mean
 
 
@@ -91,7 +91,7 @@ def test_conditions_kept_and_observations_simulated(monkeypatch):
             pyro.sample("z", dist.Normal((x[:, 0] + y) / 2, 0.8))
 
     y = torch.linspace(-50, 50, 30)
-    # Ten data a call: each chain in reverse starts from the draw of its own datum.
+    # Ten data per call: each reverse chain starts from the draw of its own datum.
     sandwich = bdmc(model, guide, (torch.zeros(30, 1), y), 16, 20, num_leapfrog_steps=3)
     x, same = sandwich.data
     assert torch.equal(same, y)

@@ -1,4 +1,4 @@
-"""The guide run once for all particles gives what it gives for each, or is left alone."""
+"""Running the guide once for all particles matches separate runs, or is not used."""
 
 import pyro
 import pyro.distributions as dist
@@ -59,7 +59,7 @@ def test_inner_and_outer_plates_are_summed():
     draw = vectorized_terms(context)
     pyro.set_rng_seed(3)
     one_by_one = tiled_terms(context, batch, 6)
-    # The same values, whose order among the draws is another with a plate outside of the data.
+    # A plate outside the data plate changes the order of the draws, not their values.
     assert draw is not None
     for site, value in draw(batch, 4000).local.items():
         many = tiled_terms(context, batch, 4000).local[site]
@@ -69,7 +69,7 @@ def test_inner_and_outer_plates_are_summed():
 
 
 def test_guide_that_mixes_draws_runs_per_draw():
-    """It takes the further dimension, and means something else by it."""
+    """The guide runs with a particle dimension, but averages over it."""
 
     def guide(x):
         with pyro.plate("data", len(x)):
@@ -142,7 +142,7 @@ def test_blocks_leave_estimate_unchanged():
 
 
 def test_masked_data_in_guide_probe():
-    """Its draws meet, where it is not masked."""
+    """Without the mask, the guide mixes its draws."""
 
     def model(x, seen):
         with pyro.plate("data", len(x)), poutine.mask(mask=seen > 0):

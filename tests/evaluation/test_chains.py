@@ -1,4 +1,4 @@
-"""What annealed importance sampling leaves as it was, and what it refuses."""
+"""Annealed importance sampling: untouched state, and models that it rejects."""
 
 import pyro
 import pyro.distributions as dist
@@ -43,7 +43,7 @@ def test_seed_and_untouched_state():
     assert net[0].weight.grad is grad
     assert torch.equal(grad, torch.ones_like(grad))
     assert net[2].weight.grad is None
-    with pytest.raises(ValueError, match="loc"):  # distributions check their arguments again
+    with pytest.raises(ValueError, match="loc"):  # validation of distributions is on again
         dist.Normal(torch.tensor(torch.nan), 1.0)
 
 
@@ -77,10 +77,10 @@ def test_single_site_guide_runs_once():
         lg.wide(x)
 
     ais(lg.model, guide, lg.draw(3), 2, 10, num_leapfrog_steps=3)
-    assert len(runs) < 20  # and not in each of the 40 gradients of pilot and chains
+    assert len(runs) < 20  # not in each of the 40 gradients of pilot and chains
 
 
-# What is refused
+# Errors
 
 
 def one_latent(site):

@@ -21,7 +21,7 @@ def exact_divergence(x):
 
 
 def half(x):
-    """The first coordinate follows the exact posterior's mean, the second is the prior."""
+    """The first coordinate has the exact posterior's mean; the second is the prior."""
     with pyro.plate("data", len(x)):
         loc = lg.posterior_loc(x) * torch.tensor([1.0, 0.0])
         pyro.sample("z", dist.Normal(loc, torch.tensor([0.3, 1.0])).to_event(1))
@@ -71,7 +71,7 @@ def test_monte_carlo_divergence():
 def test_divergences_of_hierarchy_add_up(order):
     x = lh.draw(300)
     sites = kl_by_site(lh.model, lh.posterior(order), x, num_particles=100)
-    assert sites["z2"].analytic  # its prior depends on no other site
+    assert sites["z2"].analytic  # the prior of z2 has no parent site
     assert sites["z1"].analytic == (order == "down")
     error = (sites["z1"].mc_error ** 2 + sites["z2"].mc_error ** 2) ** 0.5
     assert sum(s.mean for s in sites.values()) == pytest.approx(lh.divergence(x), abs=4 * error)
@@ -144,7 +144,7 @@ def test_mean_of_flow_without_noise():
     assert (z.mc_error > 0).all()
 
 
-# All together
+# Both diagnostics
 
 
 def test_collapsed_sites():
@@ -157,7 +157,7 @@ def test_collapsed_sites():
     def guide(x):
         with pyro.plate("rows", len(x)):
             pyro.sample("dead", dist.Normal(x.new_zeros(3) + 0.01, 1.0).to_event(1))
-            # Not the prior, but the same for every datum.
+            # Differs from the prior, but is the same for every datum.
             pyro.sample("still", dist.Normal(x.new_zeros(2) + 1.0, 0.5).to_event(1))
         lg.posterior(x)
 
@@ -190,7 +190,7 @@ def test_state_restored():
     assert drop.training
     assert weight.grad is None
     exact = exact_divergence(x).mean().item()
-    assert use.divergence["z"].mean == pytest.approx(exact, rel=1e-4)  # no unit was dropped
+    assert use.divergence["z"].mean == pytest.approx(exact, rel=1e-4)  # dropout was off
 
 
 def test_numbers_out_of_range_raise():

@@ -1,4 +1,4 @@
-"""Compiled draws are the draws, or are not used."""
+"""Compiled estimates match, or are not used."""
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +13,7 @@ from pvae.evaluation import compiled
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Compile from the third block of a shape on; what was compiled is listed."""
+    """Compile from the third block of a shape on, and return the list of compiled graphs."""
     made = []
     compiled_as_ever = compiled.compile_recording
     monkeypatch.setattr(compiled, "_ENOUGH", 3)
@@ -41,7 +41,7 @@ def test_compiled_estimate_matches(soon):
 
 
 def test_differing_graph_is_not_used(soon, monkeypatch):
-    """A program that counts its calls means something else each time."""
+    """A program that counts its calls returns another result each time."""
     calls = []
 
     def model(x):

@@ -123,7 +123,8 @@ def test_plate_of_full_data_set_size():
             pyro.sample("z", dist.MultivariateNormal(lg.posterior_loc(x), None, precision))
 
     x = lg.draw(40)
-    estimate = pvae.log_likelihood(sized, q, x, num_particles=60)  # 2400 tiled rows do not fit
+    # The 2400 tiled rows exceed the plate.
+    estimate = pvae.log_likelihood(sized, q, x, num_particles=60)
     torch.testing.assert_close(estimate.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 
@@ -190,7 +191,7 @@ def test_state_restored():
     assert (torch.get_rng_state() == before).all()
     assert drop.training
     one = dist.Normal(1.0, 1.0).log_prob(torch.tensor(0.0)).item()
-    assert bound.mean == pytest.approx(one, abs=1e-5)  # no unit was dropped
+    assert bound.mean == pytest.approx(one, abs=1e-5)  # dropout was off
 
 
 def test_zero_particles_raise():

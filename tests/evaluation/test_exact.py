@@ -1,4 +1,4 @@
-"""Every estimator against the exact evidence, where it is known."""
+"""Every estimator against the exact evidence of a belief network."""
 
 import pyro
 import pyro.distributions as dist
@@ -8,7 +8,7 @@ import torch
 import pvae
 from pvae.evaluation import kl_by_site
 
-# A belief network small enough to enumerate: two layers of binary latents, and binary data.
+# Two layers of binary latents and binary data, small enough to enumerate.
 
 Z2, Z1, X = 2, 3, 6
 WEIGHTS = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The fitted tail against tails that are known."""
+"""The fitted tail against known tails."""
 
 import pyro
 import pyro.distributions as dist
@@ -20,7 +20,7 @@ def test_shape_of_pareto_tails(k):
     found = pareto_k(exceedances(k, 200, 1000))
     drawn = (1000 * k + 5) / 1010
     assert found.mean().item() == pytest.approx(drawn, abs=0.015)
-    # The estimator's spread is that of maximum likelihood, (1 + k) / sqrt(n).
+    # The estimator has the standard error of maximum likelihood, (1 + k) / sqrt(n).
     assert found.std().item() == pytest.approx((1 + k) / 1000**0.5, rel=0.25)
 
 
@@ -52,7 +52,7 @@ def test_tail_across_blocks():
 
 
 def narrow(scale):
-    """Posterior N(0, 1) for every x, and a guide of another width: the weights' tail is known."""
+    """A posterior N(0, 1) for every x and a guide of another scale, so the tail is known."""
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -68,7 +68,7 @@ def narrow(scale):
 
 @pytest.mark.parametrize("k", [0.3, 0.6, 0.9])
 def test_narrow_guide_has_known_tail(k):
-    """Weights exp((1 / s^2 - 1) z^2 / 2) of z ~ N(0, s^2) have the tail k = 1 - s^2."""
+    """Weights exp((1 / s^2 - 1) z^2 / 2) with z ~ N(0, s^2) have the tail k = 1 - s^2."""
     model, guide = narrow((1 - k) ** 0.5)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(40), num_particles=50_000)
     assert estimate.khat.mean().item() == pytest.approx(k, abs=0.1)
@@ -99,7 +99,7 @@ def test_too_few_particles_undefined():
 
 @pytest.mark.parametrize("kind", ["grey", "binary", "real"])
 def test_bits_per_dim_of_discretized_images(kind):
-    """Sixteen equally likely levels take four bits."""
+    """Sixteen equally likely levels cost four bits."""
 
     def model(x):
         with pyro.plate("data", len(x)):

@@ -36,7 +36,7 @@ def test_positive_latents():
     estimate = marginal_by_hmc(model, model, x, 32, 200, start="prior", num_leapfrog_steps=5)
     exact = dist.NegativeBinomial(4.0, torch.tensor(0.5)).log_prob(x)
     assert estimate.mc_error < 0.02
-    # A log-gamma posterior has a lighter right tail than its Gaussian: the error's tail is heavy.
+    # The log-gamma posterior has a lighter right tail than the Gaussian: errors have heavy tails.
     assert abs(estimate.mean - exact.mean().item()) < 6 * estimate.mc_error
     assert (estimate.per_datum - exact).abs().max() < 0.2
 

@@ -8,7 +8,7 @@ from pvae.evaluation import calibration
 
 
 def shifted(x):
-    """The exact posterior, moved by half a unit in the first coordinate."""
+    """The exact posterior, shifted by 0.5 in the first coordinate."""
     with pyro.plate("data", len(x)):
         loc = lg.posterior_loc(x) + torch.tensor([0.5, 0.0])
         pyro.sample("z", dist.MultivariateNormal(loc, precision_matrix=lg.PRECISION))
@@ -63,7 +63,7 @@ def test_miscalibration_is_named(guide, words, coordinates):
 
 def test_rank_moments_of_wide_guide():
     result = calibration(lg.model, lg.wide, LIKE, num_data=20_000)
-    # The truth is N(0, 1) in units in which the draws are N(0, 1.5): u = Phi(t / 1.5^0.5).
+    # In units where the true z is N(0, 1), draws are N(0, 1.5): u = Phi(t / 1.5^0.5).
     t = torch.randn(10**6, dtype=torch.float64)
     u = dist.Normal(0.0, 1.5**0.5).cdf(t)
     ranks = u * 99 + (u * (1 - u) * 99) ** 0.5 * torch.randn(10**6)
@@ -138,7 +138,7 @@ def test_state_restored():
         lg.posterior(drop(x) * weight)
 
     before = torch.get_rng_state()
-    assert calibration(lg.model, guide, LIKE, num_data=200).p_value > 0.01  # no unit was dropped
+    assert calibration(lg.model, guide, LIKE, num_data=200).p_value > 0.01  # dropout was off
     assert (torch.get_rng_state() == before).all()
     assert drop.training
     assert weight.grad is None

@@ -1,4 +1,4 @@
-"""Draws of gradients: Pyro's own estimators pass where they are unbiased, and fail where not."""
+"""The gradient test passes for Pyro's unbiased estimators and fails for biased ones."""
 
 import pyro.infer.rws
 import pytest
@@ -46,7 +46,7 @@ def test_missing_dependence_of_divergence_found():
 
 
 def reweighted(monkeypatch):
-    # It puts a hook on the loss that reads its gradient, which cannot be recorded.
+    # It puts a hook on the loss that reads the gradient, which cannot be recorded.
     monkeypatch.setattr(pyro.infer.rws, "warn_if_nan", lambda *_: None)
     return ReweightedWakeSleep(num_particles=2, vectorize_particles=False)
 
@@ -66,7 +66,7 @@ def test_pyro_reweighted_wake_sleep_with_one_datum(make, monkeypatch):
 
 @pytest.mark.parametrize("make", [Gaussian, Belief])
 def test_whole_batch_weights_found(make, monkeypatch):
-    """Pyro's weighs the particles of all rows jointly."""
+    """Pyro normalizes the weights jointly over all rows."""
     pair = make()
     target = exact.reweighted_wake_sleep(pair, pair.x, 2, 1.0)
     draws = draw(reweighted(monkeypatch), pair, pair.x, 40_000)
@@ -76,7 +76,7 @@ def test_whole_batch_weights_found(make, monkeypatch):
 
 
 class Louder(Trace_ELBO):
-    """Gradients of the guide are 6 % too large."""
+    """An ELBO whose guide gradients are 6 % too large."""
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
@@ -98,7 +98,7 @@ def test_constant_draws_raise():
 
 
 def test_draws_match_pyro():
-    """The mean and spread of draws one by one."""
+    """The vectorized draws have the mean and standard deviation of separate steps."""
     pair, objective = Belief(), Trace_ELBO()
     many = draw(objective, pair, pair.x, 20_000)
     one_by_one = []

@@ -1,4 +1,4 @@
-"""The small pairs and their exact objectives, by other ways to the same numbers."""
+"""The small pairs and their exact objectives, recomputed in other ways."""
 
 import pyro
 import pytest
@@ -31,7 +31,7 @@ def test_bounds_rise_to_evidence(pair):
 
 
 def test_densities_within_another_plate(pair):
-    """Each point is one element of a plate outside."""
+    """Each point is one element of an outer plate."""
     values = _values(pair)
     at = pair.points(pair.x)
     store = {name: value.transpose(0, 1) for name, value in values.items()}
@@ -46,7 +46,7 @@ def test_densities_within_another_plate(pair):
 
 
 def _values(pair):
-    """The values of the points, each (rows, points, ...), written down once more."""
+    """Values of the latents at the points, each (rows, points, ...), computed independently."""
     q, x = pair.recognition, pair.x
     if isinstance(pair, Belief):
         z = states(3).expand(7, 8, 3)
@@ -95,7 +95,7 @@ def test_exact_guide_bound_is_evidence():
 
 def test_guides_differ_from_posterior(pair):
     gap = pair.evidence(pair.x).sum() + exact.elbo(pair, pair.x).value
-    assert 1.0 < gap < 7.0  # nats, of 7 data
+    assert 1.0 < gap < 7.0  # nats, summed over 7 data
 
 
 @pytest.mark.parametrize("name", ["gaussian", "up", "down"])

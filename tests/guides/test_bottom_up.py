@@ -1,4 +1,4 @@
-"""Bottom-up inference: its density by hand and by enumeration, its start, refusals."""
+"""The bottom-up guide: density by hand and by enumeration, initialization, errors."""
 
 import itertools
 

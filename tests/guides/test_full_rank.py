@@ -1,4 +1,4 @@
-"""The full-rank guide: its density by hand, mean field inside it, its start."""
+"""The full-rank guide: density by hand, mean field as a special case, initialization."""
 
 import math
 
@@ -20,7 +20,7 @@ def own_parameters():
 
 
 def set_output(guide, values):
-    """Make a linear guide give the same numbers for any x."""
+    """Make a linear guide's output constant in x."""
     linear = guide.encoder.mlp.layers[0]
     with torch.no_grad():
         linear.weight.zero_()
@@ -28,7 +28,7 @@ def set_output(guide, values):
 
 
 def raw(scale):
-    """What `positive` maps to the scale."""
+    """The inverse of `positive`."""
     return math.log(math.expm1(scale - 1e-5)) - math.log(math.expm1(1 - 1e-5))
 
 

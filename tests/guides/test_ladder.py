@@ -1,4 +1,4 @@
-"""The ladder: products of Gaussians, an exact posterior, and what it shares with its model."""
+"""The ladder: products of Gaussians, an exact posterior, networks shared with the model."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def own_parameters():
 
 
 class NoModule:
-    """The interface of a path, and no networks that Pyro would find."""
+    """Has the methods of a Gaussian path, but is no module."""
 
     x_shape, dims = (5, 2), DIMS
 
@@ -46,7 +46,7 @@ def data(n=40):
 
 
 def raw(scale):
-    """What `positive` maps to the scale."""
+    """The inverse of `positive`."""
     return math.log(math.expm1(scale - 1e-5)) - math.log(math.expm1(1 - 1e-5))
 
 
@@ -71,7 +71,7 @@ def test_layers_are_products_of_evidence_and_prior():
         torch.testing.assert_close(
             q.loc, (loc * scale**-2 + prior.loc * prior.scale**-2) / precision
         )
-        # And by the densities themselves: the product over q does not depend on where it is taken.
+        # Also by densities: the product divided by q is constant in z.
         points = torch.linspace(-2, 2, 5)[:, None, None]
         factors = Normal(loc, scale).log_prob(points) + prior.log_prob(points)
         ratio = factors - q.log_prob(points)
@@ -89,7 +89,7 @@ def test_exact_posterior_of_linear_hierarchy():
     set_linear(model.layers[0].layers[0], [slope, 0.0], [shift, raw(scale)])
     set_linear(model.decoder[0].layers[0], [weight], [bias])
     set_linear(guide.heads[0], [1 / weight, 0.0], [-bias / weight, raw(1 / weight)])
-    noise = weight**2 * scale**2 + 1  # of x given z2
+    noise = weight**2 * scale**2 + 1  # variance of p(x | z2)
     precision = 1 + (weight * slope) ** 2 / noise
     gain = weight * slope / noise / precision
     offset = -gain * (weight * shift + bias)

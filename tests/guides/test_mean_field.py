@@ -1,4 +1,4 @@
-"""The mean-field guide: its density, its start, its shapes."""
+"""The mean-field guide: density, initialization, shapes."""
 
 import pyro
 import pytest

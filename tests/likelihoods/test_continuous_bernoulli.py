@@ -1,4 +1,4 @@
-"""The continuous Bernoulli against float64 formulas, near zero and far out."""
+"""The continuous Bernoulli against float64 formulas, for small and large logits."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ LOGITS = np.concatenate(
 
 
 def density(a, x):
-    """p(x) = a exp(a x) / (exp(a) - 1), written so that float64 holds it for either sign."""
+    """p(x) = a exp(a x) / (exp(a) - 1), computed stably for either sign of a."""
     if a > 0:
         return density(-a, 1 - x)
     return 1.0 if a == 0 else a * np.exp(a * x) / np.expm1(a)
@@ -41,7 +41,7 @@ def test_quadrature_of_density_and_mean(a):
 
 
 def test_gradient_is_x_minus_mean():
-    # The exponential family's identity, at every logit, zero and both thresholds included.
+    # An identity of the exponential family, at all logits including zero and both thresholds.
     logits = torch.tensor(np.append(LOGITS, [0.0, 0.3, -0.3]), dtype=torch.float32)
     logits.requires_grad_()
     d = LogitContinuousBernoulli(logits)
@@ -65,7 +65,7 @@ def test_quantiles_of_samples(a):
 
 @pytest.mark.parametrize("a", [-30.0, -0.031, -0.029, -1e-3, 0.0, 1e-3, 0.029, 0.031, 4.0, 30.0])
 def test_samples_are_reparameterized(a):
-    # With the uniform held, d x / d a is -(d F / d a) / p; here by differences in float64.
+    # For a fixed uniform, dx/da = -(dF/da) / p; here by finite differences in float64.
     def draw(at):
         torch.manual_seed(0)
         return LogitContinuousBernoulli(at).rsample((1000,))

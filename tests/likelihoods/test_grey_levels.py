@@ -17,7 +17,7 @@ def grid(levels):
 
 
 def log_mass(loc, scale, levels):
-    """Log-masses of all bins in float64, from CDFs below the loc and survival functions above."""
+    """Log-masses of all bins in float64, by CDFs below loc and survival functions above it."""
     edges = (np.arange(1, levels) - 0.5) / (levels - 1)
     lower = np.concatenate([[-np.inf], edges])
     upper = np.concatenate([edges, [np.inf]])
@@ -47,7 +47,7 @@ def test_logistic_masses_sum_to_one(loc, log_scale):
 
 
 def test_logistic_log_prob_below_float32_mass():
-    # Bins 100 to 1000 scales from the loc; far out the mass of a bin is
+    # Bins at 100 to 1000 scales from loc, where the mass of a bin is
     # exp(-(distance - half a bin) / scale) (1 - exp(-bin / scale)).
     loc, scale, levels = 0.5, 1e-3, 256
     d = GreyLogistic(torch.tensor(loc), torch.tensor(scale).log(), levels)
@@ -62,7 +62,7 @@ def test_logistic_log_prob_below_float32_mass():
 @pytest.mark.parametrize("log_scale", [-9.0, -2.0, 50.0])
 def test_logistic_gradients(loc, log_scale):
     def gradients(dtype):
-        # One of each per level: summed over the levels, the gradients would cancel.
+        # Separate parameters per level: gradients summed over levels would cancel.
         at = torch.full((256,), loc, dtype=dtype, requires_grad=True)
         spread = torch.full((256,), log_scale, dtype=dtype, requires_grad=True)
         GreyLogistic(at, spread, 256).log_prob(grid(256).to(dtype)).sum().backward()
@@ -155,7 +155,7 @@ def test_shapes(d):
     event = d.to_event(1)
     assert event.event_shape == (4,)
     torch.testing.assert_close(event.log_prob(x), d.log_prob(x).sum(-1))
-    # A value with leading dimensions that the parameters lack, and the reverse.
+    # Leading dimensions only in the value, and only in the parameters.
     many = event.expand_by((6,)).sample()
     torch.testing.assert_close(event.log_prob(many)[2], event.log_prob(many[2]))
     assert event.support.check(x).all()

@@ -1,4 +1,4 @@
-"""Every likelihood by its name: formula, normalisation, samples, gradients, shapes, refusals."""
+"""Every likelihood by name: formula, normalisation, samples, gradients, shapes, errors."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def softplus(raw):
 def logistic_log_mass(x, loc, scale):
     lower = np.where(x == 0, -np.inf, x - 1 / 8)
     upper = np.where(x == 1, np.inf, x + 1 / 8)
-    # Below the loc from CDFs, above it from survival functions: float64 holds both.
+    # CDFs below loc and survival functions above it are accurate in float64.
     left = stats.logistic.cdf(upper, loc, scale) - stats.logistic.cdf(lower, loc, scale)
     right = stats.logistic.sf(lower, loc, scale) - stats.logistic.sf(upper, loc, scale)
     return np.log(np.where(x < loc, left, right))
@@ -128,7 +128,7 @@ def test_mean_of_grey_levels():
 def test_finite_at_extreme_outputs(name, extreme):
     likelihood, x = build(name), data(name)
     for flip in (1.0, -1.0):
-        # The last output opposite to the others too: a far loc with a tiny scale.
+        # Also with the last output of opposite sign: a large loc with a tiny scale.
         sign = torch.ones(likelihood.outputs, 1, 1)
         sign[-1] = flip
         output = (torch.full((4, likelihood.outputs, *X_SHAPE), extreme) * sign).requires_grad_()

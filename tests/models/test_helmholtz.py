@@ -1,4 +1,4 @@
-"""The Helmholtz machine: its density by hand and by enumeration, the VAE inside it, refusals."""
+"""The Helmholtz machine: density by hand and by enumeration, the VAE as a special case, errors."""
 
 import itertools
 import math
@@ -109,7 +109,7 @@ def test_leading_dimensions_are_tiled_rows(network, latent):
     x = data()
     elbo = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
     model, guide = HelmholtzMachine(**options), BottomUp(**options)
-    # In train mode too: batch normalization is over particles and rows alike.
+    # Also in train mode: batch normalization averages over particles and rows.
     ((model_trace, guide_trace),) = elbo._get_traces(model, guide, (x,), {})
     sites = ("z1", "z2", "z3")
     assert guide_trace.nodes["z2"]["value"].shape == (4, 6, 4)

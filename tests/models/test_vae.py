@@ -1,4 +1,4 @@
-"""The VAE: its density, every likelihood and network, particles, draws, refusals."""
+"""The VAE: density, every likelihood and network, particles, draws, errors."""
 
 import importlib.util
 from pathlib import Path

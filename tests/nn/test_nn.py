@@ -1,4 +1,4 @@
-"""Networks: shapes, parameter counts, and what they refuse."""
+"""Networks: shapes, parameter counts, errors."""
 
 import math
 

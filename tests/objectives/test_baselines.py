@@ -1,4 +1,4 @@
-"""Baselines: their values, and that fit trains, saves and restores them."""
+"""Baselines: values, and training, saving and restoring by fit."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_baseline_excludes_current_batch():
     expected, _ = objective._expected(torch.full((1, 7), 5.0), (X[:7],))
     assert expected.item() == 0
     assert average().item() == pytest.approx(5.0)
-    with torch.no_grad():  # evaluation leaves it as it is
+    with torch.no_grad():  # evaluation does not change it
         objective.estimate(pair, (X[:7],))
     assert average().item() == pytest.approx(5.0)
 

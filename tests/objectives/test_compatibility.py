@@ -1,4 +1,4 @@
-"""Combinations that make no sense are refused, with the reason and the nearest that does."""
+"""Incompatible combinations raise an error with the reason and the nearest alternative."""
 
 import pyro
 import pyro.distributions as dist
@@ -152,7 +152,7 @@ def test_dropout_in_eval_mode():
     assert objectives.STL().per_datum(model, guide, X[:7]).shape == (7,)
 
 
-def test_single_datum_is_compatible():
+def test_scalar_data_raise():
     model, guide = sharing()
     with pytest.raises(
         IncompatibleObjectiveError, match=r"x of shape \(rows, ...\).*not a tensor of shape"

@@ -1,4 +1,4 @@
-"""Gradients stay right under scales and masks, and whoever registers or holds parameters."""
+"""Gradients are right under scales and masks, and wherever parameters are registered."""
 
 import math
 
@@ -16,7 +16,7 @@ from pvae.objectives import IncompatibleObjectiveError
 
 
 def mean_gradient(objective, model, guide, names, *, rows=40_000, x=1.3):
-    """Of parameters by name, per datum, over that many data of one value; and its error."""
+    """Mean gradients by name and their standard errors, over copies of one datum."""
     found = []
     for seed in range(8):
         pyro.set_rng_seed(seed)
@@ -50,7 +50,7 @@ def bernoulli_under(handler):
 
 
 def exact_bernoulli(x, scale, particles):
-    """Minus the bound's derivative by the logit, by enumeration."""
+    """Minus the derivative of the bound with respect to the logit, by enumeration."""
     logit = torch.tensor(0.2, requires_grad=True)
     states = torch.tensor([0.0, 1.0])
     q = dist.Bernoulli(logits=logit).log_prob(states)
@@ -104,7 +104,7 @@ def test_dreg_matches_iwae_under_scale_or_mask(scale):
 
 
 class Whole(nn.Module):
-    """Registered in the model alone."""
+    """A module that only the model registers."""
 
     def __init__(self):
         super().__init__()

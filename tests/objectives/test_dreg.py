@@ -1,4 +1,4 @@
-"""Doubly reparameterized gradients: IWAE's, with a signal that does not drown as K grows."""
+"""DReG: the gradient of IWAE, with a signal-to-noise ratio that does not vanish as K grows."""
 
 import pytest
 from exact import targets as exact
@@ -35,7 +35,7 @@ def test_signal_to_noise_grows_with_particles():
         [draw(cls(k), pair, x, 10_000).signal_to_noise("recognition") for k in particles]
         for cls in (objectives.IWAE, objectives.DReG)
     )
-    # As 1 / sqrt(K), a half each time, and for large K as sqrt(K).
+    # IWAE as 1 / sqrt(K), half at each step; DReG as sqrt(K) for large K.
     assert usual[0] > 1.6 * usual[1] > 1.6**2 * usual[2]
     assert doubly[0] < doubly[1] < doubly[2]
     assert doubly[2] > 2 * doubly[0]

@@ -1,4 +1,4 @@
-"""The ELBO: unbiased in all its forms."""
+"""The ELBO: all forms are unbiased."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_beta_scales_divergences(kl, rows):
 @pytest.mark.parametrize("over", ["datum", "batch"])
 @pytest.mark.parametrize("share", [0.9, 1.1])
 def test_free_bits(share, over, rows):
-    """A floor a little below and above the mean divergence."""
+    """Free bits slightly below and above the mean divergence."""
     pair = Gaussian()
     x = pair.x[:rows]
     floor = share * pair.kl(x).mean().item()
@@ -59,7 +59,7 @@ def test_analytic_kl_reduces_variance():
         draw(objectives.ELBO(kl=kl), pair, pair.x, 20_000) for kl in ("monte_carlo", "analytic")
     )
     assert closed.variance() < sampled.variance()
-    # The prior's gradients are those of the divergence alone.
+    # The prior's gradients come only from the divergence.
     assert closed.std["generative.z_log_scale"] < 1e-12
 
 

@@ -1,4 +1,4 @@
-"""The importance-weighted bound: unbiased gradients, and a value that rises to the evidence."""
+"""The importance-weighted bound: unbiased gradients, a value that rises to the evidence."""
 
 import pytest
 from exact import targets as exact

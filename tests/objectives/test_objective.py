@@ -1,4 +1,4 @@
-"""What all objectives share: scales, layouts, batching, and what a user's own needs."""
+"""Common properties of all objectives: scales, particle layouts, batching, user subclasses."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_scaled_latent_sites():
 
 
 class Fixed(Particles):
-    """Particles that are looked up by datum, so that a datum's are the same in any batch."""
+    """Particles stored per datum, so that a datum has the same particles in every batch."""
 
     def propose(self, batch, count, *, at=None, **options):
         if at is None:
@@ -125,7 +125,7 @@ def test_bound_independent_of_batch(pair_name, name, at_once, monkeypatch):
     torch.manual_seed(0)
     model, guide = PAIRS[pair_name]()
     objective = PAIR_OF[pair_name][name]()
-    # One dream per row, drawn anew for each batch: seen apart.
+    # Dreams are drawn for each batch, so a function of the data replaces their term.
     monkeypatch.setattr(
         objectives.wake_sleep, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1)
     )
@@ -143,7 +143,7 @@ def test_bound_independent_of_batch(pair_name, name, at_once, monkeypatch):
     assert together.value.shape == (7,)
     for field in ("value", "surrogate"):
         if name in ("moving average", "network") and field == "surrogate":
-            continue  # the baseline is an average over batches
+            continue  # the baseline averages over batches
         apart = torch.cat([getattr(part, field) for part in parts])
         torch.testing.assert_close(getattr(together, field), apart, rtol=1e-4, atol=1e-4)
 
@@ -166,7 +166,8 @@ def test_gradients_equal_in_both_layouts(pair_name, name, monkeypatch):
     for parameter, value in found[0][1].items():
         other = found[1][1][parameter]
         assert (value is None) == (other is None), parameter
-        if value is not None and name not in ("moving average", "network"):  # they move on
+        # These baselines change with each call.
+        if value is not None and name not in ("moving average", "network"):
             torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-3)
 
 
@@ -241,7 +242,7 @@ def test_global_sites_drawn_once():
 
 
 class Renyi(Objective):
-    """A bound of a user's own, alpha = 1/2."""
+    """A user-defined objective: the Renyi bound with alpha = 1/2."""
 
     def estimate(self, pair, batch):
         draw = pair.particles.draw(batch, self.num_particles)
@@ -260,7 +261,7 @@ def test_user_objective():
     assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
 
 
-def test_numbers_beside_data():
+def test_number_argument_beside_data():
     decoder = nn.Linear(2, 3)
 
     def model(x, power):
@@ -290,7 +291,7 @@ def test_non_broadcasting_guide_is_tiled():
         pyro.module("encoder", encoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("a", dist.Normal(encoder(x), 1.0).to_event(1))
-            # Fails, or mixes data, where z has a further dimension.
+            # Fails or mixes data if z has a particle dimension.
             pyro.sample("z", dist.Normal(z.view(len(x), 2), 1.0).to_event(1))
 
     plate = find_data_plate(lambda b: paired_traces(model, guide, b), (X[:5],))

@@ -1,4 +1,4 @@
-"""The page about objectives lists them all, and its example trains."""
+"""The page on objectives lists all of them, and its example trains."""
 
 import re
 from pathlib import Path

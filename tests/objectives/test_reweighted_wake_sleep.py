@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep: normalized weights of each datum by itself, exact by enumeration."""
+"""Reweighted wake-sleep: unbiased, with weights normalized per datum, by enumeration."""
 
 import pytest
 from exact import targets as exact

@@ -1,4 +1,4 @@
-"""Sticking the landing: the ELBO's gradient, and next to no variance where q is the posterior."""
+"""Sticking the landing: the ELBO's gradient, and no variance if q is the posterior."""
 
 import pytest
 import torch

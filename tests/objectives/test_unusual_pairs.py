@@ -1,4 +1,4 @@
-"""Pairs on which an objective could be wrong, or fail, without a word."""
+"""Pairs for which an objective might silently be wrong or fail."""
 
 import pyro
 import pyro.distributions as dist
@@ -43,14 +43,14 @@ def test_outer_plate_of_one(steps):
     torch.manual_seed(0)
     one = torch.stack([objectives.ELBO(1).per_datum(model, guide, x) for _ in range(400)]).mean(0)
     objective = objectives.ELBO(400)
-    assert objective.prepare(model, guide, x).particles.depth == 2  # no need for tiles
+    assert objective.prepare(model, guide, x).particles.depth == 2  # no tiling needed
     torch.testing.assert_close(objective.per_datum(model, guide, x), one, atol=0.5, rtol=0)
     torch.testing.assert_close(
         pvae.elbo(model, guide, x, num_particles=400).per_datum.float(), one, atol=0.5, rtol=0
     )
 
 
-def test_mode_change_is_examined_again():
+def test_structure_follows_mode():
     encoder, dropout = nn.Linear(1, 1), nn.Dropout(0.5)
 
     def model(x):

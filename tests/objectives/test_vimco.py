@@ -1,4 +1,4 @@
-"""VIMCO: the gradient of the importance-weighted bound for draws that have none."""
+"""VIMCO: the gradient of the importance-weighted bound for draws without a gradient."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_signal_against_geometric_mean_of_others():
 
 
 def test_less_variance_than_plain_score():
-    """The same estimator with a signal of L itself."""
+    """Compared with the score function with the whole bound as its signal."""
 
     class Plain(objectives.VIMCO):
         def estimate(self, pair, batch):

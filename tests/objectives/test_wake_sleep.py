@@ -1,4 +1,4 @@
-"""Wake-sleep: each phase is unbiased for the loss of its own."""
+"""Wake-sleep: each phase is unbiased for its own loss."""
 
 import pytest
 from exact import targets as exact

@@ -43,7 +43,7 @@ def with_default(x, *, network=net):
 
 
 class Plain:
-    """An object that is no network and holds one."""
+    """A plain object with a network as attribute."""
 
     def __init__(self):
         self.held = net
@@ -102,7 +102,7 @@ def test_unnamed_objects_ignored():
 
 
 class Holder(nn.Module):
-    """Holds a network that is no part of it, and a part of its own once more."""
+    """Holds a network that is no submodule, and a second reference to a submodule."""
 
     def __init__(self, other):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Transitions leave their distribution as it is."""
+"""Transitions leave the target distribution invariant."""
 
 import pyro.distributions as dist
 import pytest
@@ -12,7 +12,7 @@ def test_correlated_gaussian_invariant(step):
     precision = torch.tensor([[2.0, 1.2], [1.2, 1.5]])
     target = dist.MultivariateNormal(torch.tensor([1.0, -2.0]), precision_matrix=precision)
     z = target.sample((20000,))
-    # Two sites, and a step of its own for each chain.
+    # Two sites, and a separate step size for each chain.
     log_density = lambda z: target.log_prob(torch.cat([z["a"], z["b"]], 1)).double()  # noqa: E731
     point = evaluate(log_density, {"a": z[:, :1], "b": z[:, 1:]})
     steps = step * (0.5 + torch.rand(len(z)))

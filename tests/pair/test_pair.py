@@ -24,7 +24,7 @@ def train(kind, **options):
 
 
 def tensors(fit):
-    """Everything that was trained, by name: parameters and buffers."""
+    """All trained tensors by name: parameters and buffers."""
     state = fit.model.pair.state_dict()
     flat = {f"{n}.{k}": v for n, part in state["networks"].items() for k, v in part.items()}
     return flat | state["params"]
@@ -163,7 +163,7 @@ def test_imported_network_and_frozen_part():
     with pytest.warns(UserWarning, match=r"0.weight was not registered"):
         pvae.fit(model, lambda x: None, torch.randn(8, 1), epochs=2, batch_size=4, progress=False)
     assert net[0].weight.item() == frozen
-    # BatchNorm arrived in eval mode inside a network in train mode: it was frozen on purpose.
+    # A BatchNorm in eval mode inside a network in train mode is frozen on purpose.
     torch.testing.assert_close(net[1].running_mean, mean)
 
 
@@ -242,7 +242,7 @@ def test_guide_from_model_and_network_in_program():
             pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
 
     fit = pvae.fit(made_inside, lambda x: None, X, **options)
-    assert pvae.elbo(fit.model, fit.guide, X).mean > -3 * 0.92 - 0.05  # the identity is learned
+    assert pvae.elbo(fit.model, fit.guide, X).mean > -3 * 0.92 - 0.05  # the optimum is the identity
 
 
 def test_trained_model_with_new_guide():
@@ -257,13 +257,13 @@ def test_trained_model_with_new_guide():
     before, scale = new[0].weight.clone(), first.model.pair.parameters()["scale"].item()
     mean = new[1].running_mean.clone()
     raw = pvae.elbo(first.model, guide, X, 4)
-    assert raw.mean == pvae.elbo(first.model, guide, X, 4).mean  # in eval mode: no dropout
+    assert raw.mean == pvae.elbo(first.model, guide, X, 4).mean  # eval mode: no dropout
     torch.testing.assert_close(new[1].running_mean, mean)
     second = pvae.fit(first.model, guide, X, epochs=1, batch_size=32, progress=False)
     assert second.guide.fn is guide
     assert not torch.equal(new[0].weight, before)
     after = second.model.pair.parameters()["scale"].item()
-    assert abs(after - scale) < 0.05  # it starts where the first one ended
+    assert abs(after - scale) < 0.05  # starts from the result of the first fit
 
 
 def test_frozen_network_stays_in_eval_mode():

@@ -1,4 +1,4 @@
-"""Training on data of every kind."""
+"""Training with every kind of data."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Bad input gets a clear error and loses nothing."""
+"""Invalid input raises a clear error and keeps the last good state."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def empty(x):
     pyro.param("unused", torch.zeros(()))
 
 
-# Pairs that do not fit
+# Invalid pairs
 
 
 def test_missing_guide_site_raises():
@@ -131,7 +131,7 @@ def test_pair_without_parameters_raises():
         fit(lg.model, lg.posterior, lg.draw(10))
 
 
-# Data that do not fit
+# Invalid data
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -152,7 +152,7 @@ def test_batch_size_above_data_raises():
         fit(lg.model, lg.posterior, lg.draw(20), batch_size=50)
 
 
-# Options that do not fit
+# Invalid options
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_invalid_options_raise(options, error, message):
         fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
 
 
-# A loss that is no number
+# A loss that is NaN or infinite
 
 
 def explosive(after):
-    """A pair whose guide's scale turns NaN at the given call."""
+    """A pair whose guide has a NaN scale from the given call on."""
     calls = []
     loc = nn.Linear(5, 2)
 
@@ -263,7 +263,7 @@ def test_first_broken_site_found_again():
     def sgd(parameters):
         return torch.optim.SGD(parameters, lr=0.0)
 
-    # The scale of y is 1 at first, then 0: only a replay finds out which site it was.
+    # The scale of y changes from 1 to 0: only running the programs again identifies the site.
     def collapse(so_far):
         so_far.model.pair.parameters()["loc"].data.fill_(1.0)
 

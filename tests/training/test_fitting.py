@@ -17,7 +17,7 @@ def fit(model, guide, data, **options):
     return pvae.fit(model, guide, data, **options)
 
 
-# The truth: probabilistic PCA
+# Closed-form results of probabilistic PCA
 
 
 def test_decoder_reaches_maximum_likelihood():
@@ -64,7 +64,7 @@ def test_full_rank_closes_mean_field_gap():
     assert abs(gaps["FullRank"]) < 0.03
 
 
-# The loop
+# The training loop
 
 
 def sgd(rate):
@@ -72,7 +72,7 @@ def sgd(rate):
 
 
 def test_step_matches_pyro():
-    """The same pair, draws and optimizer, by hand with Pyro's SVI: the parameters are the same."""
+    """Training by hand with Pyro's SVI and the same draws results in the same parameters."""
     x = kinds.toy_data()
     model, guide = kinds.make("functions", 0)
     trained = fit(model, guide, x, batch_size=96, epochs=3, optimizer=sgd(0.01 * 96), seed=4)
@@ -218,7 +218,7 @@ def test_interrupt_keeps_last_epoch(tmp_path):
 
     def interrupted(x):
         calls.append(1)
-        if len(calls) == 3:  # in the midst of the second epoch
+        if len(calls) == 3:  # during the second epoch
             raise KeyboardInterrupt
         return guide(x)
 
@@ -292,7 +292,7 @@ def test_network_of_optimizer_alone():
     def model(x):
         pyro.param("other", torch.zeros(()))
         with pyro.plate("data", len(x)):
-            pyro.factor("linear", net(x).squeeze(1))  # the gradient is mean(x), always
+            pyro.factor("linear", net(x).squeeze(1))  # the gradient is always mean(x)
             pyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=x)
 
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

@@ -42,7 +42,8 @@ def test_truncated_checkpoint_raises(tmp_path):
 def test_stale_metrics_dropped_on_resume(tmp_path):
     whole = fit(tmp_path / "whole", epochs=4)
     fit(tmp_path / "run", epochs=2)
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:  # killed before the checkpoint
+    # A process that was killed before its checkpoint leaves such a line.
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 3, "train_loss": 0.0, "seconds": 1.0}) + "\n")
     resumed = fit(tmp_path / "run", epochs=4, resume=True)
     assert [r["train_loss"] for r in resumed.history] == [r["train_loss"] for r in whole.history]
@@ -139,7 +140,7 @@ def test_resume_restores_optimizer(make, tmp_path):
     pair, optimizer = kinds.make("functions", 0), make()
     options = {"batch_size": 32, "progress": False, "optimizer": optimizer}
     pvae.fit(*pair, X, epochs=2, out=tmp_path / "run", **options)
-    pvae.fit(*pair, X, epochs=3, seed=9, **options)  # the same networks, and not in the run
+    pvae.fit(*pair, X, epochs=3, seed=9, **options)  # trains the same networks outside the run
     resumed = pvae.fit(*pair, X, epochs=4, out=tmp_path / "run", resume=True, **options)
     losses = [[row["train_loss"] for row in run.history] for run in (whole, resumed)]
     assert losses[0] == losses[1]

@@ -1,4 +1,4 @@
-"""How much each site counts in a minibatch."""
+"""The scale of each site in a minibatch."""
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +21,7 @@ PRIOR = 4.0
 
 
 def exact_posterior(x):
-    """Of w ~ N(0, 1 / PRIOR), x_n ~ N(w, 1)."""
+    """The posterior mean and precision of w ~ N(0, 1 / PRIOR) with x_n ~ N(w, 1)."""
     precision = PRIOR + len(x)
     return (x.sum() / precision).item(), precision**-0.5
 
@@ -63,7 +63,7 @@ def test_global_sites_count_once(model, batch_size):
 
 @pytest.mark.parametrize("model", [plain_plate, sized_plate])
 def test_loss_in_nats_per_datum(model):
-    """At the exact posterior every draw gives the evidence, so that the loss has no noise."""
+    """With the exact posterior, every draw yields the evidence, so the loss has no noise."""
     loc, scale = exact_posterior(X)
 
     def posterior(x):
@@ -115,7 +115,7 @@ def test_warmup_scales_latent_sites():
 
 
 class Recording(Trace_ELBO):
-    """Notes the scale of each site, once a step."""
+    """Records the scale of each site, once per step."""
 
     def __init__(self):
         super().__init__()
