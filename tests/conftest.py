@@ -5,7 +5,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def clean():
-    """Each test starts with an empty parameter store, and the same generators."""
+    """Start each test with an empty parameter store and seeded generators."""
     pyro.set_rng_seed(0)
     with pyro.get_param_store().scope():
         yield

@@ -31,7 +31,7 @@ def history(epochs, valid=True):
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 50])
-def test_learning_curve_draws_the_bound_of_both(epochs):
+def test_learning_curve_of_both_bounds(epochs):
     figure = plots.learning_curve(history(epochs))
     train, valid = figure.axes[0].lines
     np.testing.assert_allclose(train.get_ydata(), [-100 / (e + 1) for e in range(epochs)])
@@ -41,7 +41,7 @@ def test_learning_curve_draws_the_bound_of_both(epochs):
     assert "nats per datum" in figure.axes[0].get_ylabel()
 
 
-def test_learning_curve_without_validation_and_with_a_bad_start():
+def test_learning_curve_without_validation():
     rows = history(60, valid=False)
     rows[0]["train_loss"] = 1e6
     figure = plots.learning_curve(rows)
@@ -49,7 +49,7 @@ def test_learning_curve_without_validation_and_with_a_bad_start():
     assert figure.axes[0].get_ylim()[0] > -1000
 
 
-def test_validation_of_every_fifth_epoch_is_a_line_through_what_was_measured():
+def test_sparse_validation():
     rows = history(40)
     for row in rows:
         if row["epoch"] % 5:
@@ -59,13 +59,13 @@ def test_validation_of_every_fifth_epoch_is_a_line_through_what_was_measured():
     np.testing.assert_allclose(valid.get_ydata(), [-110 / e for e in range(5, 41, 5)])
 
 
-def test_one_epoch_has_whole_epochs_on_its_axis():
+def test_one_epoch_axis():
     axes = plots.learning_curve(history(1)).axes[0]
     assert [line.get_marker() for line in axes.lines] == ["o", "o"]
     assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
-def test_originals_stand_above_their_reconstructions():
+def test_originals_above_reconstructions():
     x = torch.rand(5, 4, 3)
     sheet = shown(plots.reconstructions(x, x / 2, n=5))
     np.testing.assert_allclose(sheet[:4, :3], x[0])
@@ -74,7 +74,7 @@ def test_originals_stand_above_their_reconstructions():
     assert np.isnan(sheet[4]).all()
 
 
-def test_pictures_that_were_flattened_colours_and_curves():
+def test_flattened_colour_and_curve_data():
     flat = torch.rand(6, 64)
     sheet = shown(plots.prior_samples(flat))
     np.testing.assert_allclose(sheet[:8, :8], flat[0].reshape(8, 8))
@@ -86,7 +86,7 @@ def test_pictures_that_were_flattened_colours_and_curves():
     assert not plots.is_image(torch.zeros(3, 7))
 
 
-def test_the_scale_is_that_of_the_originals():
+def test_grey_scale_from_originals():
     x = torch.linspace(-3, 5, 32).reshape(2, 4, 4)
     (image,) = plots.reconstructions(x, 10 * x).axes[0].images
     assert image.get_clim() == (-3, 5)
@@ -94,19 +94,19 @@ def test_the_scale_is_that_of_the_originals():
     assert image.get_clim() == (0, 1)
 
 
-def test_strokes_are_ink_on_paper_and_photographs_no_negatives():
+def test_strokes_and_photographs():
     strokes = torch.zeros(3, 8, 8)
     strokes[:, 3] = 1
     assert plots.prior_samples(strokes).axes[0].images[0].get_cmap().name == "gray_r"
     assert plots.prior_samples(1 - strokes).axes[0].images[0].get_cmap().name == "gray"
 
 
-def test_four_channels_are_no_picture_though_they_would_fill_a_square():
+def test_four_channels_are_no_image():
     assert not plots.is_image(torch.zeros(3, 4, 8, 8))
     assert len(plots.prior_samples(torch.zeros(3, 4, 8, 8)).axes) == 3
 
 
-def test_curves_say_which_is_which_and_empty_panels_are_hidden():
+def test_curve_legend_and_empty_panels():
     figure = plots.reconstructions(torch.zeros(6, 7), torch.ones(6, 7))
     assert [axes.get_visible() for axes in figure.axes] == [True] * 6 + [False] * 2
     names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -115,19 +115,19 @@ def test_curves_say_which_is_which_and_empty_panels_are_hidden():
         np.testing.assert_array_equal(line.get_ydata(), [value] * 7)
 
 
-def test_rows_that_are_not_drawn_may_be_missing_and_flattened_pictures_meet_pictures():
+def test_missing_rows_and_flattened_pictures():
     x = torch.rand(7, 8, 8)
     sheet = shown(plots.reconstructions(x[:3], x.flatten(1), n=3))
     np.testing.assert_allclose(sheet[:8], sheet[9:])
 
 
-def test_reconstructions_of_another_shape_are_refused():
+def test_reconstructions_of_another_shape_raise():
     with pytest.raises(ValueError, match=r"\(5, 4, 3\) and .* \(5, 12\): give both in one shape"):
         plots.reconstructions(torch.rand(5, 4, 3), torch.rand(5, 12))
 
 
 @pytest.mark.parametrize("count", [3, 12])
-def test_latent_means_are_drawn_where_they_are_and_coloured_by_label(count):
+def test_latent_means_coloured_by_label(count):
     z, labels = torch.randn(48, 2), torch.arange(48) % count
     axes = plots.latent_means(z, labels).axes[0]
     (points,) = axes.collections
@@ -142,7 +142,7 @@ def test_latent_means_are_drawn_where_they_are_and_coloured_by_label(count):
     assert len(np.unique(colours, axis=0)) == count
 
 
-def test_many_labels_have_a_colour_bar_and_none_have_no_key():
+def test_many_labels_and_no_labels():
     z, labels = torch.randn(60, 2), torch.arange(60) % 13
     figure = plots.latent_means(z, labels)
     assert figure.axes[0].get_legend() is None
@@ -153,14 +153,14 @@ def test_many_labels_have_a_colour_bar_and_none_have_no_key():
 
 
 @pytest.mark.parametrize("count", [1, 3, 13])
-def test_one_dimension_is_a_histogram_of_every_datum(count):
+def test_one_dimension_histogram(count):
     z, labels = torch.randn(60, 1), torch.arange(60) % count
     axes = plots.latent_means(z, labels).axes[0]
     assert sum(bar.get_height() for bar in axes.patches) == 60
     assert axes.get_xlabel() == "$z_1$"
 
 
-def test_many_dimensions_are_drawn_by_principal_components():
+def test_many_dimensions_use_principal_components():
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(500, 5, generator=generator) * torch.tensor([0.1, 3.0, 0.1, 1.0, 0.1])
     axes = plots.latent_means(z).axes[0]
@@ -172,7 +172,7 @@ def test_many_dimensions_are_drawn_by_principal_components():
 
 
 @pytest.mark.parametrize(("size", "side"), [(16, 64), (8, 35)])
-def test_the_manifold_runs_through_the_quantiles_of_the_prior(size, side):
+def test_manifold_of_prior_quantiles(size, side):
     seen = []
 
     def decode(z):
@@ -184,11 +184,11 @@ def test_the_manifold_runs_through_the_quantiles_of_the_prior(size, side):
     quantiles = Normal(0.0, 1.0).cdf(z).reshape(4, 4, 2)
     torch.testing.assert_close(quantiles[0, :, 0], torch.tensor([0.125, 0.375, 0.625, 0.875]))
     torch.testing.assert_close(quantiles[:, 0, 1], torch.tensor([0.875, 0.625, 0.375, 0.125]))
-    assert sheet.shape == (side, side)  # gaps between small pictures alone
-    assert sheet[0, -1] == np.nanmax(sheet)  # both codes are largest in the upper right
+    assert sheet.shape == (side, side)  # gaps only between small pictures
+    assert sheet[0, -1] == np.nanmax(sheet)  # both coordinates are largest in the upper right
 
 
-def test_a_manifold_of_no_images_is_refused():
+def test_manifold_without_images_raises():
     with pytest.raises(ValueError, match=r"\(16, 7\) for 16 codes; expected \(16, height, width\)"):
         plots.manifold(lambda z: torch.zeros(len(z), 7), n=4)
     with pytest.raises(ValueError, match=r"\(3, 8, 8\) for 16 codes"):

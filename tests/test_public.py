@@ -1,4 +1,4 @@
-"""The public surface, and the examples in docstrings."""
+"""Public names, and the examples in docstrings."""
 
 import doctest
 import importlib
@@ -53,7 +53,7 @@ def test_public_names():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_it_is_and_what_it_gives(name):
+def test_module_docstring_and_all(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert "\n" not in module.__doc__.strip() or name.count(".") == 1
@@ -110,14 +110,14 @@ def test_module_command():
 
 
 @pytest.mark.parametrize("package", ["models", "guides"])
-def test_bare_names_are_refused(package):
+def test_bare_package_import_raises(package):
     code = [sys.executable, "-c", f"import {package}"]
     result = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert f"pvae.{package}" in result.stderr
 
 
-def test_importing_seeds_nothing_and_leaves_the_store_alone():
+def test_import_has_no_side_effects():
     code = (
         "import torch, pyro; before = torch.get_rng_state(); import pvae; "
         "assert (torch.get_rng_state() == before).all(); assert not len(pyro.get_param_store())"

@@ -1,4 +1,4 @@
-"""A step from a recorded graph is Pyro's step: same random numbers, losses, parameters, buffers."""
+"""Recorded steps match Pyro's: random numbers, losses, parameters and buffers."""
 
 import pyro
 import pyro.distributions as dist
@@ -20,18 +20,18 @@ import pvae
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_recorded_steps_are_pyros(name):
+def test_recorded_steps_match_pyro(name):
     got = run(PAIRS[name], "recorded", 24)
     assert_same(got, run(PAIRS[name], None, 24), 1e-6)
     svi = got[3]
     assert svi.replay.notes == []
     assert svi.replay.replayed == 22
-    assert svi.replay.recorded == 2  # one a size
+    assert svi.replay.recorded == 2  # one per batch size
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
-def test_two_hundred_captured_steps_are_pyros(name):
+def test_two_hundred_captured_steps_match_pyro(name):
     got = run(PAIRS[name], "captured", 200)
     assert_same(got, run(PAIRS[name], None, 200), 2e-4)
     assert got[3].replay.replayed == 198
@@ -39,7 +39,7 @@ def test_two_hundred_captured_steps_are_pyros(name):
 
 
 @pytest.mark.parametrize("name", ["methods", "bernoulli hierarchy"])
-def test_captured_steps_are_pyros(name):
+def test_captured_steps_match_pyro(name):
     got = run(PAIRS[name], "captured", 24)
     assert_same(got, run(PAIRS[name], None, 24), 1e-4)
     assert got[3].replay.replayed == 22
@@ -57,13 +57,13 @@ OBJECTIVES = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_is_pyros(name):
+def test_pyro_objectives(name):
     make = PAIRS["gaussian hierarchy"]
     got = run(make, "recorded", 24, objective=OBJECTIVES[name])
     assert_same(got, run(make, None, 24, objective=OBJECTIVES[name]), 1e-6)
 
 
-def test_enumeration_is_pyros():
+def test_enumeration():
     def make():
         net = linear(2, 3)
 
@@ -80,7 +80,7 @@ def test_enumeration_is_pyros():
     assert_same(run(make, "recorded", 24, **options), run(make, None, 24, **options), 1e-6)
 
 
-def test_recording_and_comparing_leave_no_trace():
+def test_recording_and_verification_restore_state():
     pyro.set_rng_seed(0)
     model, guide = kinds.make("functions", 0)
     svi = pvae.SVI(model, guide, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO(), engine="recorded")
@@ -100,7 +100,7 @@ def test_recording_and_comparing_leave_no_trace():
         torch.testing.assert_close(got, wanted)
 
 
-def test_evaluating_a_loss_changes_no_parameter():
+def test_evaluate_loss_changes_no_parameter():
     model, guide = kinds.make("functions", 0)
     svi = pvae.SVI(model, guide, torch.optim.Adam, Trace_ELBO(), engine="recorded")
     svi.step(X)
@@ -110,7 +110,7 @@ def test_evaluating_a_loss_changes_no_parameter():
         assert torch.equal(value, before[name])
 
 
-def test_parameters_that_appear_later_are_picked_up():
+def test_late_parameters():
     def model(x):
         loc = pyro.param("loc", torch.zeros(3))
         if model.more:
@@ -123,7 +123,7 @@ def test_parameters_that_appear_later_are_picked_up():
         model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), engine="recorded"
     )
     for number in range(201):
-        model.more = number >= 100  # found out by the comparison at the hundredth step
+        model.more = number >= 100  # detected by the verification at step 100
         svi.step(X)
     shift = pyro.get_param_store()["shift"]
     assert not torch.equal(shift, torch.ones(3))

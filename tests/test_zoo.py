@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_options_go_to_every_constructor_that_names_them(folder):
+def test_options_reach_constructors(folder):
     given = {"z_dim": 5, "hidden": 9}
     built = zoo.build("mine.py:Model", "mine.py:Ladder", given, {"x_shape": (4,), "other": 1})
     assert (built.model.z_dim, built.model.hidden, built.model.x_shape) == (5, 9, (4,))
@@ -57,34 +57,34 @@ def test_options_go_to_every_constructor_that_names_them(folder):
     assert built.model(None) == 2.5
 
 
-def test_options_win_over_what_the_data_say(folder):
+def test_options_override_data(folder):
     built = zoo.build("vae", "mean_field", {"z_dim": 2}, {"x_shape": (8, 8)})
     assert built.model.x_shape == (8, 8)
     built = zoo.build("vae", "mean_field", {"x_shape": (2, 2)}, {"x_shape": (8, 8)})
     assert built.model.x_shape == (2, 2)
 
 
-def test_functions_and_instances_are_used_as_they_are(folder):
+def test_functions_and_instances(folder):
     built = zoo.build("mine.py:function", "mine.py:ready")
     assert built.model.__name__ == "function"
     assert built.guide.z_dim == 7
 
 
-def test_a_built_pair_is_built_again_from_its_json(folder, monkeypatch):
+def test_rebuilt_from_json(folder, monkeypatch):
     first = zoo.build("mine.py:Model", "mine.py:Ladder", {"z_dim": 5}, {"x_shape": (4,)})
     kept = first.as_json()
-    monkeypatch.chdir("/")  # files are kept under their full path
+    monkeypatch.chdir("/")  # loaded files are cached by full path
     again = zoo.build(kept["model"], kept["guide"], kept["options"], kept["defaults"])
     assert again.model.z_dim == 5
     assert again.model.x_shape == (4,)
 
 
-def test_a_package_is_named_by_its_module(folder):
+def test_package_from_module(folder):
     built = zoo.build("mine:function", "pvae.guides:MeanField", {}, {"x_shape": (4,)})
     assert built.model.__name__ == "function"
 
 
-def test_options_are_read():
+def test_read_options():
     texts = [
         "a=2", "b=0.5", "c=400,200", "d=True", "e=None", "f=silu", "g=[1, 2]", "h=a=b",
         "i={1, 2}", "j={{1}: 2}",
@@ -96,7 +96,7 @@ def test_options_are_read():
 
 
 @pytest.mark.parametrize("text", ["z_dim", "=2", "z dim=2"])
-def test_an_option_without_a_key_and_a_value_is_refused(text):
+def test_malformed_option_raises(text):
     with pytest.raises(ValueError, match="write key=value, such as z_dim=2"):
         zoo.parse_options([text])
 
@@ -109,30 +109,30 @@ def test_an_option_without_a_key_and_a_value_is_refused(text):
         ("mine.py:Either.guide", "mine.py:Either"),
     ],
 )
-def test_methods_of_one_class_share_an_instance(folder, model, guide):
+def test_methods_share_instance(folder, model, guide):
     options = {"z_dim": 3} if "Either" in model else {}
     built = zoo.build(model, guide, options)
     owner, other = (getattr(p, "__self__", p) for p in (built.model, built.guide))
     assert owner is other
 
 
-def test_a_class_named_twice_without_a_method_makes_two_instances(folder):
+def test_class_named_twice(folder):
     built = zoo.build("mine.py:Model", "mine.py:Model", {"z_dim": 3})
     assert built.model is not built.guide
 
 
-def test_an_option_never_replaces_the_model_that_a_guide_is_given(folder):
+def test_option_cannot_replace_model(folder):
     with pytest.raises(ValueError, match="no constructor has an option 'model'"):
         zoo.build("mine.py:Model", "mine.py:Ladder", {"z_dim": 3, "model": 1})
 
 
-def test_what_a_file_makes_can_be_pickled(folder):
+def test_pickled_objects_of_file(folder):
     (folder / "with.dot-and.py").write_text(FILE)
     built = zoo.build("with.dot-and.py:ready", "mine.py:function")
     assert pickle.loads(pickle.dumps(built.model)).z_dim == 7
 
 
-def test_a_file_that_was_interrupted_is_loaded_again(folder):
+def test_interrupted_file_loads_again(folder):
     (folder / "slow.py").write_text(
         "import pathlib\n"
         "if not pathlib.Path('done').exists():\n"
@@ -172,12 +172,12 @@ def test_a_file_that_was_interrupted_is_loaded_again(folder):
         ("vea", {}, "unknown model 'vea'; nearest: 'vae'"),
     ],
 )
-def test_what_is_not_found_or_does_not_fit(folder, model, options, message):
+def test_missing_or_mismatched_names_raise(folder, model, options, message):
     with pytest.raises(ValueError, match=message):
         zoo.build(model, "mine.py:function", options)
 
 
-def test_a_changed_file_is_said_to_have_changed(folder):
+def test_changed_file(folder):
     source = zoo.build("mine.py:function", "mine.py:ready").sources["model"]
     assert zoo.changed(source) is None
     (folder / "mine.py").write_text(FILE + "# more")
@@ -186,7 +186,7 @@ def test_a_changed_file_is_said_to_have_changed(folder):
     assert "was removed" in zoo.changed(source)
 
 
-def test_the_zoo_lists_names_summaries_and_options():
+def test_list():
     entries = {entry.name: entry for entry in zoo.entries("guide")}
     assert set(entries) == {"bottom_up", "full_rank", "ladder", "mean_field"}
     assert dict(entries["mean_field"].options)["z_dim"] == 20

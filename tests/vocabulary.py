@@ -1,8 +1,8 @@
-"""List names that DESIGN's vocabulary replaced and that are still used as identifiers or keys.
+"""List identifiers and keys that use a name which DESIGN's vocabulary replaced.
 
     python tests/vocabulary.py
 
-Prints a line per hit and exits with 1 if there is any.
+Print a line per hit, and exit with 1 if there is any.
 """
 
 import ast

@@ -3,14 +3,14 @@
 # %% [markdown]
 # # A first variational autoencoder
 #
-# A picture x has few causes: which digit it is, how it slants, how thick the pen was. A *latent
-# variable model* says so: draw a short vector z of causes from a prior p(z), then draw the picture
-# from p(x | z). A *variational autoencoder* makes p(x | z) a network, the decoder, and learns at
-# the same time a second network that goes back from the picture to its causes: the recognition
-# network q(z | x), or encoder.
+# A *latent variable model* explains a picture x by a few hidden causes z: which digit it is, how
+# far it slants, how thick the pen was. It draws a short vector z from a prior p(z), and then the
+# picture from p(x | z). In a *variational autoencoder* a network computes p(x | z): the decoder. A
+# second network, the encoder or recognition network, learns at the same time to infer the causes
+# of a picture: q(z | x).
 #
 # In pvae both are ordinary Pyro programs. This script writes them, trains them on real handwritten
-# digits, and looks at what they learned. The pictures go to the folder `figures`.
+# digits, and looks at what they learned. The figures go to the folder `figures`.
 
 # %%
 import os
@@ -23,7 +23,7 @@ import torch
 
 import pvae
 
-SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
+SHORT = os.environ.get("PVAE_SHORT") == "1"  # the tests run a short version
 FIGURES = Path("figures")
 FIGURES.mkdir(exist_ok=True)
 torch.manual_seed(0)
@@ -31,27 +31,27 @@ torch.manual_seed(0)
 # %% [markdown]
 # ## Data
 #
-# Small pictures of digits that come inside scikit-learn, in a few grey levels from 0 to 1. Some
-# digits are held out: `valid` to watch training, `test` to judge it. Labels are there for colouring
-# pictures; training never sees them.
+# The data are small pictures of digits that come with scikit-learn. Their grey levels are scaled to
+# the range from 0 to 1. `valid` and `test` are held out: `valid` to monitor training, `test` to
+# evaluate the trained pair. The labels only colour a figure; training never sees them.
 
 # %%
 digits = pvae.data.load("digits")
-print(f"{len(digits.train)} to train on, {len(digits.valid)} to watch, {len(digits.test)} to judge")
+print(f"{len(digits.train)} training, {len(digits.valid)} validation, {len(digits.test)} test data")
 height, width = digits.x_shape
-print(f"each {height} x {width} pixels of {digits.levels} grey levels")
+print(f"{height} x {width} pixels, {digits.levels} grey levels")
 
 # %% [markdown]
 # ## The model p(x, z)
 #
-# Two `sample` statements. z comes from a standard Gaussian in two dimensions. The decoder turns z
-# into the parameters of a distribution of x; a *likelihood* knows which distribution. Grey levels
-# are whole numbers, so we take one that gives a probability to each: the discretized logistic,
-# with a location and a scale per pixel.
+# The model has two `sample` statements. z has a standard Gaussian prior in two dimensions. The
+# decoder maps z to the parameters of a distribution of x, and a *likelihood* builds that
+# distribution from them. Grey levels are whole numbers, so we choose a likelihood that assigns a
+# probability to each level: the discretized logistic, with a location and a scale for each pixel.
 #
-# - `pyro.module` tells Pyro that the decoder's weights are to be trained.
-# - `pyro.plate("data", len(x))` says that the rows of a batch are independent.
-# - `.to_event(1)` says that the two numbers of z belong to one datum.
+# - `pyro.module` registers the decoder's weights for training.
+# - `pyro.plate("data", len(x))` declares the rows of a batch independent.
+# - `.to_event(1)` declares that the two coordinates of z belong to one datum.
 
 # %%
 HIDDEN = 32 if SHORT else 256
@@ -73,11 +73,11 @@ def model(x):
 # %% [markdown]
 # ## The guide q(z | x)
 #
-# For each picture a Gaussian over z, whose mean and scale the encoder computes. Site names match
-# the model's: "z" here is the "z" there. That is all that makes the two a pair.
+# The guide is a Gaussian over z; the encoder computes its mean and scale from the picture. The
+# guide samples the site "z", as the model does. The site names are all that connects the two.
 
 # %%
-encoder = pvae.nn.MLP(height * width, (HIDDEN, HIDDEN), 4)  # a loc and a log_scale for each of z
+encoder = pvae.nn.MLP(height * width, (HIDDEN, HIDDEN), 4)  # loc and log_scale of 2 coordinates
 
 
 def guide(x):
@@ -88,24 +88,24 @@ def guide(x):
 
 
 # %% [markdown]
-# ## What is maximised
+# ## The objective
 #
-# We would like to maximise log p(x), the *evidence*, but that is an integral over all z. The guide
-# gives a lower bound that can be estimated with one draw of z:
+# We would like to maximise log p(x), the *evidence*, but it is an integral over all z. The guide
+# yields a lower bound that one draw of z estimates:
 #
 #     log p(x) = log E_q[p(x, z) / q(z | x)]
 #             >= E_q[log p(x, z) - log q(z | x)]                       (Jensen)
 #              = E_q[log p(x | z)] - KL(q(z | x) || p(z))  = the ELBO
 #
-# The first term asks for good reconstructions, the second keeps the codes near the prior. What is
-# missing up to log p(x) is KL(q(z | x) || p(z | x)): the bound is tight where the guide is the
-# posterior. Since z = loc + scale * noise, the gradient reaches both networks through the draw.
+# The first term rewards good reconstructions; the second keeps the codes near the prior. The bound
+# is below log p(x) by KL(q(z | x) || p(z | x)), so it is tight if the guide equals the posterior.
+# Since z = loc + scale * noise, the gradient reaches both networks through the draw.
 #
 # ## Training
 #
-# `fit` averages the bound over a batch of digits, follows its gradient, and after each epoch looks
-# at the digits in `valid`. With `patience` it stops where their bound no longer rises, and keeps
-# the networks of the best epoch.
+# `fit` averages the bound over a batch of digits, follows its gradient, and after each epoch
+# evaluates the bound on `valid`. With `patience`, training stops when the validation bound has not
+# risen for that many epochs, and `fit` keeps the networks of the best epoch.
 
 # %%
 started = time.perf_counter()
@@ -120,22 +120,24 @@ fit = pvae.fit(
 )
 first, best, last = fit.history[0], fit.history[fit.best_epoch - 1], fit.history[-1]
 print(f"{len(fit.history)} epochs in {time.perf_counter() - started:.0f} seconds")
-print(f"validation bound: {first['valid_elbo']:.2f} nats per datum after one epoch,")
-print(f"{best['valid_elbo']:.2f} at its best, after epoch {fit.best_epoch}")
-print(f"training minus validation bound: {-best['train_loss'] - best['valid_elbo']:.2f} nats then,")
-print(f"{-last['train_loss'] - last['valid_elbo']:.2f} after the last epoch")
+print(f"validation bound after epoch 1:  {first['valid_elbo']:.2f} nats per datum")
+print(f"best validation bound, epoch {fit.best_epoch}: {best['valid_elbo']:.2f}")
+print("training bound minus validation bound:", end="")
+print(f" {-best['train_loss'] - best['valid_elbo']:.2f} nats at the best epoch,", end="")
+print(f" {-last['train_loss'] - last['valid_elbo']:.2f} at the last")
 pvae.plots.learning_curve(fit.history).savefig(FIGURES / "01_learning_curve.png")
 
 # %% [markdown]
-# The gap between the two curves is overfitting. It grows for as long as training goes on, while
-# the validation bound stands still: the networks learn these digits, and no longer digits.
+# The gap between the two curves is overfitting. The training bound keeps rising while the
+# validation bound stalls: the networks memorize the training digits.
 #
-# ## What it is worth
+# ## Evaluation
 #
-# The bound on digits that were held out, and its terms: what a reconstruction costs (x), and how
-# far codes stray from the prior (z). `log_likelihood` estimates the evidence itself by importance
-# sampling: above the bound, and closer to the truth. The number after +- is the standard error over
-# data, what other held-out digits would change.
+# We evaluate the bound on the test digits. It is the sum of two terms: the expected
+# log-likelihood of a digit given its code (x), and minus the KL divergence of the codes from the
+# prior (z). `log_likelihood` estimates the evidence itself by importance sampling; the estimate is
+# above the ELBO and closer to log p(x). The number after +- is the standard error over data: how
+# much the mean would vary between test sets of this size.
 
 # %%
 bound = pvae.elbo(fit.model, fit.guide, digits.test, num_particles=10)
@@ -146,15 +148,19 @@ print(f"ELBO            {bound.mean:8.2f} +- {bound.std_error:.2f} nats per datu
 for site, term in bound.sites.items():
     print(f"  {site:<14}{term:8.2f}")
 print(f"log-likelihood  {evidence.mean:8.2f} +- {evidence.std_error:.2f}")
-print(f"the gap         {evidence.mean - bound.mean:8.2f}, about KL(q(z | x) || p(z | x))")
+print(f"difference      {evidence.mean - bound.mean:8.2f}, about KL(q(z | x) || p(z | x))")
 
 # %% [markdown]
-# ## What it learned
+# ## What the pair learned
 #
-# Held-out digits and what is left of them after two numbers (`01_reconstructions.png`); digits that
-# the model makes up (`01_samples.png`): rough, as each pixel is a draw of its own; where the
-# held-out digits lie in the latent space (`01_latent_means.png`): classes lie apart, though no
-# label was used; and what the decoder makes of each point of it (`01_manifold.png`).
+# The figures show:
+#
+# - `01_reconstructions.png`: test digits above their reconstructions from two numbers each;
+# - `01_samples.png`: digits sampled from the model; they look rough because each pixel is sampled
+#   independently given z;
+# - `01_latent_means.png`: the posterior means of the test digits in the latent space; the classes
+#   separate although training used no labels;
+# - `01_manifold.png`: the decoder's mean across the latent space.
 
 # %%
 x = digits.test.first(12)[0]
@@ -178,11 +184,10 @@ pvae.plots.manifold(decode, n=12).savefig(FIGURES / "01_manifold.png")
 # %% [markdown]
 # ## The same from the zoo, on MNIST
 #
-# The zoo has this pair as two classes, a line each; here with more latent dimensions. MNIST has
-# larger digits and many more of them. `pvae.data.load("mnist")` would download what it does not
-# find, so this script asks first, and takes MNIST only where `$PVAE_DATA` holds it; if not, the
-# digits that you have just seen stand in. Pixels are drawn as 0 or 1, anew in each epoch, as is
-# usual for MNIST, and so the likelihood is Bernoulli.
+# The zoo has this pair as two classes. Here we use 20 latent dimensions. MNIST has larger digits
+# and many more of them. `pvae.data.load("mnist")` downloads missing files, so this script checks
+# first: it uses MNIST if the folder `$PVAE_DATA` holds it, and the small digits otherwise. As is
+# usual for MNIST, pixels are binarized at random in each epoch, so the likelihood is Bernoulli.
 
 
 # %%
@@ -197,13 +202,13 @@ def has_mnist():
 if has_mnist():
     data, epochs = pvae.data.load("mnist", binarize="dynamic"), 1 if SHORT else 5
 else:
-    print("MNIST is skipped: it is not in $PVAE_DATA. The small digits stand in")
+    print("$PVAE_DATA holds no MNIST: training on the small digits instead")
     data, epochs = pvae.data.load("digits", binarize="dynamic"), 2 if SHORT else 50
 model = pvae.models.VAE(x_shape=data.x_shape, z_dim=20, hidden=HIDDEN, likelihood="bernoulli")
 guide = pvae.guides.MeanField(x_shape=data.x_shape, z_dim=20, hidden=HIDDEN)
 fit = pvae.fit(model, guide, data, epochs=epochs)
 bound = pvae.elbo(fit.model, fit.guide, data.test)
-print(f"{data.name}: {len(data.train)} to train on, {epochs} epochs")
+print(f"{data.name}: {len(data.train)} training data, {epochs} epochs")
 print(f"test ELBO {bound.mean:.2f} +- {bound.std_error:.2f} nats per datum")
 x = data.test.first(12)[0]
 rebuilt = pvae.reconstruct(fit.model, fit.guide, x)
@@ -212,10 +217,10 @@ pvae.plots.reconstructions(x, rebuilt).savefig(FIGURES / "01_zoo_reconstructions
 # %% [markdown]
 # ## What to try next
 #
-# 1. Give z eight dimensions instead of two. Which term of the bound pays, which gains, and what
-#    happens to the gap between bound and log-likelihood?
+# 1. Give z eight dimensions instead of two. Which term of the bound rises, which falls, and how
+#    does the gap between bound and log-likelihood change?
 # 2. Replace the guide by `pvae.guides.FullRank`. Does the gap close?
-# 3. Use `pvae.likelihoods.Gaussian` on the grey levels. Why can its bound not be compared with the
-#    one above?
-# 4. Leave out `patience` and train three times as long. What do the two curves tell?
-# 5. With MNIST at hand: `hidden=400` and `epochs=20`. How many nats does the rest of training give?
+# 3. Use `pvae.likelihoods.Gaussian` for the grey levels. Why can its bound not be compared with
+#    the one above?
+# 4. Leave out `patience` and train three times as long. How do the two curves develop?
+# 5. If you have MNIST, set `hidden=400` and `epochs=20`. By how many nats does the bound rise?

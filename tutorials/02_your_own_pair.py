@@ -3,10 +3,11 @@
 # %% [markdown]
 # # A pair of your own
 #
-# The data here are counts: how often each sensor in a row fired within a second. Behind each second
-# are two causes, a place (the activity is a bump around it) and a strength. We write both programs
-# by hand, evaluate them, notice that the likelihood does not fit and write one that does, and read
-# what pvae says to the mistakes that everybody makes. The pictures go to the folder `figures`.
+# The data here are counts: the number of times that each sensor in a row fired within one second.
+# Two causes determine the counts of a second: a place, around which the activity forms a bump, and
+# a strength. We write both programs by hand and evaluate them. We then find that the likelihood
+# does not fit, write one that does, and read pvae's messages for the most common mistakes. The
+# figures go to the folder `figures`.
 
 # %%
 import os
@@ -19,22 +20,22 @@ from torch import nn
 
 import pvae
 
-SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
+SHORT = os.environ.get("PVAE_SHORT") == "1"  # the tests run a short version
 FIGURES = Path("figures")
 FIGURES.mkdir(exist_ok=True)
 SENSORS = 24
-SHAPE = 4  # of the bursts: the smaller, the wilder
+SHAPE = 4  # of the Gamma noise on each rate: a smaller shape means stronger bursts
 
 
 def simulate(seconds, seed):
-    """Counts of shape (seconds, SENSORS), and the place behind each second."""
+    """Counts of shape (seconds, SENSORS) and places of shape (seconds,)."""
     generator = torch.Generator().manual_seed(seed)
     place = torch.rand(seconds, 1, generator=generator) * 6 - 3
     strength = 4 + 8 * torch.rand(seconds, 1, generator=generator)
     positions = torch.linspace(-4, 4, SENSORS)
     rate = 0.3 + strength * torch.exp(-0.5 * (positions - place) ** 2)
-    # Real sensors fire in bursts: each rate swings by a factor of mean 1, a Gamma variable, made as
-    # the mean of exponential ones.
+    # Real sensors fire in bursts, so each rate is multiplied by Gamma noise with mean 1: the mean
+    # of SHAPE exponential variables.
     uniform = torch.rand(SHAPE, seconds, SENSORS, generator=generator).clamp(min=1e-6)
     swing = -uniform.log().mean(0)
     return torch.poisson(rate * swing, generator=generator), place.squeeze(1)
@@ -51,9 +52,9 @@ print(
 # ## Plates, events, shapes
 #
 # Every distribution in Pyro has a *batch shape* (independent data) and an *event shape* (the parts
-# of one datum). The rule for a pair: the batch shape is what the plates around the site say,
-# everything else is the event. `.to_event(n)` moves the last n dimensions from the one to the
-# other.
+# of one datum). In a pair, the batch shape is the shape of the plates around the site, and all
+# other dimensions belong to the event. `.to_event(n)` turns the last n batch dimensions into event
+# dimensions.
 
 # %%
 rates = torch.ones(5, SENSORS)  # five seconds
@@ -64,13 +65,12 @@ for text, fn in (
     print(f"{text:<28}batch shape {tuple(fn.batch_shape)}, event shape {tuple(fn.event_shape)}")
 
 # %% [markdown]
-# In `pyro.plate("data", len(x))` only the second is right: one datum is one second, and all of its
-# sensors.
+# In `pyro.plate("data", len(x))` only the second is right: one datum is one second of all sensors.
 #
 # ## Model and guide
 #
-# Two methods of one module make a pair as well as two functions do. The likelihood is simply the
-# distribution at site "x": counts, so Poisson.
+# A pair may be two functions or, as here, two methods of one module. The likelihood is the
+# distribution at site "x". The data are counts, so we start with a Poisson.
 
 # %%
 HIDDEN = 64
@@ -101,7 +101,7 @@ class Sensors(nn.Module):
 OPTIONS = {
     "valid": valid,
     "epochs": 30 if SHORT else 150,
-    "patience": 30,  # stop where the validation bound no longer rises, and keep the best
+    "patience": 30,  # epochs without a better validation bound before training stops
     "learning_rate": 3e-3,
 }
 
@@ -111,12 +111,13 @@ fit = pvae.fit(pair.model, pair.guide, train, out="runs/sensors", overwrite=True
 pvae.plots.learning_curve(fit.history).savefig(FIGURES / "02_learning_curve.png")
 
 # %% [markdown]
-# ## What it is worth
+# ## Evaluation
 #
-# Every estimate comes with two errors. `std_error` is over data: what other seconds would change.
-# `mc_error` is of the estimate itself: what another seed would change, and what more particles make
-# smaller. Beside the pair stands a model without causes: independent Poisson counts at each
-# sensor's mean rate. Two models of the same seconds are compared second by second.
+# Every estimate has two errors. `std_error` is over data: how much the mean would vary between test
+# sets of this size. `mc_error` is the Monte Carlo error: how much the mean would vary between
+# seeds; more particles reduce it. We compare the pair with a baseline without latent variables:
+# independent Poisson counts, with the mean rate of each sensor. Both score the same seconds, so we
+# average the difference second by second.
 
 # %%
 PARTICLES = 50 if SHORT else 1000
@@ -134,12 +135,12 @@ for name, estimate in (("ELBO", bound), ("log-likelihood", evidence)):
     print(f"{name:<16}{estimate.mean:8.2f} {errors}")
 independent = dist.Poisson(train.mean(0)).to_event(1).log_prob(test)
 line("independent sensors", independent)
-line("the pair gains", evidence.per_datum - independent)
+line("pair minus independent", evidence.per_datum - independent)
 
 # %% [markdown]
-# What did the two numbers of z learn? `02_latent_means.png` has the codes of test seconds, coloured
-# by the place behind them, in eighths of the row. Neighbours in the code should be neighbours in
-# the place, which the pair has never seen.
+# What do the two coordinates of z represent? `02_latent_means.png` shows the codes of the test
+# seconds, coloured by place (eight intervals along the row). If z represents the place, seconds
+# with similar codes have similar places. Training never saw the places.
 
 # %%
 codes = pvae.infer(fit.guide, test)["z"]
@@ -148,7 +149,7 @@ pvae.plots.latent_means(codes, eighths).savefig(FIGURES / "02_latent_means.png")
 nearest = torch.cdist(codes, codes).fill_diagonal_(float("inf")).argmin(1)
 near = (places - places[nearest]).abs().mean()
 chance = (places[:, None] - places).abs().mean()
-print(f"places of nearest codes differ by {near:.2f} on average, of any two by {chance:.2f}")
+print(f"mean distance of places: {near:.2f} for nearest codes, {chance:.2f} for random pairs")
 
 rebuilt = pvae.reconstruct(fit.model, fit.guide, test)
 pvae.plots.reconstructions(test[:8], rebuilt[:8]).savefig(FIGURES / "02_reconstructions.png")
@@ -156,24 +157,24 @@ pvae.plots.reconstructions(test[:8], rebuilt[:8]).savefig(FIGURES / "02_reconstr
 # %% [markdown]
 # ## A likelihood of your own
 #
-# A Poisson's variance is its mean. Are the counts as regular as that, once the causes are known?
-# The squared distance from the reconstruction, over the reconstruction, would then be about 1.
+# The variance of a Poisson equals its mean. Does this hold for the counts given z? If so, the
+# squared distance from the reconstruction divided by the reconstruction averages about 1.
 
 # %%
 spread = ((test - rebuilt) ** 2 / rebuilt).mean()
 print(f"variance over mean around the reconstructions: {spread:.2f}")
 
 # %% [markdown]
-# The counts spread more than that. The negative binomial can: its variance is
-# mean + mean^2 / shape. As a `Likelihood` it serves in any model that takes one. `outputs` says how
-# many numbers it wants from the network for each dimension of x, `distribution` makes of them, of
-# shape (batch, outputs, *x_shape), a distribution for each dimension. The event shape is set for
-# you, and what is a parameter here is trained with the rest.
+# The ratio is above 1: the counts are overdispersed. A negative binomial allows that: its variance
+# is mean + mean^2 / shape. Written as a `Likelihood`, it works in every model that takes one.
+# `outputs` is the number of network outputs for each dimension of x. `distribution` receives them
+# with shape (batch, outputs, *x_shape) and returns a distribution for each dimension; pvae sets the
+# event shape. Parameters of the likelihood are trained with the networks.
 
 
 # %%
 class Bursts(pvae.likelihoods.Likelihood):
-    """Counts: a negative binomial, log-mean from the network, one shape for all, a parameter."""
+    """Negative binomial: the network computes the log-mean; one shape is a parameter."""
 
     outputs = 1
 
@@ -187,8 +188,8 @@ class Bursts(pvae.likelihoods.Likelihood):
 
 
 # %% [markdown]
-# The model is the zoo's, with this likelihood; the guide is written as before. They are a pair
-# because both call their site "z".
+# The model is the zoo's `VAE` with this likelihood; the guide is the one above. They form a pair
+# because both name their latent site "z".
 
 # %%
 torch.manual_seed(0)
@@ -197,26 +198,26 @@ better = pvae.fit(bursts, Sensors().guide, train, **OPTIONS)
 with_bursts = pvae.log_likelihood(better.model, better.guide, test, num_particles=PARTICLES)
 line("Poisson", evidence.per_datum)
 line("negative binomial", with_bursts.per_datum)
-line("the negative binomial gains", with_bursts.per_datum - evidence.per_datum)
-print(f"learned shape {bursts.likelihood.log_shape.exp():.1f}; the simulator's is {SHAPE}")
+line("negative binomial minus Poisson", with_bursts.per_datum - evidence.per_datum)
+print(f"learned shape {bursts.likelihood.log_shape.exp():.1f}, simulated with {SHAPE}")
 
 # %% [markdown]
-# ## Coming back to a run
+# ## Loading a run
 #
-# A run folder made from Python has the trained values, not the code. In another process, build the
-# pair as before and load: values are copied into it.
+# The folder of a run made from Python contains the trained values, not the code. To use it in
+# another process, build the pair again and load the run; `load` copies the values into the pair.
 
 # %%
 again = Sensors()
 loaded = pvae.load("runs/sensors", model=again.model, guide=again.guide)
 same = pvae.elbo(loaded.model, loaded.guide, test, num_particles=10).mean == bound.mean
-print(f"the loaded pair gives the same bound: {same}")
+print(f"the loaded pair has the same bound: {same}")
 
 # %% [markdown]
-# ## What the messages say
+# ## Messages for common mistakes
 #
-# Each of these is a mistake that people make. pvae runs both programs once before it trains, and
-# refuses what would be trained wrongly. The error is a `ValueError`; nothing is lost.
+# pvae runs both programs once before training and rejects mistakes with a `ValueError` that names
+# the problem, the line and the fix. Here are seven common ones.
 
 
 # %%
@@ -226,7 +227,7 @@ def attempt(what, model, guide, data, **options):
     except ValueError as error:
         print(f"{what}:\n    {error}\n")
     else:
-        raise AssertionError(f"{what} was not refused")
+        raise AssertionError(f"pvae did not reject {what}")
 
 
 failed = train.clone()
@@ -242,7 +243,7 @@ def wrong_name(x):
         pyro.sample("code", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
 
 
-def no_event(x):  # each sensor counts as a datum of its own, and there is no plate for them
+def no_event(x):  # each sensor becomes a batch dimension without a plate
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
         pyro.sample("x", dist.Poisson(pair.decoder(z).exp()), obs=x)
@@ -254,23 +255,23 @@ def binary(x):
         pyro.sample("x", dist.Bernoulli(logits=pair.decoder(z)).to_event(1), obs=x)
 
 
-attempt("a latent site that the guide forgets", pair.model, forgotten_site, train)
-attempt("a site under another name", pair.model, wrong_name, train)
+attempt("a guide without the latent site", pair.model, forgotten_site, train)
+attempt("a latent site with another name", pair.model, wrong_name, train)
 attempt("a missing to_event", no_event, pair.guide, train)
 attempt("counts under a Bernoulli", binary, pair.guide, train)
 attempt("data of another shape", pair.model, pair.guide, train[:, :20])
-attempt("a sensor that failed", pair.model, pair.guide, failed)
+attempt("data with a NaN", pair.model, pair.guide, failed)
 attempt("a batch larger than the data", pair.model, pair.guide, train, batch_size=5000)
 
 # %% [markdown]
 # ## What to try next
 #
-# 1. Take the swing out of the simulator, so that the counts *are* Poisson. Which likelihood wins
-#    now, by how much, and what shape does the negative binomial learn?
-# 2. Give each sensor a shape of its own: set `outputs = 2` and take it from the network.
+# 1. Remove `swing` from the simulator, so that the counts *are* Poisson. Which likelihood is better
+#    now, by how much, and which shape does the negative binomial learn?
+# 2. Give each sensor its own shape: set `outputs = 2` and let the network compute it.
 # 3. Give the decoder a global weight with a prior, sampled outside the plate in both programs.
-#    `fit` counts it once per data set: look at its term in `pvae.elbo(...).sites`.
-# 4. Pass the place as a second argument, `pvae.fit(model, guide, (x, place))`, and write a model
-#    of x given the place. What is left for z to say?
-# 5. Save the class in `sensors.py` and the data in an `.npz`, and do all of this with
-#    `pvae train sensors.py:Sensors.model sensors.py:Sensors.guide --data sensors.npz`.
+#    `fit` counts it once per data set; find its term in `pvae.elbo(...).sites`.
+# 4. Pass the place as a second argument, `pvae.fit(model, guide, (x, place))`, and write a model of
+#    x given the place. What does z represent then?
+# 5. Save the class in `sensors.py` and the data in an `.npz` file, and train the pair with `pvae
+#    train sensors.py:Sensors.model sensors.py:Sensors.guide --data sensors.npz`.

@@ -1,14 +1,14 @@
-"""How does a gradient get through a random draw, and what does each way cost in variance?"""
+"""How does a gradient pass through a random draw, and how large is its variance?"""
 
 # %% [markdown]
 # # The reparameterization trick
 #
-# The bound is an average over draws of z, and the guide's parameters decide where the draws fall.
-# So its gradient for the guide is the gradient of an average whose *distribution* moves. There are
-# two ways to estimate it from draws. Both are right on average; they differ in their variance, by
-# factors that decide whether a network can be trained at all. This script takes one small VAE and
-# one batch, draws the gradient of that batch again and again by each estimator, and measures.
-# The pictures go to the folder `figures`.
+# The bound is an expectation over draws of z, and the guide's parameters determine the distribution
+# of these draws. Its gradient for the guide is therefore the gradient of an expectation whose
+# *distribution* depends on the parameters. There are two ways to estimate it from draws. Both are
+# unbiased, but their variances differ by factors that decide whether a network can be trained. This
+# script takes one small VAE and one batch, draws each estimator's gradient for that batch many
+# times, and measures the variance. The figures go to the folder `figures`.
 
 # %%
 import math
@@ -24,34 +24,34 @@ from torch import nn
 import pvae
 from pvae import objectives
 
-SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
+SHORT = os.environ.get("PVAE_SHORT") == "1"  # the tests run a short version
 FIGURES = Path("figures")
 FIGURES.mkdir(exist_ok=True)
-DRAWS = 40 if SHORT else 300  # of each gradient
+DRAWS = 40 if SHORT else 300  # draws of each gradient
 digits = pvae.data.load("digits", binarize="threshold")
 
 # %% [markdown]
-# ## Two ways
+# ## Two estimators
 #
-# Write f(z) for log p(x, z) - log q(z | x), the guide's parameters as phi, and drop the x.
+# Let f(z) = log p(x, z) - log q(z | x), and let phi be the guide's parameters; we drop x.
 #
 #     score function:   d/dphi E_q[f(z)] = E_q[f(z) dlog q(z)/dphi]
 #     reparameterized:  z = g(e, phi) with e ~ p(e),  d/dphi E_q[f(z)] = E_e[d/dphi f(g(e, phi))]
 #
-# (f itself has phi in it too; that part, -E_q[dlog q(z)/dphi], is zero.) The first asks for nothing
-# but the value of f: z may be discrete, f a black box. It is also blind: it learns that a draw was
-# good, never in which direction a better one lies. The second needs a draw that can be written as a
-# smooth function of noise, for a Gaussian z = loc + scale * e, and a gradient of f; it is told the
-# direction.
+# The second is also called the pathwise estimator. (f also depends on phi directly, through log q;
+# this adds a term of zero mean.) The score function needs only the values of f: z may be discrete,
+# and f a black box. But values tell only how good a draw was, not in which direction a better one
+# lies. The pathwise estimator needs a gradient of f and draws that are a smooth function of noise,
+# such as z = loc + scale * e for a Gaussian. In return it uses that direction.
 #
-# In Pyro the distribution says which one applies: `Normal` has `has_rsample = True`, and its draws
-# carry a gradient. A Normal that says `False` is drawn without. That is all that is changed here:
-# model, networks, batch, and the distribution of the draws are the same.
+# In Pyro the distribution selects the estimator: `Normal` has `has_rsample = True`, and its draws
+# carry a gradient. The subclass below sets it to `False`, so its draws carry none. Nothing else
+# changes: the model, the networks, the batch and the distribution of the draws stay the same.
 
 
 # %%
 class Scored(dist.Normal):
-    """A Normal whose draws have no gradient."""
+    """A Normal whose draws carry no gradient."""
 
     has_rsample = False
 
@@ -60,7 +60,7 @@ Z_DIM = 4
 
 
 def make():
-    """A model, and two guides with one and the same encoder."""
+    """A model, two guides that use the same encoder, and the encoder's parameters."""
     torch.manual_seed(0)
     decoder = pvae.nn.MLP(Z_DIM, 64, digits.x_shape[0] * digits.x_shape[1])
     encoder = pvae.nn.MLP(digits.x_shape[0] * digits.x_shape[1], 64, 2 * Z_DIM)
@@ -85,29 +85,30 @@ def make():
 
 
 # %% [markdown]
-# ## The ancestor
+# ## Black-box variational inference
 #
 # Black-box variational inference (Ranganath, Gerrish, Blei, "Black Box Variational Inference",
-# 2014, https://arxiv.org/abs/1401.0118) is the score function made usable, by two repairs. As it
-# stands, the score of *every* datum's draw is multiplied by the f of the *whole* batch. Terms that
-# do not depend on a draw can be left out of what its score is multiplied with: each datum gets its
-# own f (Rao-Blackwellization). And since E_q[dlog q(z)/dphi] = 0, any number b that does not depend
-# on the draw may be taken off:
+# 2014, https://arxiv.org/abs/1401.0118) made the score function practical by two variance
+# reductions. The plain estimator multiplies the score of *every* datum's draw by the f of the
+# *whole* batch. The first reduction drops the terms that do not depend on a draw from the factor of
+# its score, so each datum has its own f (Rao-Blackwellization). The second subtracts a number b
+# that does not depend on the draw. Since E_q[dlog q(z)/dphi] = 0, the mean stays the same:
 #
 #     E_q[f(z) dlog q(z)/dphi] = E_q[(f(z) - b) dlog q(z)/dphi]
 #
-# There the number is fitted to the draws, parameter by parameter; a *baseline* is the same idea, b
-# an estimate of the f to be expected. `pvae.objectives.REINFORCE` gives each datum its own f always
-# and has the baselines "none", "moving_average" (of the f in the last batches), "leave_one_out"
-# (the mean f of the other draws of the same datum) and "network".
+# The paper fits such a number to the draws for each parameter. A *baseline* b is the same idea: an
+# estimate of the expected f. `pvae.objectives.REINFORCE` always uses each datum's own f. Its
+# baselines are "none", "moving_average" (of f in recent batches), "leave_one_out" (the mean f of
+# the other draws for the same datum) and "network".
 #
-# To see what the first repair is worth we undo it. An objective of one's own is one method: from
-# draws to a bound for each datum, and to a surrogate whose gradient is the estimate.
+# To measure the effect of the first reduction, we undo it. An objective of your own needs one
+# method, which maps draws to a bound for each datum and to a surrogate whose gradient is the
+# estimate.
 
 
 # %%
 class WholeBatch(objectives.Objective):
-    """The score of each draw times the log-weight of the whole batch."""
+    """The score function with the log-weight of the whole batch as factor."""
 
     def estimate(self, pair, batch):
         draw = pair.particles.draw(batch, self.num_particles)
@@ -117,30 +118,30 @@ class WholeBatch(objectives.Objective):
 
 
 # %% [markdown]
-# ## The two estimators of the first VAE paper
+# ## Two reparameterized estimators
 #
-# The reparameterized bound comes in two forms, both in Kingma and Welling, "Auto-Encoding
-# Variational Bayes" (2013), https://arxiv.org/abs/1312.6114:
+# Kingma and Welling, "Auto-Encoding Variational Bayes" (2013), https://arxiv.org/abs/1312.6114,
+# define two forms of the reparameterized bound:
 #
 #     A: mean over L draws of log p(x, z) - log q(z | x)                 ELBO(kl="monte_carlo")
-#     B: mean over L draws of log p(x | z), less KL(q(z | x) || p(z))    ELBO(kl="analytic")
+#     B: mean over L draws of log p(x | z), minus KL(q(z | x) || p(z))   ELBO(kl="analytic")
 #
-# B has the divergence in closed form, which a Gaussian guide and prior allow. The third, "sticking
-# the landing" (`STL`), is A with one term left out: where phi enters f directly, through
-# log q(z | x), and not through z. That term is zero on average, but not draw by draw.
+# B uses a closed form of the divergence, which exists for a Gaussian guide and prior. A third
+# estimator, "sticking the landing" (`STL`), is A without one term: the gradient of log q(z | x)
+# with respect to phi at fixed z. The term has zero mean, but not zero variance.
 #
-# ## Measuring
+# ## Measurement
 #
-# The gradient for the encoder is a long vector. Its variance is here the sum over all elements, and
-# the loss is in nats per datum. All estimators get two draws of each datum.
+# The gradient for the encoder is a long vector. We report the sum of the variances of its elements,
+# for a loss in nats per datum. All estimators use two draws per datum.
 
 # %%
 
 
 def gradients(objective, model, guide, parameters, x, count=DRAWS):
-    """Independent draws of a gradient, shape (count, numbers)."""
+    """Independent draws of a gradient, shape (count, number of parameters)."""
     found = []
-    for number in range(-20, count):  # a moving average first needs something to move over
+    for number in range(-20, count):  # the first 20 only warm up the moving average
         loss = objective.differentiable_loss(model, guide, x) / len(x)
         parts = torch.autograd.grad(loss, parameters)
         if number >= 0:
@@ -152,7 +153,8 @@ def variance(draws):
     return draws.var(0).sum().item()
 
 
-ESTIMATORS = {  # whether draws are scored, and the objective with a number of draws
+# Whether the estimator needs the scored guide, and its objective for a number of draws.
+ESTIMATORS = {
     "score, f of the whole batch": (True, WholeBatch),
     "score, no baseline": (True, lambda n: objectives.REINFORCE(n, baseline="none")),
     "score, moving average": (True, lambda n: objectives.REINFORCE(n, baseline="moving_average")),
@@ -180,14 +182,14 @@ pvae.fit(model, guide, digits, epochs=20 if SHORT else 200, learning_rate=3e-3, 
 trained = measure("trained")
 
 # %% [markdown]
-# Each repair of the score function takes orders of magnitude off, and the path a few times more. A
-# baseline that is the same for all digits helps less after training, when digits differ in how well
-# they are explained: leaving one out, which knows the digit, is then the better. B is far ahead of
-# A as long as the guide is near the prior; near the optimum most of that lead is gone, and STL has
-# it.
+# For the score function, each reduction cuts the variance by orders of magnitude. The pathwise
+# estimators have a variance a few times smaller again. A moving average, which is the same for all
+# digits, helps less after training, because the digits then differ in their bound; "leave one out"
+# has a baseline for each digit and is the better one. B is far better than A while the guide is
+# near the prior. Near the optimum most of that advantage is gone, and STL is the best.
 #
-# All of them estimate the same gradient. If so, the means of two estimators are no further apart
-# than their variances allow: the squared distance over its expectation should be about 1.
+# All estimators estimate the same gradient. To check this, we compare the means of two estimators:
+# their squared distance divided by its expectation should be about 1.
 
 # %%
 for name in ("score, leave one out", "path, B: analytic KL", "path, STL"):
@@ -198,10 +200,10 @@ for name in ("score, leave one out", "path, B: analytic KL", "path, STL"):
 # %% [markdown]
 # ## More draws
 #
-# With L draws of each datum the variance falls as 1/L, for every estimator that averages draws (the
-# grey lines). That is slow: to make up for another estimator's factor one needs as many times more
-# draws. With a batch of a hundred digits L = 1 is the usual choice, since the batch averages too.
-# (Leaving one out falls faster at first, as its baseline becomes better.)
+# With L draws per datum, the variance of every estimator that averages draws falls as 1/L (grey
+# lines). That is slow: an estimator with ten times the variance needs ten times the draws. With a
+# batch of a hundred digits, L = 1 is the usual choice, since the batch also averages. ("Leave one
+# out" falls faster at first, because its baseline improves with L.)
 
 # %%
 COUNTS = (1, 2, 4, 8) if SHORT else (1, 2, 4, 8, 16, 32)
@@ -233,13 +235,13 @@ left.plot([], [], "o", color="black", label="trained")
 left.set_yticks(range(len(ESTIMATORS)), list(ESTIMATORS))
 left.invert_yaxis()
 left.legend()
-left.set(xscale="log", xlabel="variance of the guide's gradient", title="Two draws a digit")
+left.set(xscale="log", xlabel="variance of the guide's gradient", title="Two draws per digit")
 for (name, (counts, values)), line in zip(curves.items(), ("-", "--", "-", "--"), strict=True):
     slope = [values[-1] * counts[-1] / n for n in counts]
     right.plot(counts, slope, color="lightgray", linewidth=4, zorder=0)
     right.plot(counts, values, line, marker="o", color=INK[name.split(",")[0]], label=name)
 right.plot([], [], color="lightgray", linewidth=4, label="as 1/L")
-right.set(xscale="log", yscale="log", xlabel="draws L of each digit", title="Trained")
+right.set(xscale="log", yscale="log", xlabel="draws L per digit", title="Trained")
 right.set_ylim(bottom=right.get_ylim()[0] / 100)  # room for the legend
 right.set_xticks(COUNTS, [str(n) for n in COUNTS])
 right.minorticks_off()
@@ -247,10 +249,10 @@ right.legend(fontsize="small", loc="lower left", ncols=2)
 figure.savefig(FIGURES / "03_variance.png", dpi=150)
 
 # %% [markdown]
-# ## Does it matter?
+# ## Effect on training
 #
-# The same networks from the same start, trained with each. All use one draw of each datum, but for
-# leaving one out, which needs two.
+# We train the same networks from the same initial values with four estimators. All use one draw per
+# datum, except "leave one out", which needs two.
 
 # %%
 TRAINED = {
@@ -278,19 +280,19 @@ for name, (by_score, objective) in TRAINED.items():
 # %% [markdown]
 # ## Near the optimum
 #
-# Why does STL win there? Where q(z | x) is the posterior, f(z) = log p(x, z) - log q(z | x) is
-# log p(x), whatever z is: the bound itself has no variance. Yet A's gradient does, from the term
-# that is zero on average alone. Without it nothing is left to vary. A mean-field guide of a network
-# never gets there. A linear model with Gaussian noise does, since its posterior is known: we start
-# from that, make the guide too wide by a factor, and let the factor go to 1.
+# Why is STL the best there? If q(z | x) equals the posterior, then f(z) = log p(x, z) - log q(z |
+# x) equals log p(x) for every z: the bound has no variance. The gradient of A still has variance,
+# entirely from the term with zero mean. STL omits it, so its gradient has no variance. The
+# mean-field guide above never equals the posterior. For a linear model with Gaussian noise the
+# posterior is known: we start from it, multiply its scale by a factor, and let the factor go to 1.
 
 # %%
 SLOPE = torch.tensor([1.0, 2.0, -1.0])
-PRECISION = 1 + (SLOPE @ SLOPE).item()  # of the posterior; the noise has scale 1
+PRECISION = 1 + (SLOPE @ SLOPE).item()  # of the posterior, for noise of scale 1
 
 
 class Linear(nn.Module):
-    """p(z) = N(0, 1), p(x | z) = N(SLOPE z, I), and its posterior with a scale to be trained."""
+    """p(z) = N(0, 1), p(x | z) = N(SLOPE z, I); q is the posterior with its scale times factor."""
 
     def __init__(self, factor):
         super().__init__()
@@ -316,7 +318,7 @@ observed = pvae.sample(Linear(1.0).model, torch.zeros(100, 3))["x"]
 NEAR = [name for name in ESTIMATORS if "leave" in name or "path" in name]
 landing = {name: [] for name in NEAR}
 for factor in FACTORS:
-    with pyro.get_param_store().scope():  # a guide of the same name each time
+    with pyro.get_param_store().scope():  # each guide registers the same names
         pair = Linear(factor)
         for name in NEAR:
             by_score, objective = ESTIMATORS[name]
@@ -339,7 +341,7 @@ for name, values in histories.items():
     colour = INK[name.split(",")[0]]
     epochs = range(1, EPOCHS + 1)
     left.plot(epochs, values, LINES.get(name, ":"), color=colour, label=name)
-left.set(xlabel="epoch", ylabel="validation bound, nats", title="What one can train with")
+left.set(xlabel="epoch", ylabel="validation bound, nats", title="Training")
 left.legend(fontsize="small")
 for name, line in zip(NEAR, ("-", "-", "--", ":"), strict=True):
     colour = INK[name.split(",")[0]]
@@ -350,23 +352,23 @@ right.legend(fontsize="small")
 figure.savefig(FIGURES / "03_training.png", dpi=150)
 
 # %% [markdown]
-# ## Which one, then?
+# ## Which estimator to use
 #
-# - Draws that have a gradient: `ELBO()`, with `kl="analytic"` where there is a closed form, or
-#   `STL()` once the guide is good. Nothing needs to be set for most pairs.
-# - Draws that have none, as of Bernoulli units: the score function with a baseline, or the
-#   estimators that tutorial 6 compares.
+# - If draws have a gradient: `ELBO()`, with `kl="analytic"` if a closed form exists, or `STL()`
+#   once the guide is good. The default is right for most pairs.
+# - If draws have no gradient, as for Bernoulli units: the score function with a baseline, or one of
+#   the estimators that tutorial 6 compares.
 #
-# pvae refuses the wrong one: `ELBO` on the scored guide is an error that names the site. Pyro's own
-# `Trace_ELBO` takes both, and adds the score where it has to.
+# pvae rejects the wrong one: `ELBO` with the scored guide raises an error that names the site.
+# Pyro's own `Trace_ELBO` accepts both guides, and uses the score function for sites without a
+# gradient.
 #
 # ## What to try next
 #
 # 1. Make z 16-dimensional. Which variances grow with the dimension, and which do not?
-# 2. Use `REINFORCE(baseline="network", x_shape=digits.x_shape)` in training. Where does it end?
-# 3. Give the moving average of `pvae.objectives.MovingAverage` another `decay`, and pass it as
-#    `baseline=`.
-# 4. Take B apart: measure the gradient of the divergence alone by Monte Carlo (a likelihood that
-#    ignores z). When is it the larger part of A's variance?
-# 5. Replace the linear model's weight by a wrong one, so that q has the right width in the wrong
-#    place. Does STL still land?
+# 2. Train with `REINFORCE(baseline="network", x_shape=digits.x_shape)`. Which bound does it reach?
+# 3. Pass `pvae.objectives.MovingAverage` with another `decay` as `baseline=`.
+# 4. Measure the Monte Carlo gradient of the divergence alone, with a likelihood that ignores z.
+#    When does it dominate the variance of A?
+# 5. Replace the weight of the linear model by a wrong one, so that q has the right scale and the
+#    wrong mean. Does the variance of STL still vanish?

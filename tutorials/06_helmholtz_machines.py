@@ -1,14 +1,14 @@
-"""What do many stochastic layers ask of training, and what do the upper ones do?"""
+"""How does one train many stochastic layers, and what do the upper layers contribute?"""
 
 # %% [markdown]
 # # From Helmholtz machines to variational autoencoders
 #
 # A Helmholtz machine (Dayan, Hinton, Neal, Zemel, 1995, https://doi.org/10.1162/neco.1995.7.5.889)
-# is two programs: a generative one, which draws layers of latent variables from the top down to the
-# data, and a recognition one, which goes up from the data. A variational autoencoder is the same
-# machine; what changed is how it is trained. This script trains machines of one, two and three
-# stochastic layers, Gaussian and binary, by the old way and the new ones, and then asks what the
-# layers far from the data are used for. The pictures go to the folder `figures`.
+# is a pair of programs: a generative model draws layers of latent variables from the top down to
+# the data, and a recognition model infers them from the data up. A variational autoencoder is the
+# same machine, trained in another way. This script trains machines with one, two and three
+# stochastic layers, Gaussian and binary, with wake-sleep and with newer objectives. It then
+# measures what the upper layers contribute. The figures go to the folder `figures`.
 
 # %%
 import os
@@ -21,7 +21,7 @@ import torch
 import pvae
 from pvae import objectives
 
-SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
+SHORT = os.environ.get("PVAE_SHORT") == "1"  # the tests run a short version
 FIGURES = Path("figures")
 FIGURES.mkdir(exist_ok=True)
 digits = pvae.data.load("digits", binarize="threshold")
@@ -32,24 +32,24 @@ digits = pvae.data.load("digits", binarize="threshold")
 #     model:  p(x, z1, ..., zM) = p(zM) prod p(z_m | z_{m+1}) p(x | z1)      from the top down
 #     guide:  q(z1, ..., zM | x) = q(z1 | x) prod q(z_m | z_{m-1})           from the data up
 #
-# `HelmholtzMachine` and `BottomUp` are these two. Wake-sleep (Hinton, Dayan, Frey, Neal, 1995,
-# https://doi.org/10.1126/science.7761831) trains them in two phases, each a plain regression:
+# `HelmholtzMachine` and `BottomUp` are these two programs. Wake-sleep (Hinton, Dayan, Frey, Neal,
+# 1995, https://doi.org/10.1126/science.7761831) trains them in two phases, each of which is a
+# regression:
 #
-#     wake:   draw z from the guide at data,  and raise log p(x, z) for the model
+#     wake:   draw z from the guide for data x,  and raise log p(x, z) for the model
 #     sleep:  draw z and x from the model (a dream),  and raise log q(z | x) for the guide
 #
-# The wake phase follows the bound. The sleep phase does not: it lowers KL(p(z | x) || q(z | x)),
-# the divergence the other way around, and on dreams instead of data. Nothing says that the two
-# phases together raise anything. The reparameterized bound trains both programs on one number.
+# The wake phase follows the gradient of the bound. The sleep phase does not: it lowers KL(p(z | x)
+# || q(z | x)), the reverse divergence, and it does so on dreams instead of data. No single
+# objective rises in both phases. The reparameterized bound trains both programs on one objective.
 #
 # Kingma and Welling ("Auto-Encoding Variational Bayes", 2013, https://arxiv.org/abs/1312.6114)
-# compare the two on one machine, by the bound on test data against the number of training data
-# that were looked at. Here is that comparison, for a machine of one layer as theirs, and for two
-# layers. Both ways begin with the same weights and take the same steps; only `objective` differs.
+# compare the two on a machine with one layer, by the test bound against the number of training data
+# processed. We repeat that comparison with one layer and with two. Both methods start from the same
+# weights and take the same number of steps; only `objective` differs.
 #
-# MNIST is used where `$PVAE_DATA` holds it, binarized anew in each epoch, and small digits
-# otherwise: `pvae.data.load("mnist")` would download what it does not find, and so this script asks
-# first.
+# This script uses MNIST, binarized anew in each epoch, if the folder `$PVAE_DATA` holds it, and the
+# small digits otherwise. It checks first because `pvae.data.load("mnist")` downloads missing files.
 
 
 # %%
@@ -67,7 +67,7 @@ if has_mnist() and not SHORT:
 else:
     data, hidden, rate, epochs = digits, 64, 3e-3, 25 if SHORT else 100
     machines = {"one layer": (5,), "two layers": (10, 5)}
-print(f"{data.name}: {len(data.train)} to train on, {len(data.test)} to judge")
+print(f"{data.name}: {len(data.train)} training data, {len(data.test)} test data")
 
 
 def train(dims, objective):
@@ -79,7 +79,7 @@ def train(dims, objective):
         model,
         guide,
         data.train,
-        valid=data.test,  # to draw the curve: nothing is chosen by it
+        valid=data.test,  # only for the curve: it selects nothing
         objective=objective,
         epochs=epochs,
         batch_size=100,
@@ -88,60 +88,60 @@ def train(dims, objective):
     )
 
 
-WAYS = {
+OBJECTIVES = {
     "reparameterized bound": (objectives.ELBO, "tab:blue"),
     "wake-sleep": (objectives.WakeSleep, "tab:orange"),
 }
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
 lowest = 0.0
 for axes, (layers, dims) in zip(panels, machines.items(), strict=True):
-    for name, (objective, colour) in WAYS.items():
+    for name, (objective, colour) in OBJECTIVES.items():
         fit = train(dims, objective())
         seen = torch.tensor([row["epoch"] for row in fit.history]) * len(data.train)
         test = [row["valid_elbo"] for row in fit.history]
         axes.plot(seen, test, color=colour, label=f"{name}, test")
-        # A mean over the epoch, and so drawn at its middle.
+        # The training loss is a mean over the epoch, so its point is the middle of the epoch.
         training = [-row["train_loss"] for row in fit.history]
         middle = seen - len(data.train) / 2
         axes.plot(middle, training, "--", color=colour, label=f"{name}, training")
         lowest = min(lowest, *test)
         dreams = pvae.sample(fit.model, torch.zeros(500, *data.x_shape))
-        spread = f"z1 spreads by {dreams['z1'].std(0).mean():.2f} in dreams"
+        spread = f"std of z1 in dreams {dreams['z1'].std(0).mean():.2f}"
         print(
             f"{layers:<11}{name:<22}{test[-1]:8.2f} nats after {seen[-1]} training data; {spread}"
         )
     sizes = " and ".join(map(str, dims))
-    axes.set(xscale="log", xlabel="training data looked at", title=f"{layers}: {sizes} Gaussians")
+    axes.set(xscale="log", xlabel="training data processed", title=f"{layers}: {sizes} Gaussians")
     low, high = axes.get_xlim()
     ticks = [n * 10**k for k in range(2, 8) for n in (1, 3) if low < n * 10**k < high]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
 panels[0].set(ylabel="bound, nats per datum")
-panels[0].set_ylim(bottom=lowest - 5)  # the first steps of training are lower still
+panels[0].set_ylim(bottom=lowest - 5)  # cuts off the training bound of the first steps
 panels[0].legend(loc="lower right", fontsize="small")
 figure.savefig(FIGURES / "06_wake_sleep.png", dpi=150)
 
 # %% [markdown]
-# The reparameterized bound ends ahead: with two layers by more than with one, and on MNIST by more
-# than on the small digits. The spread of z1 in dreams, which began at about 1, shows one reason. In
-# the wake phase p(z1 | z2) learns from the codes that the guide makes, in the sleep phase the guide
-# learns from the codes that the model makes. How wide a layer in between is, the two have to agree
-# on and neither has to decide: the width wanders off, and all networks around the layer must keep
-# up with it. The top layer's prior is fixed, and so is its width.
+# The reparameterized bound ends higher. Its lead is larger with two layers than with one, and
+# larger on MNIST than on the small digits. The standard deviation of z1 in dreams, which starts at
+# about 1, shows one reason. In the wake phase p(z1 | z2) learns from the guide's codes; in the
+# sleep phase the guide learns from the model's codes. Both must agree on the scale of the layer
+# between them, but no term of either phase fixes it. The scale drifts, and all networks around the
+# layer have to follow. The top layer does not drift, because its prior is fixed.
 #
 # ## Binary layers
 #
-# What the reparameterized bound cannot do is the machine of 1995 itself: units that are on or off.
-# Their draws have no gradient. A *sigmoid belief network* is a Helmholtz machine of Bernoulli
-# layers whose networks are linear. Five objectives train it, each with five draws of each digit:
+# The reparameterized bound cannot train the original machine of 1995, whose units are binary: their
+# draws have no gradient. A *sigmoid belief network* is a Helmholtz machine of Bernoulli layers with
+# linear networks. Five objectives can train it; we use five draws per digit for each:
 #
-# - `WakeSleep`, as above: no gradient of a draw is asked for;
-# - `REINFORCE`: the bound by the score function, each draw compared with the other four;
-# - `VIMCO`: the same idea for the tighter, importance-weighted bound;
-# - `RWS`, reweighted wake-sleep: both programs learn from data, at draws weighed by how well they
-#   explain them, the guide by the divergence that the sleep phase lowers;
-# - `Concrete`: units relaxed to values between 0 and 1, which do have a gradient. It trains another
-#   model than the one that is wanted; what is drawn below is the binary one.
+# - `WakeSleep`, as above: it needs no gradient through a draw;
+# - `REINFORCE`: the bound with the score function; the other four draws are each draw's baseline;
+# - `VIMCO`: the same for the tighter, importance-weighted bound;
+# - `RWS`, reweighted wake-sleep: both programs learn from data, with draws weighted by importance;
+#   the guide lowers the divergence of the sleep phase;
+# - `Concrete`: units relaxed to values between 0 and 1, whose draws have a gradient. It trains a
+#   relaxed model; the figure shows the bound of the binary one.
 
 # %%
 BINARY = {"x_shape": digits.x_shape, "dims": (20, 10), "hidden": (), "latent": "bernoulli"}
@@ -180,29 +180,30 @@ axes.legend()
 figure.savefig(FIGURES / "06_binary_layers.png", dpi=150)
 
 # %% [markdown]
-# The curves are the plain bound for all five, so that they can be compared, though VIMCO and RWS
-# raise a tighter one. The log-likelihood is the fairer judge: its distance from the bound is what a
-# guide costs that is not the posterior, and it is largest for Concrete, whose guide was trained for
-# another model. By the log-likelihood wake-sleep, which asks for the least, is last. One run each
-# of a small network on small data: do not read the order of neighbours as a law.
+# All five curves show the plain bound, so they can be compared, although VIMCO and RWS raise a
+# tighter one. The log-likelihood is the fairer measure. Its distance from the bound is the
+# divergence of the guide from the posterior; it is largest for Concrete, whose guide was trained
+# for the relaxed model. Wake-sleep has the lowest log-likelihood. These are single runs of a small
+# network on small data: do not generalize from small differences.
 #
-# ## What do the upper layers do?
+# ## What do the upper layers contribute?
 #
-# The bound pays for each layer by its divergence. Of a layer that pays nothing the posterior is the
-# prior, whatever x is: the model could do without. Upper layers are the first to go: a lower layer
-# learns faster, and once it has explained the data there is nothing left to say above it.
+# Each layer has a KL term in the bound. If a layer's KL is zero, its posterior equals its prior for
+# every x, and the model does not use the layer. Upper layers collapse first: the lower layer learns
+# faster, and once it explains the data, the layers above have nothing left to explain.
 #
-# Two remedies are in "Ladder Variational Autoencoders" (Sonderby et al., 2016,
-# https://arxiv.org/abs/1602.02282). *Warm-up*: for some epochs the divergence weighs less than it
-# should, so that no layer is given up before it has learned something. And *the ladder*: a guide
-# that goes down like the model does, and that adds to the model's own p(z_m | z_{m+1}) what x says
-# about layer m:
+# "Ladder Variational Autoencoders" (Sonderby et al., 2016, https://arxiv.org/abs/1602.02282)
+# proposes two remedies. *Warm-up* scales the divergence by a factor that rises to 1 over the first
+# epochs, so that layers do not collapse before they have learned something. *The ladder* is a guide
+# that runs from the top down like the model, and combines the model's own p(z_m | z_{m+1}) with
+# evidence from x about layer m:
 #
 #     q(z_m | z_{m+1}, x) is the product of N(loc_hat(x), scale_hat(x)^2) and p(z_m | z_{m+1})
 #
-# `Ladder` is built with the model whose path it shares. As in that paper the networks have batch
-# normalization; pvae says in `fit.notes` that the training loss is no bound then, as the digits of
-# a batch see each other. What is evaluated is one.
+# `Ladder` takes the model, because it uses the model's top-down networks. As in the paper, the
+# networks have batch normalization. The data of a batch then depend on each other, so the training
+# loss is not a bound; `fit.notes` says so. The bounds below use the running statistics instead, and
+# are valid.
 
 # %%
 DIMS, EPOCHS = (16, 8, 4), 20 if SHORT else 100
@@ -244,30 +245,31 @@ for number, shade in enumerate(("#c6dbef", "#6baed6", "#08519c"), 1):
     axes.barh(list(VARIANTS), values, left=left, color=shade, label=f"z{number}")
     left += values
 axes.invert_yaxis()
-axes.set(xlabel="KL, nats per digit", title="What each layer adds")
+axes.set(xlabel="KL, nats per digit", title="KL of each layer")
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 figure.savefig(FIGURES / "06_layers.png", dpi=150)
 
 # %% [markdown]
-# Beside each divergence stands the number of active units, those whose posterior mean moves with x.
-# Mind the difference: in a hierarchy a unit also moves because the layer beside it does. A unit of
-# the ladder can be active and cost nothing, when all it does is to follow the model's own
-# p(z_m | z_{m+1}). What a layer *adds* is in the divergence.
+# The number of active units stands beside each divergence. A unit is active if its posterior mean
+# varies with x. In a hierarchy, a unit may also vary because the layer above it does: a unit of the
+# ladder may be active at zero KL if it only follows the model's own p(z_m | z_{m+1}). What a layer
+# *adds* is its divergence.
 #
 # ## Dreams
 #
-# The model alone, from the top down. Hold the top layers and draw the rest anew: what stays the
-# same is what they decide. `condition` holds sites of a program, and `uncondition` frees x, so that
-# it is drawn; both are Pyro's. To see shapes and no pixel noise, we look at the mean of p(x | z1).
+# Finally we sample from the model alone. We fix the upper layers and sample the others repeatedly:
+# what stays the same is determined by the fixed layers. Pyro's `condition` fixes sites of a
+# program, and `uncondition` turns the observed x into a sampled site. We show the mean of p(x | z1)
+# to avoid pixel noise.
 
 # %%
 dreamer = pyro.poutine.uncondition(fits["ladder, warm-up"].model)
 ROWS, COLUMNS = 6, 6
 
 
-def dream(held):
-    """Means of p(x | z1), shape (ROWS, COLUMNS, height, width), with some layers held."""
-    program = pyro.poutine.condition(dreamer, data=held)
+def dream(fixed):
+    """Means of p(x | z1), shape (ROWS, COLUMNS, height, width), given some layers."""
+    program = pyro.poutine.condition(dreamer, data=fixed)
     with torch.no_grad():
         trace = pyro.poutine.trace(program).get_trace(torch.zeros(ROWS * COLUMNS, *digits.x_shape))
     return trace.nodes["x"]["fn"].mean.unflatten(0, (ROWS, COLUMNS))
@@ -277,9 +279,9 @@ torch.manual_seed(3)
 tops = pvae.sample(fits["ladder, warm-up"].model, torch.zeros(ROWS, *digits.x_shape))
 repeated = {name: tops[name].repeat_interleave(COLUMNS, 0) for name in ("z2", "z3")}
 sheets = {
-    "nothing held": dream({}),
-    "z3 held in each row": dream({"z3": repeated["z3"]}),
-    "z3 and z2 held in each row": dream(repeated),
+    "all layers sampled": dream({}),
+    "z3 fixed in each row": dream({"z3": repeated["z3"]}),
+    "z3 and z2 fixed in each row": dream(repeated),
 }
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 for axes, (name, sheet) in zip(panels, sheets.items(), strict=True):
@@ -294,11 +296,11 @@ figure.savefig(FIGURES / "06_dreams.png", dpi=150)
 # %% [markdown]
 # ## What to try next
 #
-# 1. Give wake-sleep five times the epochs on two layers. Does it catch up?
-# 2. `RWS(insomnia=0.5)` lets the guide learn from dreams half of the time. Between which two of the
-#    curves does it lie?
-# 3. Lower the temperatures of `Concrete(temperature=..., prior_temperature=...)`. Is the binary
-#    network better, and what does training look like?
-# 4. Leave out `norm="batch"`. Which of the four pairs suffers most?
-# 5. `ELBO(free_bits=0.5, sites=["z3"])` pays for the top layer in advance. What does it say about x
-#    then, and is the bound better for it?
+# 1. Train wake-sleep with two layers for five times as many epochs. Does it catch up?
+# 2. `RWS(insomnia=0.5)` trains the guide half on dreams and half on data. Between which two curves
+#    does it lie?
+# 3. Lower the temperatures of `Concrete(temperature=..., prior_temperature=...)`. Does the binary
+#    network improve, and how does the training curve change?
+# 4. Leave out `norm="batch"`. Which of the four pairs loses most?
+# 5. `ELBO(free_bits=0.5, sites=["z3"])` does not penalize the KL of z3 below 0.5 nats. Does the top
+#    layer become informative, and does the bound improve?

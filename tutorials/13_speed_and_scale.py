@@ -1,13 +1,13 @@
-"""What does a training step cost, and how do I make it cheaper?"""
+"""How long does a training step take, and how do I make it faster?"""
 
 # %% [markdown]
 # # Speed and scale
 #
-# A gradient step of a pair is a little arithmetic in a lot of Python: Pyro runs model and guide
-# under effect handlers, which find the sites, apply the plates and add up the terms of the bound.
-# That is what makes any program a model, and in small networks it costs more than the networks do.
-# This script measures what a step costs on *your* machine, takes the Python out of it, and shows
-# when that pays. The pictures go to the folder `figures`.
+# A gradient step of a pair is a little arithmetic and a lot of Python. Pyro runs the model and the
+# guide under effect handlers, which find the sites, apply the plates and sum the terms of the
+# bound. The handlers make Pyro general, but for small networks they cost more than the arithmetic.
+# This script measures the cost of a step on *your* machine, removes the Python from it, and shows
+# when that pays off. The figures go to the folder `figures`.
 
 # %%
 import os
@@ -24,27 +24,26 @@ from torch import nn
 
 import pvae
 
-SHORT = os.environ.get("PVAE_SHORT") == "1"  # a quick pass through every cell
+SHORT = os.environ.get("PVAE_SHORT") == "1"  # the tests run a short version
 FIGURES = Path("figures")
 FIGURES.mkdir(exist_ok=True)
 torch.manual_seed(0)
 ROUNDS = 5 if SHORT else 30
 
 # %% [markdown]
-# ## How to time
+# ## How to measure time
 #
-# A machine that does other things too is never the same twice. So the ways to compare take turns, a
-# few steps each, and what counts is the median over the rounds. The first turn of each is not
-# counted: that is where things are made ready.
+# The load of a machine varies. We therefore alternate between the contenders, a few steps at a
+# time, and report the median over rounds. The first round is a warm-up and does not count.
 
 # %%
 
 
-def milliseconds(ways, rounds=ROUNDS, steps=5):
-    """Median time of a step by each way, in turns."""
-    times = {name: [] for name in ways}
+def milliseconds(contenders, rounds=ROUNDS, steps=5):
+    """Median milliseconds per step of each contender, measured in alternation."""
+    times = {name: [] for name in contenders}
     for number in range(-1, rounds):
-        for name, step in ways.items():
+        for name, step in contenders.items():
             began = time.perf_counter()
             for _ in range(steps):
                 step()
@@ -53,7 +52,7 @@ def milliseconds(ways, rounds=ROUNDS, steps=5):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def adam(parameters):  # all parameters in one kernel
+def adam(parameters):  # fused: one kernel updates all parameters
     return torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
 
@@ -63,13 +62,13 @@ def pair(hidden):
     return pvae.models.VAE(**sizes), pvae.guides.MeanField(**sizes)
 
 
-x = torch.rand(128, 784).bernoulli()  # a batch as large as one of MNIST
+x = torch.rand(128, 784).bernoulli()  # 128 rows with as many pixels as an MNIST digit
 
 # %% [markdown]
 # ## Where the time goes
 #
-# Three steps with the same networks: Pyro's own, with the checks that it makes at every site; the
-# same without the checks; and the arithmetic alone, written by hand for this one model.
+# We time three steps with the same networks: Pyro's own step, with its validation at every site;
+# the same without validation; and the arithmetic alone, written by hand for this one model.
 
 # %%
 model, guide = pair(hidden=128)
@@ -84,7 +83,7 @@ def pyros_step():
         svi.step(x)
 
 
-def unchecked_step():
+def unvalidated_step():
     with pyro.validation_enabled(False):
         svi.step(x)
 
@@ -102,24 +101,24 @@ def step_by_hand():
 
 
 costs = milliseconds(
-    {"Pyro": pyros_step, "Pyro, unchecked": unchecked_step, "by hand": step_by_hand}
+    {"Pyro": pyros_step, "Pyro, not validated": unvalidated_step, "by hand": step_by_hand}
 )
 for name, cost in costs.items():
-    print(f"{name:<16} {cost:6.2f} ms a step")
-print(f"handlers and checks: {1 - costs['by hand'] / costs['Pyro']:.0%} of Pyro's step")
+    print(f"{name:<20} {cost:6.2f} ms per step")
+print(f"handlers and validation: {1 - costs['by hand'] / costs['Pyro']:.0%} of Pyro's step")
 
 # %% [markdown]
 # ## Engines
 #
-# `pvae.SVI` is Pyro's SVI: change the import, and the program is the same. What it adds is a choice
-# of *engine*, the way in which a step is carried out:
+# `pvae.SVI` is a drop-in replacement for Pyro's SVI; only the import changes. It adds the keyword
+# `engine=`, which selects how a step is carried out:
 #
-# - `eager`: Pyro as it is.
-# - `recorded`: one step of Pyro's is watched, and the tensor operations that it made, backward pass
-#   included, are replayed from then on. No handler runs any more.
-# - `captured`: those operations are compiled, too, into a few kernels. That takes seconds once.
+# - `eager`: Pyro's own step.
+# - `recorded`: the tensor operations of one step, including the backward pass, are recorded once
+#   and replayed from then on. Replays run no handlers.
+# - `captured`: the recording is also compiled. The compilation takes some seconds, once.
 #
-# All three draw the same random numbers and follow the same losses.
+# All three draw the same random numbers and compute the same losses.
 
 # %%
 engines = ["eager", "recorded"] if SHORT else ["eager", "recorded", "captured"]
@@ -135,10 +134,10 @@ for engine in engines[1:]:
     assert all(abs(a - b) < 1e-3 * abs(b) for a, b in pairs)
 
 # %% [markdown]
-# ## What they save
+# ## What the engines save
 #
-# The handlers cost the same whatever the networks are; the arithmetic grows with them. So the
-# narrower the network, the more an engine saves. Both axes are logarithmic.
+# The cost of the handlers does not depend on the networks; the cost of the arithmetic grows with
+# them. An engine therefore saves more in narrow networks. Both axes are logarithmic.
 
 # %%
 widths = [32, 64] if SHORT else [32, 64, 128, 256, 512, 1024]
@@ -150,7 +149,7 @@ for width in widths:
             engine: pvae.SVI(*programs, adam, Trace_ELBO(), engine=engine).step
             for engine in engines
         }
-        # The first two steps are Pyro's own and the recording.
+        # Pyro's own step and the recording fall into the warm-up round.
         found = milliseconds({name: (lambda step=step: step(x)) for name, step in steps.items()})
     for engine in engines:
         table[engine].append(found[engine])
@@ -158,7 +157,7 @@ for width in widths:
 
 
 def plain_ticks(axes, values):
-    """Numbers as they are on logarithmic axes."""
+    """Label logarithmic axes with plain numbers."""
     axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
     low, high = axes.get_ylim()
@@ -171,19 +170,19 @@ figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
 for engine in engines:
     axes.loglog(widths, table[engine], marker="o", label=engine)
 plain_ticks(axes, widths)
-axes.set(xlabel="hidden units", ylabel="milliseconds a step")
+axes.set(xlabel="hidden units", ylabel="milliseconds per step")
 axes.legend()
 figure.savefig(FIGURES / "13_engines.png", dpi=150)
 
 # %% [markdown]
-# ## When `auto` chooses what
+# ## When `auto` records and compiles
 #
-# The default engine, `auto`, is eager at first, so that a short run pays for nothing. After 100
-# steps of a kind (a shape of batch, a mode) it records that kind, which takes about as long as some
-# dozens of steps. After 5,000 steps, and a few more for each operation of the step, it compiles
-# it: by then the replays have saved about what compiling costs. The counts depend on nothing else,
-# no clock and no number of epochs, so that a run that is stopped and resumed changes engines at the
-# same steps and gives the same numbers.
+# The default engine, `auto`, starts eager, so short runs do not pay for recording. After 100 steps
+# with the same cache key (batch shape, train or eval mode, ...) it records the step, which takes as
+# long as a few dozen steps. After 5,000 steps, plus five for each operation of the step, it
+# compiles the recording; by then, the replays have saved about as much time as the compilation
+# takes. These counts do not depend on time or the number of epochs. A run that is stopped and
+# resumed therefore changes engines at the same steps and computes the same numbers.
 
 # %%
 with pyro.get_param_store().scope():
@@ -194,18 +193,19 @@ with pyro.get_param_store().scope():
         print(svi.engine)
 
 # %% [markdown]
-# ## What a replay could miss, and why it does not
+# ## Stale recordings
 #
-# A graph knows nothing of Python. If the model reads a number that changes, a branch or a mode, a
-# stale graph would train wrongly without a word. So recordings are kept apart by all that pvae can
-# see (arguments, shapes, modes, the numbers that your programs hold), and every so many steps a
-# replay is compared with a step of Pyro's under the same random numbers. Here the scale of the
-# likelihood is an attribute, and changing it is seen at once:
+# A recording contains no Python. If the model reads a Python value that changes later, such as a
+# number, a condition or a mode, an outdated recording would silently train with the old value. pvae
+# prevents this in two ways. Recordings are cached by arguments, shapes, modes and the Python values
+# that your programs capture. And at regular intervals, pvae compares a replay with one of Pyro's
+# own steps that uses the same random numbers. Here the scale of the likelihood is an attribute; the
+# first step after the change uses the new value:
 
 
 # %%
 class Annealed:
-    """A pair with a number that somebody changes half way."""
+    """A pair whose likelihood has an attribute, `scale`, that changes during training."""
 
     def __init__(self):
         self.decoder, self.encoder, self.scale = nn.Linear(2, 784), nn.Linear(784, 2), 1.0
@@ -237,21 +237,21 @@ print(
 assert abs(followed["eager"][-1] - followed["recorded"][-1]) < 1e-4 * abs(followed["eager"][-1])
 
 # %% [markdown]
-# A program that reads a value to decide what to do cannot be recorded. It runs as ever, and pvae
-# says why, with the line:
+# A program whose control flow depends on the value of a tensor cannot be recorded. Its steps remain
+# Pyro's own, and a note names the reason and the line:
 
 
 # %%
-def hesitant(x):
+def data_dependent(x):
     loc = pyro.param("loc", torch.zeros(784))
-    if loc.mean() > 0:  # what happens next depends on a number in a tensor
+    if loc.mean() > 0:  # the branch depends on the value of a tensor
         loc = loc * 2
     with pyro.plate("data", len(x)):
         pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
 
 with pyro.get_param_store().scope():
-    svi = pvae.SVI(hesitant, lambda x: None, adam, Trace_ELBO(), engine="recorded")
+    svi = pvae.SVI(data_dependent, lambda x: None, adam, Trace_ELBO(), engine="recorded")
     for _ in range(3):
         svi.step(x)
 print(svi.engine)
@@ -261,10 +261,10 @@ for note in svi.notes:
 # %% [markdown]
 # ## Precision
 #
-# Many processors multiply matrices of `bfloat16`, numbers of eight significant bits, faster than
-# those of `float32`. `precision="bfloat16"` lets the *networks* do that. Parameters, distributions,
-# log-probabilities and their sum stay in float32, so the bound is still a bound, of slightly
-# rounded networks. What a processor cannot do is refused in a sentence.
+# Many processors multiply matrices faster in `bfloat16`, which has eight significant bits, than in
+# `float32`. With `precision="bfloat16"` the *networks* do so. Parameters, distributions,
+# log-probabilities and their sums stay in float32, so the loss is still a bound, for slightly
+# rounded networks. If the processor does not support a precision, pvae raises a `ValueError`.
 
 # %%
 wide = pair(hidden=64 if SHORT else 1024)
@@ -281,11 +281,11 @@ for precision in ("float32", "bfloat16"):
 with pyro.get_param_store().scope(), pyro.validation_enabled(False):
     found = milliseconds({name: (lambda step=step: step(x)) for name, step in steps.items()})
 for precision, cost in found.items():
-    print(f"{precision:<8} {cost:6.2f} ms a step of the widest pair")
+    print(f"{precision:<8} {cost:6.2f} ms per step of the widest pair")
 
 # %% [markdown]
-# In narrow networks the conversions cost more than the products save. What it does to the bound is
-# hardly to be seen:
+# In narrow networks, the conversions cost more than the faster products save. The effect on the
+# bound is small:
 
 # %%
 digits = pvae.data.load("digits")
@@ -297,14 +297,14 @@ for precision in steps:
         model, guide, digits, epochs=3 if SHORT else 60, precision=precision, progress=False
     )
     bound = pvae.elbo(fit.model, fit.guide, digits.test, num_particles=10)
-    print(f"{precision:<8} test bound {bound.mean:.2f} nats (standard error {bound.std_error:.2f})")
+    print(f"{precision:<8} test bound {bound.mean:.2f} +- {bound.std_error:.2f} nats per datum")
 
 # %% [markdown]
-# ## Scale
+# ## Batch size
 #
-# What a step costs besides arithmetic it costs once, so larger batches train more data a second,
-# until the arithmetic fills the processor. (How fast the *bound* rises is another matter: fewer
-# steps are taken.)
+# The overhead of a step does not depend on the batch size, so larger batches process more data per
+# second until the arithmetic dominates. (The *bound* may still rise more slowly, because there are
+# fewer steps per epoch.)
 
 # %%
 sizes = [16, 64] if SHORT else [16, 32, 64, 128, 256, 512, 1024]
@@ -314,28 +314,28 @@ for size in sizes:
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         programs = pair(hidden=128)
         steps = {e: pvae.SVI(*programs, adam, Trace_ELBO(), engine=e).step for e in rates}
-        ways = {e: (lambda step=step, data=data: step(data)) for e, step in steps.items()}
-        found = milliseconds(ways)
+        contenders = {e: (lambda step=step, data=data: step(data)) for e, step in steps.items()}
+        found = milliseconds(contenders)
     for engine, cost in found.items():
         rates[engine].append(size / cost * 1e3)
 
 figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
 for engine, values in rates.items():
     axes.loglog(sizes, values, marker="o", label=engine)
-    print(f"{engine:<9} {values[0]:>9,.0f} data a second in batches of {sizes[0]}, "
+    print(f"{engine:<9} {values[0]:>9,.0f} data per second in batches of {sizes[0]}, "
           f"{values[-1]:>9,.0f} in batches of {sizes[-1]}")  # fmt: skip
 plain_ticks(axes, sizes)
-axes.set(xlabel="data in a batch", ylabel="data a second")
+axes.set(xlabel="data per batch", ylabel="data per second")
 axes.legend()
 figure.savefig(FIGURES / "13_batches.png", dpi=150)
 
 # %% [markdown]
 # ## What to try next
 #
-# - `pvae bench my_pair.py:model my_pair.py:guide --data my_data.npz` makes the comparison for a
-#   pair of your own; `pvae train ... --engine captured` compiles at once, for long runs of small
+# - `pvae bench my_pair.py:model my_pair.py:guide --data my_data.npz` runs this comparison for your
+#   own pair. `pvae train ... --engine captured` compiles right away, which suits long runs of small
 #   models.
-# - Hold what changes during training in a tensor (`beta = torch.tensor(0.1)`, then
-#   `beta.fill_(...)`): a graph reads it anew at each step, and nothing is recorded again.
-# - Validation is Pyro's: `pyro.enable_validation(False)` for steps of your own; `pvae.fit` leaves
-#   it on for the first epoch alone.
+# - Store values that change during training in a tensor (`beta = torch.tensor(0.1)`, then
+#   `beta.fill_(...)`). Every replay reads the current value, so nothing is recorded again.
+# - Pyro's validation also costs time: turn it off for your own steps with
+#   `pyro.enable_validation(False)`. `pvae.fit` validates during the first epoch only.

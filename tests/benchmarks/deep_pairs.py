@@ -1,4 +1,4 @@
-"""Deeper pairs to time: a hierarchy of five Gaussian layers, and a Markov model of twenty steps."""
+"""Deep pairs for timing: a hierarchy of five Gaussian layers, and a Markov model of 20 steps."""
 
 import pyro
 import pyro.distributions as dist
@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 
 class Gaussian(nn.Module):
-    """A hidden layer, then location and scale."""
+    """A hidden layer with two output layers, for loc and scale."""
 
     def __init__(self, size: int, hidden: int, out: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Gaussian(nn.Module):
 
 
 class Hierarchy(nn.Module):
-    """z5 -> ... -> z1 -> x and back up, 64 to 4 dimensions, with 128 hidden units a layer."""
+    """z5 -> ... -> z1 -> x with 4 to 64 dimensions, 128 hidden units per layer, bottom-up guide."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Hierarchy(nn.Module):
 
 
 class Markov(nn.Module):
-    """z_t given z_{t-1}, x_t given z_t, over twenty steps of 88 notes; a recurrent guide."""
+    """p(z_t | z_{t-1}) p(x_t | z_t) over 20 steps of 88 notes, with a recurrent guide."""
 
     steps = 20
 
@@ -78,7 +78,7 @@ class Markov(nn.Module):
 
 
 def deep_pairs() -> dict[str, tuple[nn.Module, Tensor]]:
-    """Each pair with a batch."""
+    """Model, guide and batch by name."""
     return {
         "5-layer hierarchy, batch 128": (Hierarchy(), torch.rand(128, 784).bernoulli()),
         "20-step Markov model, batch 32": (Markov(), torch.rand(32, 20, 88).bernoulli()),

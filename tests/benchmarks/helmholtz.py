@@ -1,12 +1,12 @@
-"""Helmholtz machines trained in every way, on static binarized MNIST, beside published results.
+"""Helmholtz machines on static binarized MNIST by every objective, beside published results.
 
     python tests/benchmarks/helmholtz.py belief_networks
     python tests/benchmarks/helmholtz.py gaussian_layers
     python tests/benchmarks/helmholtz.py ladder
 
-Each writes `results/<name>_cpu.json` beside this file, one entry after the other; `--only vimco-1`
-trains one of them again. `$PVAE_DATA` has the data. Test bounds of m samples are in nats per datum;
-log p(x) is estimated by importance sampling.
+Each command writes `results/<name>_cpu.json` beside this file, entry by entry; `--only vimco-1`
+retrains one entry. The data are read from `$PVAE_DATA`. Test bounds of m samples are in nats per
+datum; log p(x) is estimated by importance sampling.
 """
 
 import argparse
@@ -32,20 +32,20 @@ PARTICLES = 500
 
 @dataclass(frozen=True)
 class Setting:
-    """One training.
+    """Options of one training run.
 
     Attributes:
         name: of the entry.
-        machine: options of the model, those that the guide names too.
-        objective: name of an objective, and its options.
+        machine: options of the model; the guide receives those that it names.
+        objective: name of the objective and its options.
         guide: "bottom_up" or "ladder".
         epochs: passes through the 50,000 training data.
-        learning_rate: of AdamW at the start; it falls to 0 on a cosine.
+        learning_rate: initial learning rate of AdamW, with cosine decay to 0.
         betas: of AdamW.
         weight_decay: of AdamW.
         batch_size: data per step.
-        warmup: epochs in which the weight of latent sites rises to 1.
-        published: results to stand beside, and how they were trained.
+        warmup: epochs until the weight of latent sites reaches 1.
+        published: published results and their training settings.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Setting:
 
 
 def belief_networks() -> list[Setting]:
-    """Linear sigmoid belief networks of 200 units a layer, by estimators that need no gradient."""
+    """Linear sigmoid belief networks, 200 units per layer, by estimators for discrete latents."""
     ways: dict[str, tuple[str, dict[str, object]]] = {
         "reinforce": ("reinforce", {"num_particles": 10}),
         "wake_sleep": ("wake_sleep", {"num_particles": 1}),
@@ -73,9 +73,9 @@ def belief_networks() -> list[Setting]:
         1: {"epochs": 80, "learning_rate": 0.005, "weight_decay": 0.02},
         2: {"epochs": 80, "learning_rate": 0.003, "weight_decay": 0.02, "betas": (0.9, 0.95)},
     }
-    # With one particle a step takes a fifth of the time.
+    # A step with one particle takes a fifth of the time.
     course_of_one: dict[str, Any] = {"epochs": 200, "learning_rate": 0.02}
-    # Negative bounds; for VIMCO of as many samples as it was trained with.
+    # Negative bounds; the VIMCO bounds have as many samples as in training.
     papers: dict[tuple[str, int], dict[str, object]] = {
         ("reinforce", 1): {"without a baseline": 164.0, "NVIL": 113.1},
         ("reinforce", 2): {"without a baseline": 159.2, "NVIL": 99.8},
@@ -84,7 +84,7 @@ def belief_networks() -> list[Setting]:
         ("vimco", 1): {"m = 5": 104.9, "m = 50": 104.2},
         ("vimco", 2): {"m = 5": 100.0, "m = 50": 99.4},
     }
-    # Of the code that came with REBAR (G. Tucker and others, 2017, https://arxiv.org/abs/1703.07370),
+    # From the code of REBAR (G. Tucker and others, 2017, https://arxiv.org/abs/1703.07370),
     # on these networks.
     schedule = {"schedule": "960 epochs of batches of 24, 2 million steps", "steps": 2_000_000}
     return [
@@ -121,7 +121,7 @@ def gaussian_layers() -> list[Setting]:
 
 
 def ladder() -> list[Setting]:
-    """Five Gaussian layers with two guides, and one layer."""
+    """Five Gaussian layers with each of two guides, and one layer as baseline."""
     five: dict[str, object] = {
         "dims": (64, 32, 16, 8, 4),
         "hidden": (128,),
@@ -141,7 +141,7 @@ GROUPS = {group.__name__: group for group in (belief_networks, gaussian_layers, 
 
 
 def trained(setting: Setting, data: pvae.data.Splits, seed: int) -> dict[str, object]:
-    """Train, evaluate, and say what came out."""
+    """Train and evaluate a setting, and return its entry."""
     torch.manual_seed(seed)
     model = HelmholtzMachine(**setting.machine)  # type: ignore[arg-type]
     if setting.guide == "ladder":
@@ -204,7 +204,7 @@ def trained(setting: Setting, data: pvae.data.Splits, seed: int) -> dict[str, ob
 
 
 def row(entry: dict[str, Any]) -> str:
-    """An entry as a row of the README's table."""
+    """The README's table row of an entry."""
     bounds, published = entry["negative_test_bound"], entry["published"]
     layers = ", ".join(f"{value:.1f}" for value in entry["kl_by_layer"].values())
     beside = ", ".join(
@@ -223,7 +223,7 @@ def row(entry: dict[str, Any]) -> str:
 
 
 def line(entry: dict[str, Any]) -> str:
-    """An entry in words."""
+    """A one-line summary of an entry."""
     text = (
         f"{entry['name']}: -log p(x) {entry['negative_log_likelihood']['value']}, "
         f"bounds {entry['negative_test_bound']}, KL {entry['kl_by_layer']}, "
@@ -254,7 +254,7 @@ def main() -> None:
         entry["total_seconds"] = round(time.perf_counter() - began, 1)
         entry["hardware"] = machine(torch.device("cpu"))
         print(line(entry), flush=True)
-        # Read again: another one may have been trained meanwhile.
+        # Read again: another process may have added an entry.
         results = json.loads(path.read_text()) if path.exists() else {}
         command = f"python tests/benchmarks/helmholtz.py {shlex.quote(options.group)}"
         results |= {"data": "binarized-mnist", "command": command, "units": "nats per datum"}

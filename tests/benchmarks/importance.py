@@ -1,10 +1,10 @@
-"""What importance sampling costs, beside the matrix products that it cannot do without.
+"""The cost of importance sampling, relative to the matrix products that it requires.
 
     python tests/benchmarks/importance.py --rows 10000 --particles 5000 --json importance.json
 
-The pair is a 784-400-20 VAE. Its products alone are those of the decoder for every particle and of
-the encoder for every datum, in blocks of the same size, by the same library; estimate and products
-take turns.
+The pair is a 784-400-20 VAE. The reference is the decoder's products for every
+particle and the encoder's for every datum, in blocks of the same size, by the same library.
+Estimate and reference are timed in alternation.
 """
 
 import argparse
@@ -20,11 +20,11 @@ import pvae
 from pvae.cli.bench import machine
 
 X, HIDDEN, Z = 784, 400, 20
-BLOCK = 2048  # rows of one product
+BLOCK = 2048  # rows per product
 
 
 def products(rows: int, particles: int) -> Callable[[], None]:
-    """The matrix products alone."""
+    """Compute only the matrix products."""
     up = torch.randn(X, HIDDEN), torch.randn(HIDDEN, 2 * Z)
     down = torch.randn(Z, HIDDEN), torch.randn(HIDDEN, X)
     z, x = torch.randn(BLOCK, Z), torch.randn(rows, X)

@@ -1,4 +1,4 @@
-"""NumPyro's time for the same step: one jitted step at a time, and a loop inside one jit."""
+"""NumPyro's time for the same step: one jitted step per call, and a loop within one jit."""
 
 import json
 import statistics

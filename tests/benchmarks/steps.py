@@ -1,12 +1,11 @@
-"""What a training step costs: Pyro, pvae's engines, hand-written PyTorch, NumPyro.
+"""The cost of a training step: Pyro, pvae's engines, hand-written PyTorch, NumPyro.
 
     python tests/benchmarks/steps.py --json steps.json --numpyro path/to/python/with/numpyro
 
-All but NumPyro run in one process, interleaved: in a round each takes its turn, and ratios are
-taken round by round. NumPyro has a process of its own, since its threads and torch's would share
-cores; its times are medians, to compare with the median of pvae's captured step when it has the
-caches to itself, too. On a CUDA machine, `--device cuda` times the
-same there, and an epoch of 60,000 rows besides.
+All contenders but NumPyro alternate within one process: each runs once per round, and ratios are
+taken per round. NumPyro runs in a separate process, since its threads and torch's would share
+cores. Compare its median with that of pvae's captured step when timed alone, so that both have the
+caches to themselves. `--device cuda` times the steps on a GPU, and an epoch of 60,000 rows.
 """
 
 import argparse
@@ -31,7 +30,7 @@ HAND = "by hand, compiled"
 
 
 class HandWritten(nn.Module):
-    """The zoo's VAE and mean-field guide without Pyro; the loss is minus the bound, per datum."""
+    """The zoo's VAE and mean-field guide without Pyro; the loss is minus the bound per datum."""
 
     def __init__(self, z_dim: int, hidden: int) -> None:
         super().__init__()
@@ -72,13 +71,13 @@ def vae(x: Tensor, z_dim: int, hidden: int) -> dict[str, Contender]:
 
 
 def floor(batch: int, z_dim: int, hidden: int) -> float:
-    """Milliseconds for the products at this machine's rate, and Adam's 28 bytes a parameter."""
+    """Milliseconds for the products at this machine's rate and Adam's 28 bytes per parameter."""
     a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
     rate = 2 * 2048**3 / best(lambda: a @ b)
     source = torch.rand(8_000_000)
     copy = 2 * source.numel() * 4 / best(lambda: source.clone())
     parameters = 2 * X * hidden + 3 * z_dim * hidden
-    # Forward, and backward into weights and inputs; the data need no gradient.
+    # Forward, and backward for weights and inputs; the data need no gradient.
     products = 2 * batch * (3 * parameters - X * hidden)
     return (products / rate + 28 * parameters / copy) * 1e3
 
@@ -93,7 +92,7 @@ def best(work: Callable[[], object]) -> float:
 
 
 def epoch_of_mnist(engine: str) -> dict[str, float]:
-    """Milliseconds for an epoch of 60,000 rows, binarized anew on the device."""
+    """Milliseconds for an epoch of 60,000 rows, binarized on the device in each epoch."""
     data = pvae.data.Splits(
         name="noise",
         train=pvae.data.Rows(torch.rand(60_000, 28, 28), binarize="dynamic"),
@@ -107,7 +106,7 @@ def epoch_of_mnist(engine: str) -> dict[str, float]:
 
 
 def described(title: str, timings: Timings, others: list[str]) -> dict[str, object]:
-    """Times, and ratios of pvae's engines to what they are compared with; printed as well."""
+    """Print and return times, and ratios of pvae's engines to the other contenders."""
     ratios = {
         f"{name} / {other}": timings.ratio(name, other)
         for name in timings.rounds

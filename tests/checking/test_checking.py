@@ -1,4 +1,4 @@
-"""Thirty wrong pairs and more, each found with its line; and correct ones with no finding."""
+"""Each wrong pair has a finding with its line; correct pairs have none."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ def findings(model, guide, batch, objective=None):
 
 
 def marked_line(of, text="# here"):
-    """File and line in a function or class that bear a text."""
+    """File and line of a text in the source of a function or class."""
     lines, first = inspect.getsourcelines(of)
     (number, *_) = (i for i, line in enumerate(lines) if text in line)
     return inspect.getsourcefile(of), first + number
@@ -38,7 +38,7 @@ def marked_line(of, text="# here"):
 @pytest.mark.parametrize(
     ("make", "severity", "message"), WRONG, ids=lambda v: getattr(v, "__name__", "")
 )
-def test_a_wrong_pair_is_found_out_with_its_line(make, severity, message):
+def test_wrong_pairs(make, severity, message):
     torch.manual_seed(0)
     model, guide, batch, *more = make()
     given = more[0] if more else {}
@@ -51,29 +51,25 @@ def test_a_wrong_pair_is_found_out_with_its_line(make, severity, message):
         matching if severity == "error" else []
     ), told
     where = given.get("line", (make,))
-    if where is not None:  # else it is about no one statement
+    if where is not None:  # other findings name no line
         assert (matching[0].file, matching[0].line) == marked_line(*where), told
 
 
-def test_there_are_thirty():
-    assert len(WRONG) >= 30
-
-
 @pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
-def test_a_correct_pair_has_no_finding(make):
+def test_valid_pairs(make):
     torch.manual_seed(0)
     model, guide, batch, *more = make()
     assert findings(model, guide, batch, **(more[0] if more else {})) == []
 
 
-def test_checking_leaves_everything_as_it_was():
+def test_state_restored():
     model, guide = kinds.make("functions", 0)
     networks = [network for _, network in reach({"model": model, "guide": guide}, nn.Module)]
     x = kinds.toy_data()[:20]
     pyro.param("scale", torch.tensor(3.0))
     store = dict(pyro.get_param_store().items())
     state = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
-    networks[1].eval()  # trained all the same, in train mode
+    networks[1].eval()  # trained in train mode, despite the eval mode before
     modes = [part.training for network in networks for part in network.modules()]
     assert True in modes
     assert False in modes
@@ -93,14 +89,14 @@ def test_checking_leaves_everything_as_it_was():
     assert all(p.grad is None for p in others)
 
 
-def test_a_frozen_parameter_is_frozen_again_after_the_check():
+def test_frozen_parameter_stays_frozen():
     model, guide, x, _ = frozen_network_in_a_pyro_module()
     with pytest.raises(PairError):
         pvae.check(model, guide, x)
     assert not any(p.requires_grad for p in model.decoder.parameters())
 
 
-def test_the_report_is_a_table_and_its_findings():
+def test_report_text():
     model, guide = kinds.make("functions", 0)
     report = pvae.check(model, guide, kinds.toy_data()[:20])
     head, *rows, found = str(report).splitlines()
@@ -120,7 +116,7 @@ def test_the_report_is_a_table_and_its_findings():
     )
 
 
-def test_a_zoo_pair_has_no_finding_and_names_its_own_lines():
+def test_zoo_pair_lines():
     model, guide = (
         pvae.models.VAE(x_shape=(4, 4), z_dim=2),
         pvae.guides.MeanField(x_shape=(4, 4), z_dim=2),
@@ -131,18 +127,18 @@ def test_a_zoo_pair_has_no_finding_and_names_its_own_lines():
     assert found.file.endswith("models/vae.py")
 
 
-def test_every_warning_of_fit_is_among_its_notes():
+def test_fit_notes_contain_warnings():
     model, guide, x, *_ = batch_norm()
     trained = pvae.fit(model, guide, x, epochs=1, progress=False)
     assert any("BatchNorm1d" in note for note in trained.notes)
 
 
-def test_what_is_no_batch_is_refused():
+def test_invalid_batch_raises():
     with pytest.raises(TypeError, match="item 0 of data is of type float"):
         pvae.check(lambda x: None, lambda x: None, [1.0])
 
 
-def test_a_module_may_hold_networks_that_its_guide_does_not_use():
+def test_unused_network_in_module():
     pair, other = Pair(), Pair()
     found = pvae.check(other.model, pair.guide, data()).findings
     assert [finding.severity for finding in found] == ["warning", "warning"]
@@ -150,8 +146,8 @@ def test_a_module_may_hold_networks_that_its_guide_does_not_use():
     assert "'model.encoder.0.weight'" in found[1].message
 
 
-def test_a_program_that_counts_its_calls_leaks_nothing():
-    """Its terms change from run to run, whatever the data."""
+def test_program_that_counts_calls():
+    """Its terms differ between calls with the same data."""
     pair, calls = Pair(), []
 
     def guide(x):
@@ -161,8 +157,8 @@ def test_a_program_that_counts_its_calls_leaks_nothing():
     assert findings(pair.model, guide, data()) == findings(pair.model, pair.guide, data())
 
 
-def test_grey_levels_under_a_bernoulli_may_be_meant():
-    """As in Pyro's own example of a VAE, which switches the distribution's validation off."""
+def test_grey_levels_under_bernoulli():
+    """As in Pyro's VAE example, which turns off the distribution's validation."""
     pair = Pair()
 
     def model(x):
@@ -181,7 +177,7 @@ def test_grey_levels_under_a_bernoulli_may_be_meant():
 
 
 @pytest.mark.parametrize("autoguide", [AutoNormal, AutoMultivariateNormal, AutoDelta])
-def test_an_autoguide_over_local_sites_may_be_meant(autoguide):
+def test_autoguide_over_local_sites(autoguide):
     def model(x):
         loc = pyro.param("loc", torch.zeros(6))
         with pyro.plate("data", len(x)):
@@ -194,7 +190,7 @@ def test_an_autoguide_over_local_sites_may_be_meant(autoguide):
     assert pvae.fit(model, guide, data(), epochs=1, progress=False).history
 
 
-def test_straight_through_draws_may_be_meant_and_points_are():
+def test_straight_through_and_point_guides():
     pair = Pair()
 
     def model(x):
@@ -222,7 +218,7 @@ def test_straight_through_draws_may_be_meant_and_points_are():
     assert findings(model, point, data()) == []
 
 
-def test_a_model_that_observes_nothing_is_named():
+def test_model_without_observations():
     pair = Pair()
 
     def model(x):
@@ -233,7 +229,7 @@ def test_a_model_that_observes_nothing_is_named():
     assert any("the model observes nothing" in finding.message for finding in found)
 
 
-def test_an_empty_batch_and_a_missing_attribute_are_told():
+def test_empty_batch_and_missing_attribute():
     pair = Pair()
     with pytest.raises(ValueError, match="at least one row"):
         pvae.check(pair.model, pair.guide, data()[:0])

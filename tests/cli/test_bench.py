@@ -1,4 +1,4 @@
-"""Timing ways to take a step: turns, ratios, and the ways themselves."""
+"""Timing of gradient steps: alternation, ratios, and the contenders."""
 
 import itertools
 
@@ -13,15 +13,15 @@ from pvae.cli.bench import Contender, Timings, contenders
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time passes when a contender takes a step, and not otherwise."""
+    """A clock that advances only when a contender takes a step."""
     now = [0.0]
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_contenders_take_turns_and_ratios_are_of_rounds(clock):
+def test_contenders_alternate_and_ratios_are_per_round(clock):
     order = []
-    slow_down = itertools.count(1)  # the machine gets slower all the time
+    slow_down = itertools.count(1)  # the simulated machine slows down steadily
 
     def contender(name, seconds):
         def step():
@@ -41,7 +41,7 @@ def test_contenders_take_turns_and_ratios_are_of_rounds(clock):
     assert "of 'a'" in text
 
 
-def test_a_turn_lasts_longer_than_the_clock_is_coarse(clock):
+def test_turn_exceeds_clock_resolution(clock):
     steps = []
 
     def step():
@@ -53,7 +53,7 @@ def test_a_turn_lasts_longer_than_the_clock_is_coarse(clock):
     assert len(steps) == 3 * 2 + 4 * 20
 
 
-def test_every_way_trains_the_pair():
+def test_all_contenders_train():
     model, guide = kinds.make("functions", 0)
     ways, own = contenders(model, guide, (X,))
     assert [*ways][:5] == [

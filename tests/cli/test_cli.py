@@ -65,7 +65,7 @@ QUICK = ("--epochs", 2, "--particles", 20)
 SMALL = ("--set", "hidden=16", "--set", "z_dim=2")
 
 
-def test_train_prints_a_table_and_draws_figures(folder):
+def test_train_table_and_figures(folder):
     output = pvae_("train", *QUICK, *SMALL, "--out", "run")
     assert output.startswith("176 test rows, nats per datum\n")
     assert re.search(r"ELBO +-\d+\.\d\d ± \d+\.\d\d +lower bound +10 draws per datum", output)
@@ -78,7 +78,7 @@ def test_train_prints_a_table_and_draws_figures(folder):
     assert summary["evaluation"]["elbo"]["mean"] < 0
 
 
-def test_evaluate_as_json_prints_the_numbers_of_the_library(folder):
+def test_evaluate_json(folder):
     pvae_("train", *QUICK, *SMALL, "--out", "run")
     found = json.loads(pvae_("evaluate", "run", "--particles", 30, "--json"))
     fit = pvae.load("run")
@@ -96,7 +96,7 @@ def test_evaluate_as_json_prints_the_numbers_of_the_library(folder):
     ("model", "guide"),
     [("pair.py:model", "pair.py:guide"), ("pair.py:Pair.model", "pair.py:Pair.guide")],
 )
-def test_a_pair_of_ones_own_by_every_command(folder, model, guide):
+def test_user_pair_in_every_command(folder, model, guide):
     options = () if "Pair" not in model else ("--set", "z_dim=2")
     pvae_("train", model, guide, "--data", "mine.npz", *QUICK, *options, "--out", "run")
     found = json.loads(pvae_("evaluate", "run", "--json"))
@@ -112,7 +112,7 @@ def test_a_pair_of_ones_own_by_every_command(folder, model, guide):
     assert len(pvae.load("run").history) == 2
 
 
-def test_codes_come_with_labels(folder):
+def test_codes_with_labels(folder):
     pvae_("train", *QUICK, *SMALL, "--out", "run")
     pvae_("infer", "run", "--split", "valid", "--out", "codes.npz")
     codes = np.load(folder / "codes.npz")
@@ -134,7 +134,7 @@ def without_times(path):
     ]
 
 
-def test_same_seed_same_metrics_also_when_stopped_and_resumed(folder):
+def test_resumed_run_has_same_metrics(folder):
     for name in ("a", "b"):
         pvae_("train", *SMALL, "--epochs", 4, "--particles", 5, "--out", name)
     pvae_("train", *SMALL, "--epochs", 2, "--particles", 5, "--out", "c")
@@ -144,7 +144,7 @@ def test_same_seed_same_metrics_also_when_stopped_and_resumed(folder):
     assert a == b == c
 
 
-def test_a_folder_with_a_run_is_refused_resumed_or_overwritten(folder):
+def test_existing_run_folder(folder):
     pvae_("train", *QUICK, *SMALL, "--out", "run")
     refused = pvae_("train", *QUICK, *SMALL, "--out", "run", code=1)
     assert "run already contains a run: resume it" in refused
@@ -154,7 +154,7 @@ def test_a_folder_with_a_run_is_refused_resumed_or_overwritten(folder):
     assert json.loads((folder / "run" / "config.json").read_text())["seed"] == 3
 
 
-def test_without_a_folder_each_run_gets_its_own(folder):
+def test_default_run_folders(folder):
     for _ in range(2):
         pvae_("train", *QUICK, *SMALL)
     assert {p.name for p in (folder / "runs").iterdir()} == {"digits-1", "digits-2"}
@@ -193,7 +193,7 @@ def test_list_names_everything(folder):
         (("--epochs", "-1"), "epochs is -1: give at least 0"),
     ],
 )  # fmt: skip
-def test_bad_input_is_refused_in_a_sentence(folder, arguments, message):
+def test_bad_input_raises(folder, arguments, message):
     output = (
         pvae_("train", *arguments, "--out", "run", code=1)
         if "--resume" not in arguments
@@ -205,11 +205,11 @@ def test_bad_input_is_refused_in_a_sentence(folder, arguments, message):
     assert not (folder / "run").exists()
 
 
-def test_a_run_that_is_not_there(folder):
+def test_missing_run_raises(folder):
     assert "nowhere is not a run folder" in pvae_("evaluate", "nowhere", code=1)
 
 
-def test_a_run_is_resumed_from_another_folder_but_not_past_its_cosine(folder, monkeypatch):
+def test_resume_from_another_folder(folder, monkeypatch):
     pair = ("pair.py:model", "pair.py:guide", "--data", "mine.npz")
     pvae_("train", *pair, *QUICK, "--out", "run")
     pvae_("train", "--resume", "--out", "run", "--data", "mine.npz", "--epochs", 3)
@@ -223,7 +223,7 @@ def test_a_run_is_resumed_from_another_folder_but_not_past_its_cosine(folder, mo
     assert "learning rate falls to 0 over its 2 epochs" in refused
 
 
-def test_bench_prints_times_as_a_table_or_json(folder):
+def test_bench_table_and_json(folder):
     arguments = ["bench", "pair.py:model", "pair.py:guide", "--data", "mine.npz", "--rounds", "2"]
     printed = pvae_(*arguments)
     for name in ("Pyro, as users run it", "pvae eager", "pvae recorded", "pvae captured"):
@@ -235,7 +235,7 @@ def test_bench_prints_times_as_a_table_or_json(folder):
     assert found["notes"] == []
 
 
-def test_check_prints_the_table_and_exits_with_an_error_where_training_would_be_wrong(folder):
+def test_check_table_and_exit_code(folder):
     printed = pvae_("check", "pair.py:model", "pair.py:guide", "--data", "mine.npz")
     assert printed.splitlines()[-1] == "nothing found"
     assert re.search(r"x +model +data 80 +\(80,\) +\(6,\) +Normal, observed", printed)

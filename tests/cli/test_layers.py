@@ -1,4 +1,4 @@
-"""Machines of several layers from the command line: each objective runs, each layer is reported."""
+"""Models with several layers from the command line: objectives, and a line for each layer."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_binary_layers(folder, objective):
     assert "not reparameterized" not in output
 
 
-def test_a_ladder_with_a_schedule(folder):
+def test_ladder_with_warmup(folder):
     output = train(
         "ladder", "--data", "digits", "--binarize", "threshold", "--set", "dims=[8,4,2]", "--set",
         "hidden=16", "--objective", "elbo:kl=analytic,warmup=1,sites=['z1','z2','z3']",
@@ -66,7 +66,7 @@ def test_a_ladder_with_a_schedule(folder):
         (("bottom_up", "--objective", "elbo:sites=z9"), r"latent sites are \['z2', 'z1'\]"),
     ],
 )
-def test_what_makes_no_sense_is_refused(folder, arguments, said):
+def test_invalid_options_raise(folder, arguments, said):
     output = train(*arguments, "--set", "dims=[8,4]", code=1)
     assert re.search(said, output), output
     assert "Traceback" not in output

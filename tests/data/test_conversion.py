@@ -1,4 +1,4 @@
-"""Conversions of published formats, against exact arithmetic and the real files."""
+"""Conversions of published formats, compared with exact arithmetic and the real files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_amat(tmp_path: Path) -> None:
     assert np.array_equal(np.unpackbits(amat(tmp_path / "x.amat"), axis=1), bits)
 
 
-def test_area_is_the_exact_mean_rounded() -> None:
+def test_area_is_exact_rounded_mean() -> None:
     ink = np.random.default_rng(0).integers(0, 2, (1, 105, 105), np.uint8)
     made = area_28x28(ink)[0]
     side = Fraction(15, 4)
@@ -55,7 +55,7 @@ def test_area_is_the_exact_mean_rounded() -> None:
 def test_omniglot_archives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     drawings = {(c, d): rng.integers(0, 2, (105, 105)) for c in (1, 2) for d in range(1, 21)}
-    # Out of order, the first character in the later alphabet, with the folders a zip may hold.
+    # Unsorted, with the first character in the later alphabet, and with entries for folders.
     for name, character, alphabet in (("background", 2, "Armenian"), ("evaluation", 1, "Keble")):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             archive.writestr(f"images_{name}/{alphabet}/", "")
@@ -73,7 +73,7 @@ def test_omniglot_archives(tmp_path: Path) -> None:
     assert np.array_equal(made["train"][:15], expected)
 
 
-def test_stratified_is_a_partition_of_every_class() -> None:
+def test_stratified_partition() -> None:
     classes = np.random.default_rng(0).integers(0, 3, 500)
     splits = stratified(classes)
     assert sorted(np.concatenate(splits).tolist()) == list(range(500))
@@ -84,7 +84,7 @@ def test_stratified_is_a_partition_of_every_class() -> None:
 
 
 @needs_data
-def test_omniglot_conversion_reproduces_the_published_28x28_version() -> None:
+def test_omniglot_matches_published_28x28() -> None:
     folder = Path(REAL or "") / "omniglot"
     source = np.load(folder / "omniglot_105x105_bits.npz")
     made = omniglot_splits(

@@ -1,4 +1,4 @@
-"""Downloads, against a server on the loopback address."""
+"""Downloads from a server on the loopback address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 40
 
 @dataclass
 class Server:
-    """What is served by path, how many bytes of it are sent, and what was asked for."""
+    """Content by path, the number of bytes to send, and the requested paths."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def server() -> Iterator[Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served = Server(f"http://127.0.0.1:{http.server_port}")
-    # The argument is how often, in seconds, the server looks whether it should end.
+    # The argument is the server's polling interval for shutdown, in seconds.
     thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield served
@@ -76,7 +76,7 @@ def files_in(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_file_is_downloaded_once(
+def test_file_downloaded_once(
     server: Server, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.files["/file.bin"] = CONTENT
@@ -88,7 +88,7 @@ def test_a_file_is_downloaded_once(
     assert files_in(cache) == ["set/file.bin"]
 
 
-def test_mirrors_are_tried_in_turn(server: Server) -> None:
+def test_mirrors_in_turn(server: Server) -> None:
     server.files["/bad.bin"] = b"a page that wants a password"
     server.files["/file.bin"] = CONTENT
     names = ("none.bin", "bad.bin", "file.bin")
@@ -96,7 +96,7 @@ def test_mirrors_are_tried_in_turn(server: Server) -> None:
     assert server.asked == [f"/{n}" for n in names]
 
 
-def test_a_wrong_checksum_leaves_nothing(server: Server, cache: Path) -> None:
+def test_wrong_checksum_leaves_no_file(server: Server, cache: Path) -> None:
     server.files["/file.bin"] = CONTENT[:-1] + b"?"
     with pytest.raises(DownloadError, match="its checksum is not sha256:") as caught:
         obtain(original(f"{server.url}/file.bin"))
@@ -106,7 +106,7 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, cache: Path) -> None:
     assert files_in(cache) == []
 
 
-def test_a_truncated_file_leaves_nothing(server: Server, cache: Path) -> None:
+def test_truncated_file_leaves_no_file(server: Server, cache: Path) -> None:
     server.files["/file.bin"] = CONTENT
     server.sent = 1000
     with pytest.raises(DownloadError, match=r"ended early and the file is truncated.*put the file"):
@@ -114,8 +114,8 @@ def test_a_truncated_file_leaves_nothing(server: Server, cache: Path) -> None:
     assert files_in(cache) == []
 
 
-def test_no_network_leaves_nothing(server: Server, cache: Path) -> None:
-    # Port 9 of the loopback address: nothing listens there, as if there were no network.
+def test_no_network_leaves_no_file(server: Server, cache: Path) -> None:
+    # Nothing listens on port 9 of the loopback address, which simulates a missing network.
     with pytest.raises(DownloadError, match=r"no connection; is there a network.*put the file at"):
         obtain(original("http://127.0.0.1:9/file.bin"))
     with pytest.raises(DownloadError, match="HTTPError, 404"):
@@ -124,7 +124,7 @@ def test_no_network_leaves_nothing(server: Server, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["PVAE_DATA", "PVAE_CACHE"])
-def test_a_damaged_file_is_named_and_not_used(
+def test_damaged_file_raises(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     monkeypatch.setenv(where, str(tmp_path))
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_named_and_not_used(
     assert server.asked == []
 
 
-def test_data_folder_comes_before_the_cache(
+def test_data_folder_before_cache(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PVAE_DATA", str(tmp_path / "data"))
@@ -148,15 +148,13 @@ def test_data_folder_comes_before_the_cache(
 
 
 def from_server(name: str, server: Server) -> NamedSet:
-    """A named set whose originals come from the server alone."""
+    """A named set whose originals come only from the server."""
     moved = tuple(replace(o, urls=(f"{server.url}/{o.path}",)) for o in SETS[name].originals)
     return replace(SETS[name], originals=moved)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "binarized-mnist", "omniglot"])
-def test_every_set_asks_for_its_first_original_and_says_where_to_put_it(
-    name: str, server: Server
-) -> None:
+def test_download_error_names_first_original(name: str, server: Server) -> None:
     named = from_server(name, server)
     with pytest.raises(DownloadError) as caught:
         named.read(named.originals)
@@ -165,14 +163,14 @@ def test_every_set_asks_for_its_first_original_and_says_where_to_put_it(
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "binarized-mnist", "omniglot"])
-def test_public_urls_end_in_the_names_of_the_files(name: str) -> None:
+def test_public_urls_end_in_file_names(name: str) -> None:
     for o in SETS[name].originals:
         assert o.urls
         assert all(url.startswith("http") and url.endswith(Path(o.path).name) for url in o.urls)
 
 
 @needs_data
-def test_mnist_from_a_server(server: Server) -> None:
+def test_mnist_from_server(server: Server) -> None:
     for o in SETS["mnist"].originals:
         server.files[f"/{o.path}"] = (Path(REAL or "") / o.path).read_bytes()
     named = from_server("mnist", server)
@@ -187,7 +185,7 @@ def test_mnist_from_a_server(server: Server) -> None:
 
 
 @needs_data
-def test_binarized_mnist_is_converted_on_arrival(server: Server, cache: Path) -> None:
+def test_binarized_mnist_conversion(server: Server, cache: Path) -> None:
     real = np.load(Path(REAL or "") / "binarized-mnist" / "binarized_mnist.npz")
     for split in ("train", "valid", "test"):
         text = np.full((len(real[split]), 2 * 784), ord(" "), np.uint8)

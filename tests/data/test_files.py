@@ -1,4 +1,4 @@
-"""Files of the user's."""
+"""The user's own data files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvae.data import DamagedFileError, load
 def test_splits_scales_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     x = np.array([[0, 255], [51, 0], [0, 0]], np.uint8)
-    # The test split alone holds only 0 and 1, and must still be seen on the scale of the others.
+    # The test split contains only 0 and 1, but must be scaled like the other splits.
     np.savez(path, train=x, test=np.ones((1, 2), np.uint8), train_labels=[2, 1, 0], notes=["a"])
     loaded = load(path)
     assert loaded.test is not None
@@ -32,7 +32,7 @@ def test_splits_scales_and_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.int64, np.float64])
-def test_binary_stays_as_it_is(tmp_path: Path, dtype: type) -> None:
+def test_binary_data_unscaled(tmp_path: Path, dtype: type) -> None:
     x: npt.NDArray[np.generic] = np.eye(4).reshape(4, 2, 2).astype(dtype)
     np.save(tmp_path / "x.npy", x)
     loaded = load(str(tmp_path / "x.npy"))
@@ -42,7 +42,7 @@ def test_binary_stays_as_it_is(tmp_path: Path, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float16, np.float64])
-def test_other_numbers_are_taken_as_they_are(tmp_path: Path, dtype: type) -> None:
+def test_other_dtypes_unscaled(tmp_path: Path, dtype: type) -> None:
     np.savez(tmp_path / "x.npz", train=np.array([[-2, 300]], dtype))
     loaded = load(tmp_path / "x.npz")
     (batch,) = loaded.train.first(1)
@@ -52,13 +52,13 @@ def test_other_numbers_are_taken_as_they_are(tmp_path: Path, dtype: type) -> Non
         load(tmp_path / "x.npz", binarize="static")
 
 
-def test_binarize_of_binary_files_is_refused(tmp_path: Path) -> None:
+def test_binarize_of_binary_file_raises(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.eye(3))
     with pytest.raises(ValueError, match="binarize is not needed"):
         load(tmp_path / "x.npy", binarize="dynamic")
 
 
-def test_missing_parts(tmp_path: Path) -> None:
+def test_missing_array_or_file_raises(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x_train=np.eye(3), y=np.arange(3))
     with pytest.raises(ValueError, match=r"no array 'train'; its arrays are \['x_train', 'y'\]"):
         load(tmp_path / "x.npz")
@@ -69,7 +69,7 @@ def test_missing_parts(tmp_path: Path) -> None:
         load(tmp_path / "x.csv")
 
 
-def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
+def test_inconsistent_arrays_raise(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     x = np.random.default_rng(0).random((4, 3))
     np.savez(path, train=x, test=x[:, :2])
@@ -89,7 +89,7 @@ def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
         load(path)
 
 
-def test_bad_rows_name_the_split(tmp_path: Path) -> None:
+def test_bad_rows_raise_with_split(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((4, 3))
     bad = x.copy()
     bad[2, 1] = np.nan
@@ -102,14 +102,14 @@ def test_bad_rows_name_the_split(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Unpickling it would be noticed."""
+    """An object that records when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return exec, ("raise SystemExit('a pickle was executed')",)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
-def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
+def test_objects_never_unpickled(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     array = np.array([Bomb(), Bomb()], dtype=object)
     if suffix == ".npz":
@@ -121,7 +121,7 @@ def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
-def test_damaged_files(tmp_path: Path, suffix: str) -> None:
+def test_damaged_files_raise(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     (np.savez if suffix == ".npz" else np.save)(path, np.random.default_rng(0).random((50, 9)))
     whole = path.read_bytes()

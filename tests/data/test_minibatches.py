@@ -1,4 +1,4 @@
-"""`batches`: epochs for training from rows, data sets, loaders and streams."""
+"""`batches`: training epochs from rows, data sets, loaders and streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Listed(Dataset[object]):
-    """A map-style data set of given items."""
+    """A map-style data set of the given items."""
 
     def __init__(self, items: list[object]) -> None:
         self.items = items
@@ -35,7 +35,7 @@ class Listed(Dataset[object]):
 
 
 class Stream(IterableDataset[Tensor]):
-    """0, 1, 2, ... without end, or up to a size."""
+    """The numbers 0, 1, 2, ..., infinite or up to a size."""
 
     def __init__(self, size: int | None = None) -> None:
         self.size = size
@@ -64,26 +64,26 @@ def epoch(of: Batches, number: int = 0) -> list[float]:
 
 
 @pytest.mark.parametrize("data", [torch.arange(10.0).reshape(10, 1), Listed(numbers(10))])
-def test_epochs_can_be_replayed_and_differ(data: object) -> None:
+def test_epochs_replay_and_differ(data: object) -> None:
     of = make(data)
     epochs = [epoch(of, number) for number in range(3)]
     assert (of.rows, of.batch_size) == (10, 4)
     assert all(sorted(values) == list(range(10)) for values in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    # Epoch 2 alone, in a new process as it were, is the epoch 2 from before.
+    # Epoch 2 without the epochs before it, as in a resumed run, has the same batches.
     assert epoch(make(data), 2) == epochs[2]
     assert epoch(make(data, seed=1), 2) != epochs[2]
 
 
 @pytest.mark.parametrize("data", [torch.arange(10.0), Listed(numbers(10)), Stream()])
-def test_the_global_generator_is_left_alone(data: object) -> None:
+def test_global_generator_unchanged(data: object) -> None:
     before = torch.random.get_rng_state()
     epoch(make(data, steps=2))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("data", [torch.arange(10.0).reshape(10, 1), Listed(numbers(10))])
-def test_steps_per_epoch_cut_an_epoch_or_make_it_longer(data: object) -> None:
+def test_steps_per_epoch(data: object) -> None:
     assert len(list(make(data, steps=2).epoch(0))) == 2
     longer = make(data, steps=5)
     sizes = [len(x) for (x,) in longer.epoch(0)]
@@ -91,25 +91,25 @@ def test_steps_per_epoch_cut_an_epoch_or_make_it_longer(data: object) -> None:
     assert epoch(longer, 7) == epoch(make(data, steps=5), 7)
 
 
-def test_rows_are_binarized_anew_each_epoch_and_the_same_when_replayed() -> None:
+def test_dynamic_binarization_replays() -> None:
     data = Rows(torch.full((6, 50), 0.5), binarize="dynamic")
     assert epoch(make(data), 0) != epoch(make(data), 1)
     assert epoch(make(data), 1) == epoch(make(data), 1)
 
 
-def test_a_loader_is_used_as_it_is() -> None:
+def test_loader() -> None:
     loader = DataLoader(TensorDataset(torch.arange(10.0)), batch_size=3)
     of = make(loader)
     assert (of.rows, of.batch_size) == (10, 3)
     assert [len(x) for (x,) in of.epoch(0)] == [3, 3, 3, 1]
     assert epoch(of, 1) == list(range(10))
-    # Cut into epochs, it must go on where it was, or its last rows would never be seen.
+    # A loader cut into epochs must continue where it stopped; otherwise its last rows are lost.
     cut = make(loader, steps=3)
     assert epoch(cut, 0) == list(range(9))
     assert epoch(cut, 1) == [9, 0, 1, 2, 3, 4, 5]
 
 
-def test_rows_of_a_loader_are_those_it_draws_from() -> None:
+def test_rows_of_loader() -> None:
     data = TensorDataset(torch.arange(10.0))
     assert make(DataLoader(data, sampler=SubsetRandomSampler([1, 2, 3]))).rows == 3
     assert make(DataLoader(data, batch_size=None)).rows is None
@@ -135,14 +135,14 @@ def test_streams() -> None:
         epoch(make(Stream(0), steps=1))
 
 
-def test_items_of_tuples_are_arguments_and_numbers_are_collated() -> None:
+def test_tuples_are_arguments() -> None:
     items: list[object] = [(torch.full((2,), i / 10), i) for i in range(6)]
     for x, y in make(Listed(items)).epoch(0):
         assert y.dtype == torch.int64
         assert torch.equal(x[:, 0], y / 10)
 
 
-def test_uint8_items_are_seen_as_in_rows() -> None:
+def test_uint8_items_are_scaled() -> None:
     grey: list[object] = [torch.tensor([0, 255], dtype=torch.uint8)] * 4
     binary: list[object] = [torch.tensor([0, 1], dtype=torch.uint8)] * 4
     for items in (grey, binary):
@@ -153,7 +153,7 @@ def test_uint8_items_are_seen_as_in_rows() -> None:
         epoch(make(DataLoader(Listed([*binary, *grey]), batch_size=4)))
 
 
-def test_items_that_are_no_arguments() -> None:
+def test_invalid_items_raise() -> None:
     with pytest.raises(TypeError, match=r"dicts with the keys \['x', 'y'\].*collate_fn.*'x'"):
         epoch(make(Listed([{"x": torch.zeros(2), "y": 1}] * 4)))
     with pytest.raises(TypeError, match="an element of type tuple"):
@@ -163,12 +163,12 @@ def test_items_that_are_no_arguments() -> None:
 
 
 @pytest.mark.parametrize("data", [torch.zeros(3, 2), Listed(numbers(3)), SizedStream(3)])
-def test_batch_size_above_the_rows(data: object) -> None:
+def test_batch_size_above_rows_raises(data: object) -> None:
     with pytest.raises(ValueError, match="batch_size 4 is above the 3 rows of the data: give 3"):
         make(data)
 
 
-def test_empty_and_senseless() -> None:
+def test_empty_data_and_invalid_sizes_raise() -> None:
     with pytest.raises(ValueError, match="Listed is empty"):
         make(Listed([]))
     with pytest.raises(ValueError, match="x is empty"):

@@ -1,4 +1,4 @@
-"""The public surface of `pvae.data`, and the named sets."""
+"""The public names of `pvae.data`, and the named sets."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_public_names() -> None:
     )
 
 
-def test_no_submodule_bears_a_public_name() -> None:
+def test_no_submodule_has_a_public_name() -> None:
     files = {path.stem for path in Path(data.__file__).parent.glob("*.py")}
     assert not files & set(data.__all__)
 
 
-def test_digits_are_split_by_class_and_disjoint() -> None:
+def test_digits_splits_stratified_and_disjoint() -> None:
     digits = data.load("digits")
     assert digits.valid is not None
     assert digits.test is not None
@@ -70,18 +70,18 @@ def test_digits_are_split_by_class_and_disjoint() -> None:
     assert (digits.levels, digits.x_shape, digits.binarize) == (17, (8, 8), "none")
 
 
-def test_digits_are_the_same_every_time() -> None:
+def test_digits_reproducible() -> None:
     first, second = data.load("digits"), data.load("digits")
     assert torch.equal(first.train.first(2000)[0], second.train.first(2000)[0])
 
 
-def test_labels_are_the_last_argument_when_asked_for() -> None:
+def test_labels_as_last_argument() -> None:
     assert len(data.load("digits").train.first(3)) == 1
     x, y = data.load("digits", labels=True).train.first(3)
     assert (x.shape, y.shape, y.dtype) == ((3, 8, 8), (3,), torch.int64)
 
 
-def test_held_out_rows_of_dynamic_are_drawn_once_with_a_seed_of_their_own() -> None:
+def test_held_out_rows_binarized_once() -> None:
     one = data.load("digits", binarize="dynamic", seed=1)
     two = data.load("digits", binarize="dynamic", seed=2)
     assert (one.binarize, one.levels) == ("dynamic", 2)
@@ -96,7 +96,7 @@ def test_held_out_rows_of_dynamic_are_drawn_once_with_a_seed_of_their_own() -> N
     assert not torch.equal(a, b)
 
 
-def test_valid_takes_the_last_training_rows(tmp_path: Path) -> None:
+def test_valid_is_the_last_training_rows(tmp_path: Path) -> None:
     x = np.arange(20, dtype=np.float32).reshape(10, 2)
     np.savez(tmp_path / "x.npz", train=x, train_labels=np.arange(10))
     loaded = data.load(tmp_path / "x.npz", valid=3)
@@ -118,7 +118,7 @@ def test_valid_takes_the_last_training_rows(tmp_path: Path) -> None:
     ("name", "near"),
     [("mnits", "'mnist'"), ("fashion_mnist", "'fashion-mnist'"), ("Digits", "'digits'")],
 )
-def test_an_unknown_name_gives_the_nearest_and_all(name: str, near: str) -> None:
+def test_unknown_name_raises(name: str, near: str) -> None:
     with pytest.raises(ValueError, match="unknown data set") as caught:
         data.load(name)
     assert near in str(caught.value)
@@ -126,7 +126,7 @@ def test_an_unknown_name_gives_the_nearest_and_all(name: str, near: str) -> None
     assert ".npz" in str(caught.value)
 
 
-def test_frey_faces_are_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_frey_faces_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PVAE_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="no license") as caught:
         data.load("frey-faces")
@@ -134,16 +134,14 @@ def test_frey_faces_are_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_of_data_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_folder_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PVAE_DATA", "/no/such/folder")
     with pytest.raises(FileNotFoundError, match="PVAE_DATA is /no/such/folder"):
         data.load("mnist")
 
 
 @pytest.mark.parametrize("content", ["truncated", "foreign", "bare", "lacking"])
-def test_a_damaged_npz_of_a_named_set_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
-) -> None:
+def test_damaged_npz_raises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
     monkeypatch.setenv("PVAE_DATA", str(tmp_path))
     path = tmp_path / "frey-faces" / "frey_faces.npz"
     path.parent.mkdir()
@@ -199,12 +197,12 @@ def test_real_labels_and_validation() -> None:
     assert mnist.train.labels is not None
     assert mnist.valid.labels is not None
     both = torch.cat([mnist.train.labels, mnist.valid.labels])
-    # The label counts that the original files are known by.
+    # The label counts of the original files.
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert torch.bincount(both).tolist() == counts
 
 
 @needs_data
-def test_binarization_of_binary_data_is_refused() -> None:
+def test_binarize_of_binary_data_raises() -> None:
     with pytest.raises(ValueError, match="hold only 0 and 1, so binarize is not needed"):
         data.load("binarized-mnist", binarize="dynamic")

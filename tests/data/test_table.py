@@ -1,4 +1,4 @@
-"""`Rows`: what programs see of stored rows, binarization, and what is refused."""
+"""`Rows`: arguments for programs, binarization, and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def seeded(seed: int) -> torch.Generator:
         (torch.tensor([[4, 300]]), None, [[4, 300]], torch.int64),
     ],
 )
-def test_what_programs_see(
+def test_arguments_of_programs(
     stored: Tensor, levels: int | None, expected: list[list[float]], dtype: torch.dtype
 ) -> None:
     data_rows = Rows(stored)
@@ -43,7 +43,7 @@ def test_what_programs_see(
     assert x.tolist() == expected
 
 
-def test_levels_are_given_for_other_scales() -> None:
+def test_explicit_levels() -> None:
     x = torch.tensor([[0, 8, 16]], dtype=torch.uint8)
     assert Rows(x, levels=17).first(1)[0].tolist() == [[0.0, 0.5, 1.0]]
     with pytest.raises(ValueError, match="levels=16 does not fit x, whose largest value is 16"):
@@ -52,7 +52,7 @@ def test_levels_are_given_for_other_scales() -> None:
         Rows(x.float(), levels=17)
 
 
-def test_batches_in_order_and_shuffled() -> None:
+def test_batches_ordered_and_shuffled() -> None:
     x = torch.arange(10.0).reshape(10, 1)
     data_rows = Rows(x, torch.arange(10))
     assert [b.flatten().tolist() for b, _ in data_rows.batches(4)] == [
@@ -72,7 +72,7 @@ def test_batches_in_order_and_shuffled() -> None:
     assert torch.equal(seen, again)
 
 
-def test_dynamic_draws_are_bernoulli_of_the_grey_level_and_new_each_time() -> None:
+def test_dynamic_draws_are_bernoulli() -> None:
     x = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).repeat(20_000, 1)
     data_rows = Rows(x, binarize="dynamic")
     generator = seeded(0)
@@ -85,7 +85,7 @@ def test_dynamic_draws_are_bernoulli_of_the_grey_level_and_new_each_time() -> No
     assert data_rows.levels == 2
 
 
-def test_dynamic_without_a_generator_is_static_whatever_the_batches() -> None:
+def test_dynamic_without_generator_is_static() -> None:
     x = grey(50)
     fixed = Rows(x, binarize="static", seed=5).first(50)[0]
     dynamic = Rows(x, binarize="dynamic", seed=5)
@@ -95,7 +95,7 @@ def test_dynamic_without_a_generator_is_static_whatever_the_batches() -> None:
     assert not torch.equal(Rows(x, binarize="static", seed=6).first(50)[0], fixed)
 
 
-def test_static_and_threshold_are_stored_as_bits_of_uint8() -> None:
+def test_static_and_threshold_stored_as_uint8() -> None:
     x = torch.tensor([[0, 127, 128, 255]], dtype=torch.uint8)
     threshold = Rows(x, binarize="threshold")
     assert threshold.first(1)[0].tolist() == [[0, 0, 1, 1]]
@@ -108,7 +108,7 @@ def test_static_and_threshold_are_stored_as_bits_of_uint8() -> None:
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold"])
-def test_what_cannot_be_binarized(binarize: str) -> None:
+def test_binarize_of_other_values_raises(binarize: str) -> None:
     with pytest.raises(ValueError, match="binarize is not needed"):
         Rows(torch.tensor([[0.0, 1.0]]), binarize=binarize)
     with pytest.raises(ValueError, match=r"x goes from -0\.5 to 2"):
@@ -117,12 +117,12 @@ def test_what_cannot_be_binarized(binarize: str) -> None:
         Rows(torch.tensor([[0, 7]]), binarize=binarize)
 
 
-def test_unknown_binarization() -> None:
+def test_unknown_binarization_raises() -> None:
     with pytest.raises(ValueError, match="unknown binarize 'dynamc': give one of none, dynamic"):
         Rows(grey(), binarize="dynamc")
 
 
-def test_labels_are_kept_and_passed_only_when_asked_for() -> None:
+def test_labels_only_on_request() -> None:
     labelled = Rows(grey(3), labels=torch.tensor([2, 1, 0], dtype=torch.uint8))
     assert labelled.labels is not None
     assert len(labelled.first(3)) == 1
@@ -139,7 +139,7 @@ def test_labels_are_kept_and_passed_only_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_bad_values_are_refused_with_their_rows(bad: float) -> None:
+def test_bad_values_raise_with_rows(bad: float) -> None:
     x = torch.zeros(20, 2, 2)
     x[[3, 17], 1, 0] = bad
     with pytest.raises(ValueError, match=r"x has NaN or infinity in 2 of its 20 rows.* 3, 17;"):
@@ -172,7 +172,7 @@ def test_to_and_first() -> None:
     assert repr(data_rows) == "Rows(5 of (6,), levels=2, binarize='dynamic')"
 
 
-def test_rows_takes_what_users_have() -> None:
+def test_rows_from_user_data() -> None:
     x, y = torch.rand(5, 3), torch.arange(5)
     for given in ((x, y), [x, y], TensorDataset(x, y), (x.numpy(), y)):
         taken = rows(given)
@@ -186,7 +186,7 @@ def test_rows_takes_what_users_have() -> None:
     assert rows(np.array([[1, 2]], ">f4")).first(1)[0].tolist() == [[1.0, 2.0]]
 
 
-def test_what_is_no_data() -> None:
+def test_invalid_data_raise() -> None:
     with pytest.raises(TypeError, match=r"give one split: data\.train, \.valid or \.test"):
         rows(data.load("digits"))
     with pytest.raises(TypeError, match="data is of type str"):
@@ -201,7 +201,7 @@ def test_what_is_no_data() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_on_a_gpu_values_are_those_of_the_cpu() -> None:
+def test_gpu_matches_cpu() -> None:
     x = grey(50)
     for binarize in ("none", "static", "dynamic"):
         on_cpu = Rows(x, binarize=binarize)

@@ -1,4 +1,4 @@
-"""CUDA graphs of steps: their bookkeeping anywhere, and they themselves where there is a GPU."""
+"""CUDA graphs of steps: their bookkeeping on any machine, and the graphs on a GPU."""
 
 import pyro
 import pytest
@@ -15,7 +15,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUD
 
 
 def stand_in(work, *, warm=0):
-    """Carries work out where a CUDA graph would launch it, into the same memory each time."""
+    """Stands in for a CUDA graph: repeats its work eagerly, into the same memory each time."""
     outputs = work()
 
     def launch():
@@ -25,10 +25,10 @@ def stand_in(work, *, warm=0):
     return launch, outputs
 
 
-# Without a GPU
+# Tests without a GPU
 
 
-def test_a_graphed_recording_reads_new_data_and_writes_in_place(monkeypatch):
+def test_graph_reads_new_data_in_place(monkeypatch):
     monkeypatch.setattr(cuda_graph, "graph_of", stand_in)
     pyro.set_rng_seed(0)
     model, guide = kinds.make("functions", 0)
@@ -52,7 +52,7 @@ def test_a_graphed_recording_reads_new_data_and_writes_in_place(monkeypatch):
     assert len(places) == 1
 
 
-def test_a_step_that_is_no_cuda_graph_is_launched_one_by_one(monkeypatch):
+def test_uncapturable_step_is_launched_eagerly(monkeypatch):
     def refuse(work, *, warm=0):
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -68,7 +68,7 @@ def test_a_step_that_is_no_cuda_graph_is_launched_one_by_one(monkeypatch):
     ]
 
 
-def test_launched_adam_is_adam(monkeypatch):
+def test_launched_adam_matches_torch(monkeypatch):
     monkeypatch.setattr(fused_adam, "on_cuda", lambda tensors: True)
     monkeypatch.setattr(fused_adam, "graph_of", lambda work: (work, None))
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def test_launched_adam_is_adam(monkeypatch):
     own = [torch.nn.Parameter(p.detach().clone()) for p in theirs]
     optimizer = torch.optim.Adam(theirs, fused=True)
     optim = TorchOptim(torch.optim.Adam(own, fused=True))
-    gradients = [torch.zeros(3), torch.zeros(5)]  # the same memory in each step
+    gradients = [torch.zeros(3), torch.zeros(5)]  # gradients keep their memory
     for number in range(9):
         values = [torch.randn(3), torch.randn(5)]
         for place, value in zip(gradients, values, strict=True):
@@ -94,11 +94,11 @@ def test_launched_adam_is_adam(monkeypatch):
     assert optim._fused._launch.launch is not None
 
 
-# With one
+# Tests with a GPU
 
 
 def run_on_cuda(make, engine, steps, *, adam):
-    """Losses and parameters after steps on the device, from the same start and random numbers."""
+    """Losses and parameters after steps on the GPU, with fixed initial values and seed."""
     pyro.set_rng_seed(1)
     losses = []
 
@@ -123,7 +123,7 @@ def run_on_cuda(make, engine, steps, *, adam):
 @cuda
 @pytest.mark.parametrize("engine", ["recorded", "captured"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_steps_on_a_gpu_are_pyros(name, engine):
+def test_gpu_steps_match_pyro(name, engine):
     got = run_on_cuda(PAIRS[name], engine, 200, adam=False)
     assert_same(got, run_on_cuda(PAIRS[name], "eager", 200, adam=False), 2e-4)
     assert got[3].notes == []
@@ -134,7 +134,7 @@ def test_steps_on_a_gpu_are_pyros(name, engine):
 @pytest.mark.cuda
 @cuda
 @pytest.mark.parametrize("engine", ["recorded", "captured"])
-def test_adam_in_a_graph_is_adam(engine):
+def test_adam_in_graph(engine):
     got = run_on_cuda(PAIRS["gaussian hierarchy"], engine, 100, adam=True)
     assert_same(got, run_on_cuda(PAIRS["gaussian hierarchy"], "eager", 100, adam=True), 1e-3)
     assert got[3].optim._fused._launch.launch is not None
@@ -143,7 +143,7 @@ def test_adam_in_a_graph_is_adam(engine):
 @pytest.mark.cuda
 @cuda
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_precision_on_a_gpu(precision):
+def test_precision_on_gpu(precision):
     losses = {}
     for name in ("float32", precision):
         fit = pvae.fit(
@@ -157,8 +157,8 @@ def test_precision_on_a_gpu(precision):
 
 @pytest.mark.cuda
 @cuda
-def test_an_epoch_on_a_gpu_never_waits_for_it(tmp_path):
-    """A synchronization within a step would raise."""
+def test_gpu_epoch_without_synchronization(tmp_path):
+    """Any synchronization within a step raises an error."""
     model, guide = kinds.make("methods", 0)
     device = torch.device("cuda")
     for _, network in pvae.pair.discovery.reach({"m": model}, torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Engines in training: when each takes over, and that resumed runs and plain Pyro agree."""
+"""Engines in training: when each starts, and agreement with Pyro and with resumed runs."""
 
 import pyro
 import pyro.distributions as dist
@@ -15,12 +15,12 @@ from pvae.engine.schedule import SCHEDULES, Schedule
 
 @pytest.fixture
 def early(monkeypatch):
-    """The default engine moves on after a few steps."""
+    """Let the default engine record and compile after a few steps."""
     monkeypatch.setitem(SCHEDULES, "auto", Schedule(record=3, compile=7))
 
 
 class VAE(nn.Module):
-    """The VAE of Pyro's examples, small."""
+    """A small version of Pyro's VAE example."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ def train_as_pyros_example(svi_class, steps, **options):
 
 
 @pytest.mark.parametrize("engine", ["auto", "captured"])
-def test_only_the_import_of_svi_changes(engine):
+def test_svi_is_a_drop_in_replacement(engine):
     wanted, _ = train_as_pyros_example(pyro.infer.SVI, 500)
     got, svi = train_as_pyros_example(pvae.SVI, 500, engine=engine)
     assert all(isinstance(loss, float) for loss in got)
@@ -86,7 +86,7 @@ def test_auto_is_eager_then_recorded_then_compiled(early):
 
 
 @pytest.mark.parametrize("engine", ["recorded", "captured"])
-def test_fit_with_an_engine_is_fit(engine, tmp_path):
+def test_fit_with_engine_matches_eager(engine, tmp_path):
     fits = {
         name: pvae.fit(
             *kinds.make("functions", 0), X, epochs=3, batch_size=40, engine=name, progress=False,
@@ -101,7 +101,7 @@ def test_fit_with_an_engine_is_fit(engine, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["recorded", "captured", "auto"])
-def test_a_resumed_run_is_the_same(engine, tmp_path, early):
+def test_resumed_run_with_engine(engine, tmp_path, early):
     options = {"batch_size": 40, "engine": engine, "progress": False}
     whole = pvae.fit(*kinds.make("functions", 0), X, epochs=6, out=tmp_path / "a", **options)
     pvae.fit(*kinds.make("functions", 0), X, epochs=4, out=tmp_path / "b", **options)
@@ -114,12 +114,12 @@ def test_a_resumed_run_is_the_same(engine, tmp_path, early):
         assert torch.equal(parts.model.pair.parameters()[name], value)
 
 
-def test_a_small_run_is_eager_by_default():
+def test_small_run_is_eager():
     fit = pvae.fit(*kinds.make("functions", 0), X, epochs=2, batch_size=40, progress=False)
     assert fit.engine == "eager: all 6 steps are Pyro's own"
 
 
-def test_a_resumed_run_counts_its_steps_from_the_start(tmp_path, early):
+def test_resumed_run_keeps_step_counts(tmp_path, early):
     options = {"batch_size": 48, "progress": False, "out": tmp_path / "run"}
     pvae.fit(*kinds.make("functions", 0), X, epochs=1, **options)
     fit = pvae.fit(*kinds.make("functions", 0), X, epochs=3, resume=True, **options)

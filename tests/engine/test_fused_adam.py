@@ -1,4 +1,4 @@
-"""Adam's kernel called directly does what torch's Adam does."""
+"""Adam's kernel, called directly, matches torch's Adam."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def gradients(number):
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_it_is_torchs(kind, options):
+def test_matches_torch(kind, options):
     own, theirs = parameters(), parameters()
     groups = [{"params": theirs[:1], "lr": 0.1}, {"params": theirs[1:]}]
     optimizer = kind(groups, fused=True, **options)
@@ -40,7 +40,7 @@ def test_it_is_torchs(kind, options):
         for parameter, gradient in zip(theirs, gradients(number), strict=True):
             parameter.grad = gradient / 4.0
         optimizer.step()
-        if number == 3:  # a state that is loaded takes the place of the one before
+        if number == 3:  # loading replaces the optimizer's state
             state = optim.optimizer.state_dict()
             optim.optimizer.load_state_dict(
                 {**state, "state": {k: dict(v) for k, v in state["state"].items()}}
@@ -51,7 +51,7 @@ def test_it_is_torchs(kind, options):
     assert direct == 5
 
 
-def test_parameters_that_the_optimizer_was_not_given_stay():
+def test_other_parameters_unchanged():
     own = parameters()
     before = own[2].detach().clone()
     optim = TorchOptim(torch.optim.Adam(own[:2], fused=True))
@@ -61,7 +61,7 @@ def test_parameters_that_the_optimizer_was_not_given_stay():
     assert optim._fused.complete
 
 
-def test_a_hook_of_the_optimizers_is_called():
+def test_optimizer_hook():
     own, calls = parameters(), []
     optimizer = torch.optim.Adam(own, fused=True)
     optim = TorchOptim(optimizer)

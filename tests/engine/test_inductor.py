@@ -1,4 +1,4 @@
-"""What is compiled, and how the gradients that a recording gives are used."""
+"""Which recordings are compiled, and how their gradients are used."""
 
 import dataclasses
 import re
@@ -11,10 +11,10 @@ from pyro.infer import Trace_ELBO
 
 import pvae
 
-# What is not compiled
+# Recordings that are not compiled
 
 
-def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
+def test_large_step_is_replayed_uncompiled(monkeypatch):
     monkeypatch.setattr(pvae.engine.inductor, "MAX_NODES", 10)
     got = run(make_changing, "captured", 24)
     assert_same(got, run(make_changing, None, 24), 1e-6)
@@ -24,7 +24,7 @@ def test_a_step_too_large_to_compile_is_replayed_as_it_is(monkeypatch):
     assert got[3].engine == "recorded since step 2: 22 of 24 steps replayed"
 
 
-def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
+def test_replay_without_compiler(monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("no working C++ compiler\nand more lines")
 
@@ -37,11 +37,11 @@ def test_a_machine_without_a_compiler_replays_as_it_is(monkeypatch):
     ]
 
 
-# What is scaled in place
+# Gradients that are scaled in place
 
 
-def test_gradients_that_share_memory_are_copied():
-    """A graph may give two parameters one gradient, or the data themselves."""
+def test_gradients_with_shared_memory():
+    """A graph may return one tensor for two gradients, or the data as a gradient."""
 
     def share(recording):
         def one_for_all(*tensors):
@@ -75,8 +75,8 @@ def test_gradients_that_share_memory_are_copied():
         torch.testing.assert_close(got, pyro.get_param_store()["a"].detach())
 
 
-def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypatch):
-    """Also for parameters that the optimizer alone knows, where a recording is given up."""
+def test_gradients_of_verification_stay_separate(monkeypatch):
+    """Also for parameters known only to the optimizer, if a recording is discarded."""
     record = pvae.engine.replay.record
 
     def record_wrongly(*given):
@@ -91,7 +91,7 @@ def test_the_gradient_of_a_comparison_is_not_added_to_that_of_the_step(monkeypat
         start = net.weight.detach().clone()
 
         def model(x, net=net):
-            loc = net(x) + pyro.param("shift", torch.zeros(3))  # Pyro differentiates for it alone
+            loc = net(x) + pyro.param("shift", torch.zeros(3))  # the only parameter in Pyro's store
             with pyro.plate("data", len(x)):
                 pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 

@@ -1,4 +1,4 @@
-"""Products by oneDNN: the same numbers to rounding, and only where it pays."""
+"""Matrix products by oneDNN: equal up to rounding, and used only if they are faster."""
 
 import pyro
 import pytest
@@ -17,7 +17,7 @@ onednn = pytest.mark.skipif(
 
 
 def replaced(function, *tensors):
-    """The function as a graph with its products replaced, and how many there are."""
+    """The traced function with its products replaced, and the number of replacements."""
     traced = make_fx(function)(*tensors)
     use_onednn(traced.graph)
     traced.recompile()
@@ -42,7 +42,7 @@ BIAS = torch.randn(300, generator=SEEDED)
     ],
     ids=["x W'", "W x'", "x' g", "linear"],
 )
-def test_a_large_product_is_the_same_to_rounding(function, tensors):
+def test_large_products_match(function, tensors):
     graph, count = replaced(function, *tensors)
     assert count >= 1
     exact = function(*(t.double() for t in tensors))
@@ -61,7 +61,7 @@ def test_a_large_product_is_the_same_to_rounding(function, tensors):
     ],
     ids=["small", "double", "bfloat16", "matrix added", "factor"],
 )
-def test_others_are_left_alone(function, tensors):
+def test_other_products_unchanged(function, tensors):
     graph, count = replaced(function, *tensors)
     assert count == 0
     assert torch.equal(graph(*tensors), function(*tensors))
@@ -76,7 +76,7 @@ def test_others_are_left_alone(function, tensors):
         ({}, False),
     ],
 )
-def test_only_processors_that_gain_are_asked(monkeypatch, able, faster):
+def test_only_processors_that_gain(monkeypatch, able, faster):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
@@ -84,7 +84,7 @@ def test_only_processors_that_gain_are_asked(monkeypatch, able, faster):
 
 
 @onednn
-def test_a_compiled_graph_calls_onednn_without_a_detour():
+def test_compiled_graph_calls_onednn_directly():
     traced, _ = replaced(lambda a, w, c: torch.addmm(c, a, w.t()).t() @ a, LARGE, WEIGHT, BIAS)
     with fresh_cache(), torch.no_grad(), torch._inductor.config.patch(cpp_wrapper=True):
         register_lowering_of_onednn()
@@ -100,7 +100,7 @@ def test_a_compiled_graph_calls_onednn_without_a_detour():
 
 @onednn
 @pytest.mark.parametrize("engine", ["recorded", "captured"])
-def test_a_wide_step_is_pyros(monkeypatch, engine):
+def test_wide_step_matches_pyro(monkeypatch, engine):
     monkeypatch.setattr(recording, "onednn_is_faster", lambda: True)
     x = LARGE[:128].gt(0).float()
     losses, weights = {}, {}

@@ -1,4 +1,4 @@
-"""Networks in less than float32: what is rounded, what is not, and what a device lacks."""
+"""Reduced precision: what is rounded, what is not, and unsupported devices."""
 
 import pyro
 import pyro.distributions as dist
@@ -34,7 +34,7 @@ def learned(model, guide, *args):
 
 
 def rounded(tensor):
-    """Whether the numbers have no more digits than bfloat16 has."""
+    """Whether bfloat16 represents all values exactly."""
     return torch.equal(tensor.float(), tensor.bfloat16().float())
 
 
@@ -48,7 +48,7 @@ def dtypes(trace):
 
 
 @pytest.mark.parametrize("kind", ["functions", "modules", "methods", "pyro_modules"])
-def test_networks_are_rounded_and_distributions_are_not(kind):
+def test_networks_rounded_distributions_not(kind):
     model, guide = kinds.make(kind, 0)
     seen = []
     linears = [
@@ -73,7 +73,7 @@ def test_networks_are_rounded_and_distributions_are_not(kind):
 
 @needs_bfloat16
 @pytest.mark.parametrize("engine", ["eager", "recorded", "captured"])
-def test_steps_are_near_those_in_float32(engine):
+def test_steps_near_float32(engine):
     losses = {}
     for precision in ("float32", "bfloat16"):
         pyro.set_rng_seed(0)
@@ -90,7 +90,7 @@ def test_steps_are_near_those_in_float32(engine):
     assert not torch.equal(losses["bfloat16"], losses["float32"])
 
 
-def test_a_layer_that_samples_its_weights_is_left_alone():
+def test_sampling_layer_stays_float32():
     layer = PyroModule[nn.Linear](3, 3)
     layer.weight = PyroSample(dist.Normal(0.0, 1.0).expand([3, 3]).to_event(2))
     decoder = linear(3, 3)
@@ -111,7 +111,7 @@ def test_a_layer_that_samples_its_weights_is_left_alone():
     assert seen == {"layer": False, "decoder": True}
 
 
-def test_a_network_that_starts_to_sample_is_refused():
+def test_network_that_starts_to_sample_raises():
     class Decoder(nn.Module):
         noisy = False
 
@@ -126,7 +126,7 @@ def test_a_network_that_starts_to_sample_is_refused():
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_an_error_in_a_network_leaves_nothing_behind():
+def test_state_restored_after_error():
     def model(x):
         linear(4, 4)(x)
 
@@ -138,7 +138,7 @@ def test_an_error_in_a_network_leaves_nothing_behind():
     assert linear(3, 3)(X).dtype == torch.float32
 
 
-def test_tf32_is_a_mode_of_products():
+def test_tf32_is_a_matmul_mode():
     before = torch.get_float32_matmul_precision()
     with matmul_precision("tf32"):
         assert torch.get_float32_matmul_precision() == "high"
@@ -155,14 +155,14 @@ def step_once(model, guide, precision):
     ("precision", "words"),
     [("float16", "unknown precision 'float16'"), ("tf32", "tf32 is a mode of CUDA devices")],
 )
-def test_what_is_not_there_is_refused(precision, words):
+def test_unsupported_precision_raises(precision, words):
     with pytest.raises(ValueError, match=words):
         pvae.fit(*kinds.make("functions", 0), X, precision=precision, device="cpu", progress=False)
     with pytest.raises(ValueError, match=words):
         step_once(*kinds.make("functions", 0), precision)
 
 
-def test_a_cpu_without_bfloat16_is_refused(monkeypatch):
+def test_cpu_without_bfloat16_raises(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.raises(ValueError, match="has no bfloat16"):
         check_precision("bfloat16", torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""When a recording serves, when it goes stale and is found out, and what cannot be recorded."""
+"""Cache keys and verification of recordings, and programs that cannot be recorded."""
 
 import random
 
@@ -12,13 +12,13 @@ from pyro.infer import Trace_ELBO
 
 import pvae
 
-# Ways to go stale
+# Stale recordings
 
 FACTOR = 1.0
 
 
 class Trainer:
-    """Holds a pair, as users' own classes do, and counts steps."""
+    """A user's class that holds a pair and counts its steps."""
 
     def __init__(self):
         self.net, self.factor, self.steps = linear(3, 3), 1.0, 0
@@ -121,7 +121,7 @@ def never_compare(monkeypatch):
     ],
     ids=["number", "branch", "list that grows", "mode", "own object", "closure", "global"],
 )
-def test_what_programs_hold_is_part_of_the_key(make, change, monkeypatch):
+def test_captured_values_in_cache_key(make, change, monkeypatch):
     never_compare(monkeypatch)
     wanted = run(make, None, 40, change=change)
     got = run(make, "recorded", 40, change=change)
@@ -130,7 +130,7 @@ def test_what_programs_hold_is_part_of_the_key(make, change, monkeypatch):
     assert got[3].replay.notes == []
 
 
-def test_what_programs_do_not_name_is_no_part_of_the_key():
+def test_unnamed_values_not_in_cache_key():
     def count(number, model, guide):
         model.__self__.steps += 1
 
@@ -140,14 +140,14 @@ def test_what_programs_do_not_name_is_no_part_of_the_key():
 
 
 class Counting(Trainer):
-    """Counts its calls, and anneals by them."""
+    """Counts its calls and anneals with the count."""
 
     def loc(self, x):
         self.steps += 1
         return self.net(x) * min(1.0, self.steps / 100)
 
 
-def test_a_pair_that_counts_its_calls_stays_eager():
+def test_call_counting_pair_stays_eager():
     def make():
         pair = Counting()
         return pair.model, pair.guide
@@ -161,7 +161,7 @@ def test_a_pair_that_counts_its_calls_stays_eager():
     )
 
 
-def test_batches_of_ever_new_sizes_are_eager():
+def test_ever_new_batch_sizes_are_eager():
     def model(x):
         loc = pyro.param("loc", torch.zeros(3))
         with pyro.plate("data", len(x)):
@@ -173,14 +173,14 @@ def test_batches_of_ever_new_sizes_are_eager():
     assert "65 of 65 steps had a cache key of their own" in svi.notes[0]
 
 
-def test_what_python_hides_is_found_by_comparing():
+def test_hidden_state_found_by_verification():
     wanted = run(make_changing, None, 140, change=hide_at(101))
     got = run(make_changing, "recorded", 140, change=hide_at(101))
     assert_same(got, wanted, 1e-6)
     assert "differed from Pyro's, so the step was recorded again" in got[3].replay.notes[0]
 
 
-def test_a_graph_that_is_never_compared_would_go_stale(monkeypatch):
+def test_unverified_recording_goes_stale(monkeypatch):
     never_compare(monkeypatch)
     wanted = run(make_changing, None, 140, change=hide_at(101))
     got = run(make_changing, "recorded", 140, change=hide_at(101))
@@ -188,7 +188,7 @@ def test_a_graph_that_is_never_compared_would_go_stale(monkeypatch):
         assert_same(got, wanted, 1e-3)
 
 
-def test_a_program_that_flips_a_coin_is_eager():
+def test_python_random_branch_is_eager():
     def make():
         import random
 
@@ -208,7 +208,7 @@ def test_a_program_that_flips_a_coin_is_eager():
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
-def test_random_numbers_that_a_replay_would_not_draw_are_refused(draw):
+def test_random_numbers_of_python_and_numpy(draw):
     def make():
         random.seed(0)
         np.random.seed(0)
@@ -227,10 +227,10 @@ def test_random_numbers_that_a_replay_would_not_draw_are_refused(draw):
     assert "draws from Python's or NumPy's random numbers" in got[3].replay.notes[0]
 
 
-# What cannot be recorded
+# Programs that cannot be recorded
 
 
-def test_control_flow_that_reads_a_value_is_eager_and_named_with_its_line():
+def test_control_flow_on_tensor_value():
     def make():
         net = linear(3, 3)
 
@@ -252,7 +252,7 @@ def test_control_flow_that_reads_a_value_is_eager_and_named_with_its_line():
     assert got[3].replay.replayed == 0
 
 
-def test_arguments_that_are_not_known_to_stay_the_same_are_eager():
+def test_unknown_arguments_are_eager():
     def model(x, options):
         loc = pyro.param("loc", torch.zeros(3))
         with pyro.plate("data", len(x)):
@@ -269,7 +269,7 @@ def test_arguments_that_are_not_known_to_stay_the_same_are_eager():
     assert "arguments other than tensors, numbers and strings" in svi.replay.notes[0]
 
 
-def test_a_number_as_argument_is_part_of_the_key():
+def test_number_argument_in_cache_key():
     def model(x, factor, *, shift=0.0):
         loc = pyro.param("loc", torch.ones(3))
         with pyro.plate("data", len(x)):
@@ -288,7 +288,7 @@ def test_a_number_as_argument_is_part_of_the_key():
     assert svi.replay.recorded == 4
 
 
-def test_the_divisor_of_a_step_is_no_part_of_the_graph():
+def test_loss_divisor_not_in_recording():
     moved = {}
     for engine in ("eager", "recorded"):
         with pyro.get_param_store().scope():

@@ -1,4 +1,4 @@
-"""What is taken for rounding in a gradient: more where the gradient itself is that sensitive."""
+"""The tolerance of gradients is larger where they are sensitive to rounding."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ X = torch.randn(5, generator=torch.Generator().manual_seed(0))
 
 
 def pair(sensitive):
-    """A mean that is 1, or the difference of two numbers that are a million times as large."""
+    """A mean of 1, or the difference of two numbers that are a million times larger."""
 
     def model(x):
         w = pyro.param("w", torch.tensor(1.0))
@@ -29,7 +29,7 @@ def pair(sensitive):
 
 @pytest.mark.parametrize("sensitive", [False, True])
 @pytest.mark.parametrize(("wrong_by", "passes"), [(1e-4, True), (0.02, None), (0.5, False)])
-def test_a_gradient_may_differ_by_what_rounding_does_to_it(sensitive, wrong_by, passes):
+def test_gradient_tolerance(sensitive, wrong_by, passes):
     loss = Trace_ELBO().loss_and_grads
     model, guide = pair(sensitive)
 

@@ -1,4 +1,4 @@
-"""A tidied graph computes what it did, with fewer operations."""
+"""A graph without redundant views computes the same with fewer operations."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def only_views(x):
         (only_views, 3),
     ],
 )  # fmt: skip
-def test_it_computes_the_same(function, fewer):
+def test_same_result_with_fewer_operations(function, fewer):
     x = torch.arange(12.0).reshape(3, 4).cos()
     wanted = function(x)
     traced = make_fx(function)(x)

@@ -24,13 +24,13 @@ def exact_divergence(x):
 
 
 def half(x):
-    """The first coordinate follows the exact posterior's mean, the second is the prior."""
+    """The first coordinate has the exact posterior's mean; the second is the prior."""
     with pyro.plate("data", len(x)):
         loc = lg.posterior_loc(x) * torch.tensor([1.0, 0.0])
         pyro.sample("z", dist.Normal(loc, torch.tensor([0.3, 1.0])).to_event(1))
 
 
-def test_the_exact_posterior_has_the_models_information_and_aggregates_to_the_prior():
+def test_exact_posterior():
     result = information(lg.model, lg.posterior, lg.draw(1000), num_particles=2)
     mutual, aggregated = result.mutual_information, result.aggregated
     assert abs(mutual.mean - EXACT_INFORMATION) < 4 * mutual.std_error + 0.02
@@ -43,7 +43,7 @@ def test_the_exact_posterior_has_the_models_information_and_aggregates_to_the_pr
     assert "evaluate on more" not in result.sentence
 
 
-def test_information_is_at_most_log_n_and_says_when_it_is_close():
+def test_information_near_log_n():
     def sharp(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(lg.posterior_loc(x), 1e-4).to_event(1))
@@ -53,7 +53,7 @@ def test_information_is_at_most_log_n_and_says_when_it_is_close():
     assert "evaluate on more" in result.sentence
 
 
-def test_a_guide_that_ignores_the_data_tells_nothing_and_diverges_as_one():
+def test_guide_that_ignores_data():
     def constant(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x.new_ones(lg.Z), 1.0).to_event(1))
@@ -63,7 +63,7 @@ def test_a_guide_that_ignores_the_data_tells_nothing_and_diverges_as_one():
     assert abs(result.aggregated.mean - 1.0) < 4 * result.aggregated.mc_error  # 2 x 1^2 / 2
 
 
-def test_errors_over_data_are_the_spread_over_data_sets():
+def test_data_error_matches_spread_over_data_sets():
     runs = [
         information(lg.model, half, lg.draw(150, seed=s), num_particles=2, seed=s)
         for s in range(60)
@@ -75,7 +75,7 @@ def test_errors_over_data_are_the_spread_over_data_sets():
         assert reported == pytest.approx(spread, rel=0.3), part
 
 
-def test_mc_errors_are_the_spread_over_seeds():
+def test_mc_error_matches_spread_over_seeds():
     def flow(x):
         with pyro.plate("data", len(x)):
             base = dist.Normal(lg.posterior_loc(x), 1.0).to_event(1)
@@ -95,7 +95,7 @@ def test_mc_errors_are_the_spread_over_seeds():
     torch.testing.assert_close(errors, spreads, rtol=0.3, atol=0)
 
 
-def test_running_the_guide_again_gives_the_same_density(monkeypatch):
+def test_density_of_repeated_guide_runs(monkeypatch):
     x = lg.draw(60)
     fast = information(lg.model, lg.posterior, x)
     monkeypatch.setattr("pvae.evaluation.aggregated_posterior._broadcasts", lambda *_: False)
@@ -109,7 +109,7 @@ def test_running_the_guide_again_gives_the_same_density(monkeypatch):
 
 
 @pytest.mark.parametrize("order", ["up", "down"])
-def test_information_of_a_hierarchy_is_of_all_layers_together(order):
+def test_information_of_hierarchy(order):
     x = lh.draw(300)
     result = information(lh.model, lh.posterior(order), x, num_particles=2)
     exact = 0.5 * (lh.PRECISION.logdet() + lh.PRIOR.logdet()).item()
@@ -119,7 +119,7 @@ def test_information_of_a_hierarchy_is_of_all_layers_together(order):
 
 
 @pytest.mark.parametrize("data_dim", [-1, -2])
-def test_the_data_plate_may_be_any_dimension(data_dim):
+def test_any_data_plate_dim(data_dim):
     def plates(rows):
         return pyro.plate("data", rows, dim=data_dim), pyro.plate("pixels", 5, dim=-3 - data_dim)
 
@@ -146,7 +146,7 @@ def test_the_data_plate_may_be_any_dimension(data_dim):
     assert abs(mutual.mean - 2.5 * torch.tensor(2.0).log().item()) < 4 * mutual.std_error
 
 
-def test_information_needs_the_joint_density_of_the_latents():
+def test_missing_joint_density_raises():
     def shared(program):
         def run(x):
             pyro.sample("w", dist.Normal(0.0, 1.0))

@@ -11,7 +11,7 @@ import pvae
 from pvae.evaluation import amortization_gap
 
 SHIFT = torch.full((lg.Z,), 0.5)
-# KL of the posterior moved by a shift: 0.5 shift' Lambda shift, the same for every datum.
+# KL of the posterior shifted by a constant: 0.5 shift' Lambda shift, the same for every datum.
 SHIFTED_GAP = 0.5 * (SHIFT @ lg.PRECISION @ SHIFT).item()
 
 
@@ -22,17 +22,17 @@ def shifted(x):
 
 
 def mean_field(x):
-    """Prior scales around the posterior's mean."""
+    """Gaussians with the posterior's mean and unit scales."""
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(lg.posterior_loc(x), 1.0).to_event(1))
 
 
-def test_the_gap_of_a_shifted_posterior_is_the_known_divergence():
+def test_gap_of_shifted_posterior():
     x = lg.draw(20)
     gap = amortization_gap(lg.model, shifted, x)
     assert abs(gap.mean - SHIFTED_GAP) < 4 * gap.mc_error
     assert gap.mc_error < 0.02 * SHIFTED_GAP
-    # The family holds the posterior: the fitted bound is the evidence, whatever is drawn.
+    # The family contains the posterior, so the fitted bound is the evidence for any draws.
     assert gap.fitted == pytest.approx(lg.evidence(x).mean().item(), abs=2e-3)
     assert gap.fitted - gap.guide == pytest.approx(gap.mean, abs=1e-4)
     assert gap.per_datum.shape == (20,)
@@ -41,12 +41,12 @@ def test_the_gap_of_a_shifted_posterior_is_the_known_divergence():
     assert gap.history[-50:].mean() > gap.history[:5].mean()
 
 
-def test_the_posterior_has_no_gap():
+def test_posterior_has_no_gap():
     gap = amortization_gap(lg.model, lg.posterior, lg.draw(10), num_steps=100)
     assert gap.mean == pytest.approx(0.0, abs=2e-3)
 
 
-def test_a_mean_field_guide_reaches_the_best_of_its_family_and_no_more():
+def test_mean_field_reaches_best_of_family():
     x = lg.draw(20)
     gap = amortization_gap(lg.model, mean_field, x, num_particles=400)
     best = lg.evidence(x).mean().item() - lg.MEAN_FIELD_GAP
@@ -56,7 +56,7 @@ def test_a_mean_field_guide_reaches_the_best_of_its_family_and_no_more():
     assert gap.fitted == pytest.approx(best, abs=0.05)
 
 
-def test_blocks_of_data_are_fitted_by_themselves(monkeypatch):
+def test_blocks_of_data_are_fitted_separately(monkeypatch):
     x = lg.draw(9)
     monkeypatch.setattr("pvae.evaluation.EvaluationContext.rows_per_call", lambda *_, **__: 32)
     gap = amortization_gap(lg.model, shifted, x)
@@ -88,7 +88,7 @@ def beta_bernoulli(x):
         ),
     ],
 )
-def test_gamma_and_beta_reach_the_conjugate_posterior(model, guide, posterior):
+def test_gamma_and_beta_reach_conjugate_posterior(model, guide, posterior):
     def own(x):
         with pyro.plate("data", len(x)):
             pyro.sample("rate" if model is conjugate else "p", guide(x))
@@ -99,7 +99,7 @@ def test_gamma_and_beta_reach_the_conjugate_posterior(model, guide, posterior):
     assert abs(gap.mean - exact) < 4 * gap.mc_error + 0.005
 
 
-def test_log_normal_and_masked_sites_are_fitted_too():
+def test_log_normal_and_masked_sites():
     def model(x):
         with pyro.plate("data", len(x)):
             scale = pyro.sample("scale", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
@@ -136,14 +136,14 @@ def test_log_normal_and_masked_sites_are_fitted_too():
     torch.testing.assert_close(weight.per_datum, torch.zeros(6), atol=1e-3, rtol=0)
 
 
-def test_layers_of_a_hierarchy_are_free_of_each_other():
+def test_layers_of_hierarchy_are_fitted_independently():
     def model(x):
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", dist.Normal(x.new_zeros(len(x)), 1.0))
             z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
             pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
 
-    def guide(x):  # the exact posterior, from the bottom up
+    def guide(x):  # the exact posterior in bottom-up order
         with pyro.plate("data", len(x)):
             z1 = pyro.sample("z1", dist.Normal(x * 2 / 3, (2 / 3) ** 0.5))
             pyro.sample("z2", dist.Normal(z1 / 2, 0.5**0.5))
@@ -156,7 +156,7 @@ def test_layers_of_a_hierarchy_are_free_of_each_other():
 
 
 @pytest.mark.parametrize("dim", [-1, -2])
-def test_the_data_plate_may_be_any_dimension(dim):
+def test_any_data_plate_dim(dim):
     def model(x):
         with pyro.plate("data", len(x), dim=dim), pyro.plate("pixels", 5, dim=-3 - dim):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -173,7 +173,7 @@ def test_the_data_plate_may_be_any_dimension(dim):
     assert gap.per_datum.shape == (7,)
 
 
-def test_modules_are_left_as_they_were():
+def test_modules_unchanged():
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -212,7 +212,7 @@ def test_modules_are_left_as_they_were():
     assert guide.net[1].training
 
 
-def test_families_that_cannot_be_freed_are_refused():
+def test_unsupported_families_raise():
     def with_site(fn):
         def guide(x):
             with pyro.plate("data", len(x)):
@@ -246,7 +246,7 @@ def test_families_that_cannot_be_freed_are_refused():
         amortization_gap(lg.model, shifted, x, learning_rate=0.0)
 
 
-def test_the_numbers_for_json():
+def test_json():
     gap = amortization_gap(lg.model, shifted, lg.draw(4), num_steps=2, num_particles=1)
     numbers = json.loads(json.dumps(gap.as_json()))
     assert numbers["num_data"] == 4

@@ -14,7 +14,7 @@ from pvae.pair.densities import Densities
 
 
 def counts_model(x):
-    """Gamma(2, 1) rates of Poisson counts: the evidence is negative binomial."""
+    """Poisson counts with Gamma(2, 1) rates: the evidence is negative binomial."""
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Gamma(x.new_tensor(2.0), 1.0))
         pyro.sample("x", dist.Poisson(z), obs=x)
@@ -37,7 +37,7 @@ def near(estimate, exact, errors=4.0):
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_the_estimate_is_the_exact_evidence(start):
+def test_exact_evidence(start):
     x = lg.draw(100)
     estimate = ais(lg.model, lg.wide, x, 32, 80, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.02
@@ -48,8 +48,8 @@ def test_the_estimate_is_the_exact_evidence(start):
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_weights_are_unbiased_however_few_the_temperatures(start):
-    # exp of an estimate with one particle is a weight; its mean over many chains is p(x).
+def test_weights_unbiased(start):
+    # exp(estimate) with one particle is a weight; its mean over chains is p(x).
     x = lg.draw(1).repeat(20000, 1)
     weights = ais(lg.model, lg.wide, x, 1, 8, start=start, num_leapfrog_steps=2).per_datum
     ratios = (weights - lg.evidence(x)).double().exp()
@@ -58,7 +58,7 @@ def test_weights_are_unbiased_however_few_the_temperatures(start):
     assert weights.mean() < lg.evidence(x).mean()
 
 
-def test_a_bad_guide_is_made_good_by_annealing():
+def test_annealing_corrects_bad_guide():
     def bad(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 1, 0.2).to_event(1))
@@ -72,7 +72,7 @@ def test_a_bad_guide_is_made_good_by_annealing():
     assert annealed.mc_error < 0.05
 
 
-def test_more_temperatures_tighten_the_bound():
+def test_more_temperatures_tighten_bound():
     x = lg.draw(50)
     means = [
         ais(lg.model, lg.wide, x, 4, t, start="prior", num_leapfrog_steps=3).mean
@@ -90,7 +90,7 @@ def test_one_temperature_is_importance_sampling():
     torch.testing.assert_close(annealed.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 
-def test_mc_error_is_the_spread_over_seeds():
+def test_mc_error_matches_spread_over_seeds():
     x = lg.draw(40)
     runs = [ais(lg.model, lg.wide, x, 16, 4, num_leapfrog_steps=2, seed=s) for s in range(25)]
     spread = torch.tensor([run.mean for run in runs]).std().item()
@@ -100,14 +100,14 @@ def test_mc_error_is_the_spread_over_seeds():
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_positive_latents_have_the_negative_binomial_evidence(start):
+def test_positive_latents(start):
     estimate = ais(counts_model, counts_guide, COUNTS, 32, 40, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.03
     assert near(estimate, counts_evidence(COUNTS))
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_latents_on_the_simplex_have_the_dirichlet_multinomial_evidence(start):
+def test_simplex_latents(start):
     concentration = torch.tensor([1.0, 2.0, 3.0])
 
     def model(x):
@@ -126,7 +126,7 @@ def test_latents_on_the_simplex_have_the_dirichlet_multinomial_evidence(start):
     assert near(estimate, exact)
 
 
-def test_a_guide_whose_sites_depend_on_each_other():
+def test_dependent_guide_sites():
     def model(x):
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", dist.Normal(x.new_zeros(()), 1.0))
@@ -144,7 +144,7 @@ def test_a_guide_whose_sites_depend_on_each_other():
     assert near(estimate, dist.Normal(0.0, 3**0.5).log_prob(x))
 
 
-def test_densities_at_any_latents_are_those_of_the_programs():
+def test_log_densities_match_programs():
     def model(x):
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", dist.Gamma(x.new_tensor(2.0), 1.0))
@@ -173,7 +173,7 @@ def test_densities_at_any_latents_are_those_of_the_programs():
         }
 
 
-def test_a_guide_of_narrower_support_gives_a_lower_bound():
+def test_narrower_guide_support_is_a_lower_bound():
     def program(low, high):
         def run(x):
             with pyro.plate("data", len(x)):
@@ -192,7 +192,7 @@ def test_a_guide_of_narrower_support_gives_a_lower_bound():
     assert inside.mean() - 0.1 < estimate.mean < exact.mean() + 4 * estimate.mc_error
 
 
-def test_a_data_plate_that_is_not_the_outermost():
+def test_inner_data_plate():
     def model(x):
         with pyro.plate("pixels", 3, dim=-2), pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Gamma(x.new_tensor(2.0), 1.0))
@@ -202,11 +202,11 @@ def test_a_data_plate_that_is_not_the_outermost():
     estimate = ais(model, model, x, 64, 60, start="prior", num_leapfrog_steps=5)
     assert estimate.mc_error < 0.1
     assert near(estimate, counts_evidence(x).sum(1))
-    # Each datum by itself, so that no chain was given another one's row.
+    # Each datum separately: no chain may use the row of another.
     assert (estimate.per_datum - counts_evidence(x).sum(1)).abs().max() < 0.4
 
 
-def test_scales_do_not_count_and_masks_do():
+def test_scales_ignored_and_masks_applied():
     mask = torch.tensor([True] * 4 + [False] * 4)
 
     def masked(program):
@@ -225,7 +225,7 @@ def test_scales_do_not_count_and_masks_do():
     torch.testing.assert_close(part, exact, atol=1e-4, rtol=0)
 
 
-def test_data_and_chains_are_cut_to_the_budget(monkeypatch):
+def test_chunks_fit_max_bytes(monkeypatch):
     x = lg.draw(8)
     most = []
 
@@ -233,7 +233,7 @@ def test_data_and_chains_are_cut_to_the_budget(monkeypatch):
         most.append(x.numel())
         lg.model(x)
 
-    for rows in (4, 8, 24):  # some chains, one datum, several data a call
+    for rows in (4, 8, 24):  # some chains, one datum, several data per call
         where = "pvae.evaluation.EvaluationContext.rows_per_call"
         monkeypatch.setattr(where, lambda *_, rows=rows: rows)
         estimate = ais(model, lg.posterior, x, 8, 2, num_leapfrog_steps=1)
@@ -242,7 +242,7 @@ def test_data_and_chains_are_cut_to_the_budget(monkeypatch):
         most.clear()
 
 
-def test_memory_stays_under_the_budget():
+def test_memory_below_max_bytes():
     model = pvae.models.VAE(x_shape=(50,), z_dim=2, hidden=100)
     guide = pvae.guides.MeanField(x_shape=(50,), z_dim=2, hidden=100)
     x = torch.rand(30, 50).bernoulli()
@@ -250,7 +250,7 @@ def test_memory_stays_under_the_budget():
     assert 0.5 * 2**20 < used < 1.3 * 2**20
 
 
-def test_a_plate_sized_to_the_data_set_counts_each_datum_once():
+def test_plate_of_full_data_set_size():
     def sized(program):
         def run(x):
             with pyro.plate("data", 40, subsample_size=len(x)):
@@ -269,7 +269,7 @@ def test_a_plate_sized_to_the_data_set_counts_each_datum_once():
     torch.testing.assert_close(estimate.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 
-def test_temperatures_go_up_from_0_to_1_and_are_the_same_in_reverse():
+def test_temperature_schedule():
     assert temperatures(1) == [0.0, 1.0]
     betas = torch.tensor(temperatures(50))
     assert len(betas) == 51

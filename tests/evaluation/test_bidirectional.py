@@ -8,7 +8,7 @@ from pvae.evaluation import EvaluationContext, ais, bdmc
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_the_exact_evidence_lies_between_the_bounds(start):
+def test_bounds_enclose_exact_evidence(start):
     sandwich = bdmc(
         lg.model, lg.wide, torch.zeros(100, lg.X), 16, 60, start=start, num_leapfrog_steps=5
     )
@@ -23,7 +23,7 @@ def test_the_exact_evidence_lies_between_the_bounds(start):
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_reverse_weights_are_unbiased_for_the_reciprocal(start):
+def test_reverse_weights_unbiased(start):
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
@@ -40,11 +40,11 @@ def test_reverse_weights_are_unbiased_for_the_reciprocal(start):
     for ratios in (forward, reverse):
         assert ratios.std() < 3
         assert abs(ratios.mean().item() - 1) < 4 * ratios.std().item() / 20000**0.5
-    # Few temperatures leave a gap, and the evidence lies inside it.
+    # With few temperatures there is a gap, and the evidence lies inside it.
     assert sandwich.lower.mean < exact.mean().item() < sandwich.upper.mean
 
 
-def test_the_gap_shows_a_guide_that_is_off():
+def test_gap_reveals_bad_guide():
     def bad(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 1, 1.0).to_event(1))
@@ -54,14 +54,14 @@ def test_the_gap_shows_a_guide_that_is_off():
     assert abs(many.gap.mean) < few.gap.mean / 3
 
 
-def test_the_posterior_as_a_guide_closes_the_gap():
+def test_posterior_guide_closes_gap():
     sandwich = bdmc(lg.model, lg.posterior, torch.zeros(20, lg.X), 3, 4, num_leapfrog_steps=2)
     torch.testing.assert_close(sandwich.gap.per_datum, torch.zeros(20), atol=1e-3, rtol=0)
     exact = lg.evidence(sandwich.data[0])
     torch.testing.assert_close(sandwich.upper.per_datum, exact, atol=1e-3, rtol=0)
 
 
-def test_constrained_latents_and_data_cut_to_the_budget(monkeypatch):
+def test_constrained_latents_in_chunks(monkeypatch):
     monkeypatch.setattr(EvaluationContext, "rows_per_call", lambda *_: 320)
 
     def model(x):
@@ -78,7 +78,7 @@ def test_constrained_latents_and_data_cut_to_the_budget(monkeypatch):
     assert abs(sandwich.gap.mean) < 0.2
 
 
-def test_conditions_stay_and_what_is_observed_is_simulated(monkeypatch):
+def test_conditions_kept_and_observations_simulated(monkeypatch):
     monkeypatch.setattr(EvaluationContext, "rows_per_call", lambda *_: 160)
 
     def model(x, y):
@@ -91,7 +91,7 @@ def test_conditions_stay_and_what_is_observed_is_simulated(monkeypatch):
             pyro.sample("z", dist.Normal((x[:, 0] + y) / 2, 0.8))
 
     y = torch.linspace(-50, 50, 30)
-    # Ten data a call: each chain in reverse starts from the draw of its own datum.
+    # Ten data per call: each reverse chain starts from the draw of its own datum.
     sandwich = bdmc(model, guide, (torch.zeros(30, 1), y), 16, 20, num_leapfrog_steps=3)
     x, same = sandwich.data
     assert torch.equal(same, y)
@@ -102,7 +102,7 @@ def test_conditions_stay_and_what_is_observed_is_simulated(monkeypatch):
     assert (sandwich.upper.per_datum - exact).abs().max() < 0.5
 
 
-def test_a_seed_decides_everything_and_the_generators_stay():
+def test_seed_and_generators():
     before = torch.get_rng_state()
     like = torch.zeros(5, lg.X)
     first, again, other = (
@@ -115,7 +115,7 @@ def test_a_seed_decides_everything_and_the_generators_stay():
     assert forward.per_datum.shape == first.lower.per_datum.shape
 
 
-def test_what_cannot_be_simulated_is_refused():
+def test_unsimulatable_models_raise():
     def factor(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))

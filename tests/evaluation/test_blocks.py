@@ -1,4 +1,4 @@
-"""The guide run once for all particles gives what it gives for each, or is left alone."""
+"""Running the guide once for all particles matches separate runs, or is not used."""
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +21,7 @@ AT_ONCE = {"functions", "methods", "modules", "pyro_modules", "masked", "subsamp
 
 
 @pytest.mark.parametrize("name", [n for n in PAIRS if n != "constrained globals"])
-def test_draws_at_once_are_those_of_the_tiled_guide(name):
+def test_vectorized_draws_match_tiled(name):
     torch.manual_seed(0)
     model, guide = PAIRS[name]()
     batch = (X[:7],)
@@ -40,7 +40,7 @@ def test_draws_at_once_are_those_of_the_tiled_guide(name):
         torch.testing.assert_close(at_once.local[site], value, rtol=1e-4, atol=1e-4)
 
 
-def test_plates_inside_and_outside_of_the_data_are_summed():
+def test_inner_and_outer_plates_are_summed():
     def model(x):
         with pyro.plate("outer", 2, dim=-3), pyro.plate("data", len(x), dim=-2):
             with pyro.plate("inner", 3, dim=-1):
@@ -59,7 +59,7 @@ def test_plates_inside_and_outside_of_the_data_are_summed():
     draw = vectorized_terms(context)
     pyro.set_rng_seed(3)
     one_by_one = tiled_terms(context, batch, 6)
-    # The same values, whose order among the draws is another with a plate outside of the data.
+    # A plate outside the data plate changes the order of the draws, not their values.
     assert draw is not None
     for site, value in draw(batch, 4000).local.items():
         many = tiled_terms(context, batch, 4000).local[site]
@@ -68,8 +68,8 @@ def test_plates_inside_and_outside_of_the_data_are_summed():
     assert one_by_one.local["z"].shape == (6, 5)
 
 
-def test_a_guide_that_mixes_its_draws_is_run_for_each():
-    """It takes the further dimension, and means something else by it."""
+def test_guide_that_mixes_draws_runs_per_draw():
+    """The guide runs with a particle dimension, but averages over it."""
 
     def guide(x):
         with pyro.plate("data", len(x)):
@@ -86,7 +86,7 @@ def test_a_guide_that_mixes_its_draws_is_run_for_each():
     assert vectorized_terms(EvaluationContext(model, guide, batch)) is None
 
 
-def test_the_encoder_sees_each_datum_once(monkeypatch):
+def test_encoder_runs_once_per_datum(monkeypatch):
     seen = []
     model, guide = kinds.make("functions", 0)
 
@@ -104,7 +104,7 @@ def test_the_encoder_sees_each_datum_once(monkeypatch):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_memory_stays_under_the_budget_at_any_number_of_particles(monkeypatch, at_once):
+def test_memory_below_max_bytes(monkeypatch, at_once):
     if not at_once:
         monkeypatch.setattr(blocks, "vectorized_terms", lambda *given: None)
     model = pvae.models.VAE(x_shape=(50,), z_dim=2, hidden=100)
@@ -119,7 +119,7 @@ def test_memory_stays_under_the_budget_at_any_number_of_particles(monkeypatch, a
         assert used > 0.3 * budget or count == 1
 
 
-def test_memory_is_that_of_the_tensors_alive_at_once():
+def test_peak_memory_of_live_tensors():
     outside = torch.zeros(100_000)
 
     def compute():
@@ -134,15 +134,15 @@ def test_memory_is_that_of_the_tensors_alive_at_once():
     assert peak_bytes(compute) == 8000
 
 
-def test_blocks_do_not_change_the_estimate():
+def test_blocks_leave_estimate_unchanged():
     x = lg.draw(40)
     whole = pvae.log_likelihood(lg.model, lg.posterior, x, 300)
     parts = pvae.log_likelihood(lg.model, lg.posterior, x, 300, max_bytes=20_000)
     torch.testing.assert_close(whole.per_datum, parts.per_datum, atol=1e-4, rtol=0)
 
 
-def test_a_guide_is_tried_on_what_is_masked_too():
-    """Its draws meet, where it is not masked."""
+def test_masked_data_in_guide_probe():
+    """Without the mask, the guide mixes its draws."""
 
     def model(x, seen):
         with pyro.plate("data", len(x)), poutine.mask(mask=seen > 0):

@@ -1,4 +1,4 @@
-"""What annealed importance sampling leaves as it was, and what it refuses."""
+"""Annealed importance sampling: untouched state, and models that it rejects."""
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +10,7 @@ from pyro import poutine
 from pvae.evaluation import ais
 
 
-def test_a_seed_decides_everything_and_nothing_else_is_touched():
+def test_seed_and_untouched_state():
     torch.manual_seed(3)
     net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 3))
 
@@ -43,11 +43,11 @@ def test_a_seed_decides_everything_and_nothing_else_is_touched():
     assert net[0].weight.grad is grad
     assert torch.equal(grad, torch.ones_like(grad))
     assert net[2].weight.grad is None
-    with pytest.raises(ValueError, match="loc"):  # distributions check their arguments again
+    with pytest.raises(ValueError, match="loc"):  # validation of distributions is on again
         dist.Normal(torch.tensor(torch.nan), 1.0)
 
 
-def test_units_are_not_dropped():
+def test_dropout_disabled():
     drop = torch.nn.Dropout(0.9)
 
     def model(x):
@@ -61,7 +61,7 @@ def test_units_are_not_dropped():
     assert abs(estimate.mean - exact) < 4 * estimate.mc_error
 
 
-def test_the_guide_is_not_run_where_chains_start_from_the_prior():
+def test_guide_unused_from_prior():
     def never(x):
         raise AssertionError
 
@@ -69,7 +69,7 @@ def test_the_guide_is_not_run_where_chains_start_from_the_prior():
     assert ais(lg.model, never, x, 2, 3, start="prior").per_datum.isfinite().all()
 
 
-def test_what_a_guide_of_one_site_computes_from_x_is_computed_once():
+def test_single_site_guide_runs_once():
     runs = []
 
     def guide(x):
@@ -77,10 +77,10 @@ def test_what_a_guide_of_one_site_computes_from_x_is_computed_once():
         lg.wide(x)
 
     ais(lg.model, guide, lg.draw(3), 2, 10, num_leapfrog_steps=3)
-    assert len(runs) < 20  # and not in each of the 40 gradients of pilot and chains
+    assert len(runs) < 20  # not in each of the 40 gradients of pilot and chains
 
 
-# What is refused
+# Errors
 
 
 def one_latent(site):
@@ -96,7 +96,7 @@ def without_observation(program):
     return poutine.block(program, hide=["x"])
 
 
-def test_latents_that_chains_cannot_move_are_refused():
+def test_unmovable_latents_raise():
     x = torch.zeros(4)
     discrete = one_latent(dist.Poisson(torch.tensor(1.0)))
     with pytest.raises(ValueError, match=r"site 'z' \(Poisson.*pvae.log_likelihood"):
@@ -114,7 +114,7 @@ def test_latents_that_chains_cannot_move_are_refused():
         ais(uniform, without_observation(normal), x)
 
 
-def test_a_support_that_depends_on_another_latent_is_refused():
+def test_dependent_support_raises():
     def model(x):
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", dist.Uniform(x.new_tensor(0.0), 1.0))
@@ -125,7 +125,7 @@ def test_a_support_that_depends_on_another_latent_is_refused():
         ais(model, model, torch.zeros(4), start="prior")
 
 
-def test_global_sites_and_terms_are_refused():
+def test_global_sites_and_terms_raise():
     def model(x, factor=False):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
@@ -142,7 +142,7 @@ def test_global_sites_and_terms_are_refused():
         ais(lambda x: model(x, True), model, x, start="prior")
 
 
-def test_sites_of_one_program_alone_are_refused():
+def test_sites_of_one_program_raise():
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("u", dist.Normal(x.new_zeros(()), 1.0), infer={"is_auxiliary": True})
@@ -156,7 +156,7 @@ def test_sites_of_one_program_alone_are_refused():
         ais(model, guide, x)
 
 
-def test_a_flow_without_an_inverse_is_refused():
+def test_flow_without_inverse_raises():
     flow = dist.transforms.Planar(2)
 
     def guide(x):
@@ -168,7 +168,7 @@ def test_a_flow_without_an_inverse_is_refused():
         ais(lg.model, guide, lg.draw(4))
 
 
-def test_pairs_whose_rows_cannot_be_told_apart_are_refused():
+def test_dependent_rows_raise():
     def flat(x):
         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
@@ -197,7 +197,7 @@ def test_pairs_whose_rows_cannot_be_told_apart_are_refused():
             ais(model, model, torch.zeros(4), start="prior")
 
 
-def test_options_out_of_range_are_refused():
+def test_options_out_of_range_raise():
     for name in ("num_particles", "num_temperatures", "num_leapfrog_steps", "max_bytes"):
         with pytest.raises(ValueError, match=f"{name} is 0: give at least 1"):
             ais(lg.model, lg.wide, lg.draw(3), **{name: 0})

@@ -21,7 +21,7 @@ def exact_divergence(x):
 
 
 def half(x):
-    """The first coordinate follows the exact posterior's mean, the second is the prior."""
+    """The first coordinate has the exact posterior's mean; the second is the prior."""
     with pyro.plate("data", len(x)):
         loc = lg.posterior_loc(x) * torch.tensor([1.0, 0.0])
         pyro.sample("z", dist.Normal(loc, torch.tensor([0.3, 1.0])).to_event(1))
@@ -30,7 +30,7 @@ def half(x):
 # Divergence by site
 
 
-def test_divergence_of_the_posterior_is_known_for_every_datum():
+def test_divergence_per_datum():
     x = lg.draw(200)
     z = kl_by_site(lg.model, lg.posterior, x, num_particles=2)["z"]
     torch.testing.assert_close(z.per_datum, exact_divergence(x), atol=1e-3, rtol=1e-4)
@@ -52,7 +52,7 @@ def test_divergence_by_coordinate():
     assert z.mean == pytest.approx(expected.sum().item(), abs=1e-4)
 
 
-def test_without_a_closed_form_the_log_ratio_is_averaged():
+def test_monte_carlo_divergence():
     def model(x):
         with pyro.plate("data", len(x)):
             prior = dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1)
@@ -68,10 +68,10 @@ def test_without_a_closed_form_the_log_ratio_is_averaged():
 
 
 @pytest.mark.parametrize("order", ["up", "down"])
-def test_divergences_of_a_hierarchy_add_up_in_either_order(order):
+def test_divergences_of_hierarchy_add_up(order):
     x = lh.draw(300)
     sites = kl_by_site(lh.model, lh.posterior(order), x, num_particles=100)
-    assert sites["z2"].analytic  # its prior depends on no other site
+    assert sites["z2"].analytic  # the prior of z2 has no parent site
     assert sites["z1"].analytic == (order == "down")
     error = (sites["z1"].mc_error ** 2 + sites["z2"].mc_error ** 2) ** 0.5
     assert sum(s.mean for s in sites.values()) == pytest.approx(lh.divergence(x), abs=4 * error)
@@ -84,7 +84,7 @@ def test_divergences_of_a_hierarchy_add_up_in_either_order(order):
         assert top.mc_error == 0
 
 
-def test_masked_data_diverge_by_nothing_and_global_sites_are_left_out():
+def test_masked_data_and_global_sites():
     mask = torch.tensor([True] * 4 + [False] * 4)
 
     def masked(program):
@@ -107,7 +107,7 @@ def test_masked_data_diverge_by_nothing_and_global_sites_are_left_out():
 # Active units
 
 
-def test_activity_is_the_variance_of_the_posterior_mean():
+def test_activity_is_variance_of_posterior_mean():
     x = lg.draw(5000)
     result = active_units(lg.model, lg.posterior, x)
     z = result.sites["z"]
@@ -120,14 +120,14 @@ def test_activity_is_the_variance_of_the_posterior_mean():
     torch.testing.assert_close(z.variance, pvae.infer(lg.posterior, x)["z"].var(0))
 
 
-def test_a_coordinate_that_ignores_the_data_is_not_active():
+def test_coordinate_that_ignores_data_is_inactive():
     z = active_units(lg.model, half, lg.draw(200)).sites["z"]
     assert z.active.tolist() == [True, False]
     assert z.variance[1] == 0
     assert active_units(lg.model, half, lg.draw(200), threshold=5.0).sites["z"].count == 0
 
 
-def test_the_mean_of_a_flow_is_averaged_without_counting_its_noise():
+def test_mean_of_flow_without_noise():
     def flow(x):
         with pyro.plate("data", len(x)):
             loc = lg.posterior_loc(x) * torch.tensor([1.0, 0.0])
@@ -144,10 +144,10 @@ def test_the_mean_of_a_flow_is_averaged_without_counting_its_noise():
     assert (z.mc_error > 0).all()
 
 
-# All together
+# Both diagnostics
 
 
-def test_collapse_is_named_by_site():
+def test_collapsed_sites():
     def model(x):
         with pyro.plate("rows", len(x)):
             pyro.sample("dead", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
@@ -157,7 +157,7 @@ def test_collapse_is_named_by_site():
     def guide(x):
         with pyro.plate("rows", len(x)):
             pyro.sample("dead", dist.Normal(x.new_zeros(3) + 0.01, 1.0).to_event(1))
-            # Not the prior, but the same for every datum.
+            # Differs from the prior, but is the same for every datum.
             pyro.sample("still", dist.Normal(x.new_zeros(2) + 1.0, 0.5).to_event(1))
         lg.posterior(x)
 
@@ -172,11 +172,11 @@ def test_collapse_is_named_by_site():
     assert numbers["active_units"]["sites"]["dead"]["active"] == 0
 
 
-def test_nothing_has_collapsed_in_the_posterior():
+def test_posterior_has_no_collapse():
     assert latent_use(lg.model, lg.posterior, lg.draw(100)).collapsed == {}
 
 
-def test_generators_modes_and_gradients_stay_as_they_were():
+def test_state_restored():
     drop = torch.nn.Dropout(0.5)
     weight = torch.nn.Parameter(torch.ones(()))
 
@@ -190,10 +190,10 @@ def test_generators_modes_and_gradients_stay_as_they_were():
     assert drop.training
     assert weight.grad is None
     exact = exact_divergence(x).mean().item()
-    assert use.divergence["z"].mean == pytest.approx(exact, rel=1e-4)  # no unit was dropped
+    assert use.divergence["z"].mean == pytest.approx(exact, rel=1e-4)  # dropout was off
 
 
-def test_numbers_out_of_range_are_refused():
+def test_numbers_out_of_range_raise():
     x = lg.draw(10)
     with pytest.raises(ValueError, match="num_particles is 0"):
         kl_by_site(lg.model, lg.posterior, x, num_particles=0)

@@ -1,4 +1,4 @@
-"""Compiled draws are the draws, or are not used."""
+"""Compiled estimates match, or are not used."""
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +13,7 @@ from pvae.evaluation import compiled
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Compile from the third block of a shape on; what was compiled is listed."""
+    """Compile from the third block of a shape on, and return the list of compiled graphs."""
     made = []
     compiled_as_ever = compiled.compile_recording
     monkeypatch.setattr(compiled, "_ENOUGH", 3)
@@ -26,7 +26,7 @@ def soon(monkeypatch):
     return made
 
 
-def test_a_compiled_estimate_is_the_same(soon):
+def test_compiled_estimate_matches(soon):
     model, guide = kinds.make("functions", 0)
     given = {"num_particles": 1001, "seed": 4, "max_bytes": 40_000}
     fast = pvae.log_likelihood(model, guide, X[:4], **given)
@@ -40,8 +40,8 @@ def test_a_compiled_estimate_is_the_same(soon):
     torch.testing.assert_close(fast.ess, slow.ess, atol=0.1, rtol=1e-3)
 
 
-def test_a_graph_that_differs_is_not_used(soon, monkeypatch):
-    """A program that counts its calls means something else each time."""
+def test_differing_graph_is_not_used(soon, monkeypatch):
+    """A program that counts its calls returns another result each time."""
     calls = []
 
     def model(x):
@@ -60,7 +60,7 @@ def test_a_graph_that_differs_is_not_used(soon, monkeypatch):
     assert len(calls) - before > 100
 
 
-def test_what_cannot_be_recorded_is_drawn_as_it_is(soon):
+def test_unrecordable_pair_runs_eagerly(soon):
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
@@ -78,7 +78,7 @@ def test_what_cannot_be_recorded_is_drawn_as_it_is(soon):
 
 
 @pytest.mark.parametrize("num_particles", [1, 50])
-def test_data_outside_their_support_are_refused_wherever_they_stand(num_particles):
+def test_data_outside_support_raise(num_particles):
     def model(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Bernoulli(0.5).expand([3]).to_event(1), obs=x)

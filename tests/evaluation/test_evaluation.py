@@ -9,7 +9,7 @@ from pyro import poutine
 import pvae
 
 
-def test_bound_is_evidence_minus_the_known_gap():
+def test_bound_is_evidence_minus_gap():
     x = lg.draw(400)
     bound = pvae.elbo(lg.model, lg.wide, x, num_particles=200)
     exact = lg.evidence(x) - lg.WIDE_GAP
@@ -20,13 +20,13 @@ def test_bound_is_evidence_minus_the_known_gap():
     assert bound.std_error == pytest.approx(spread, rel=0.05)
 
 
-def test_bound_under_the_posterior_is_the_evidence_of_every_datum():
+def test_bound_under_posterior_is_evidence():
     x = lg.draw(50)
     bound = pvae.elbo(lg.model, lg.posterior, x)
     torch.testing.assert_close(bound.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 
-def test_terms_by_site_are_expected_likelihood_and_negative_divergence():
+def test_terms_by_site():
     x = lg.draw(300)
     bound = pvae.elbo(lg.model, lg.posterior, x, num_particles=300)
     q = dist.MultivariateNormal(lg.posterior_loc(x), precision_matrix=lg.PRECISION)
@@ -35,7 +35,7 @@ def test_terms_by_site_are_expected_likelihood_and_negative_divergence():
     assert bound.sites["z"] == pytest.approx(-divergence, abs=0.02)
 
 
-def test_log_likelihood_is_the_exact_evidence():
+def test_log_likelihood_is_exact_evidence():
     x = lg.draw(300)
     estimate = pvae.log_likelihood(lg.model, lg.wide, x, num_particles=2000)
     assert estimate.mc_error < 0.01
@@ -43,7 +43,7 @@ def test_log_likelihood_is_the_exact_evidence():
     assert ((estimate.ess > 1) & (estimate.ess < 2000)).all()
 
 
-def test_mc_error_is_the_spread_over_seeds():
+def test_mc_error_matches_spread_over_seeds():
     x = lg.draw(20)
     for function in (pvae.elbo, pvae.log_likelihood):
         runs = [function(lg.model, lg.wide, x, num_particles=50, seed=s) for s in range(60)]
@@ -52,13 +52,13 @@ def test_mc_error_is_the_spread_over_seeds():
         assert reported == pytest.approx(spread, rel=0.3)
 
 
-def test_one_particle_cannot_tell_its_error():
+def test_one_particle_has_no_mc_error():
     bound = pvae.elbo(lg.model, lg.wide, lg.draw(5))
     assert bound.mc_error != bound.mc_error
     assert bound.as_json()["mc_error"] is None
 
 
-def test_importance_sampling_lies_between_bound_and_evidence():
+def test_bound_below_importance_sampling_below_evidence():
     x = lg.draw(200)
     bound = pvae.elbo(lg.model, lg.wide, x, num_particles=50)
     few = pvae.log_likelihood(lg.model, lg.wide, x, num_particles=3)
@@ -67,14 +67,14 @@ def test_importance_sampling_lies_between_bound_and_evidence():
     assert many.mean < lg.evidence(x).mean().item() + 4 * many.mc_error
 
 
-def test_per_datum_values_are_those_of_each_datum_alone():
+def test_per_datum_values_match_single_data():
     x = lg.draw(6)
     together = pvae.log_likelihood(lg.model, lg.posterior, x, num_particles=4).per_datum
     alone = [pvae.log_likelihood(lg.model, lg.posterior, row[None], 4).mean for row in x]
     torch.testing.assert_close(together, torch.tensor(alone), atol=1e-4, rtol=0)
 
 
-def test_a_pair_without_a_plate_is_evaluated_row_by_row():
+def test_pair_without_plate():
     def flat(x):
         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), lg.Z), 1.0).to_event(2))
         pyro.sample("x", dist.Normal(z @ lg.WEIGHT.T + lg.BIAS, lg.SCALE).to_event(2), obs=x)
@@ -88,7 +88,7 @@ def test_a_pair_without_a_plate_is_evaluated_row_by_row():
     torch.testing.assert_close(bound.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 
-def test_scales_do_not_count_and_masks_do():
+def test_scales_ignored_and_masks_applied():
     x = lg.draw(8)
     mask = torch.tensor([True] * 4 + [False] * 4)
 
@@ -111,7 +111,7 @@ def test_scales_do_not_count_and_masks_do():
     torch.testing.assert_close(part, exact, atol=1e-4, rtol=0)
 
 
-def test_a_plate_sized_to_the_data_set_counts_each_datum_once():
+def test_plate_of_full_data_set_size():
     def sized(x):
         with pyro.plate("data", 1000, subsample_size=len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
@@ -123,11 +123,12 @@ def test_a_plate_sized_to_the_data_set_counts_each_datum_once():
             pyro.sample("z", dist.MultivariateNormal(lg.posterior_loc(x), None, precision))
 
     x = lg.draw(40)
-    estimate = pvae.log_likelihood(sized, q, x, num_particles=60)  # 2400 tiled rows do not fit
+    # The 2400 tiled rows exceed the plate.
+    estimate = pvae.log_likelihood(sized, q, x, num_particles=60)
     torch.testing.assert_close(estimate.per_datum, lg.evidence(x), atol=1e-4, rtol=0)
 
 
-def test_a_global_site_counts_once_per_data_set_and_has_no_log_likelihood():
+def test_global_site_in_elbo_but_not_log_likelihood():
     def shared(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x)):
@@ -147,7 +148,7 @@ def test_a_global_site_counts_once_per_data_set_and_has_no_log_likelihood():
         pvae.log_likelihood(shared, q, x, num_particles=3)
 
 
-def test_a_plate_of_the_batch_size_by_chance_is_not_the_data_plate():
+def test_other_plate_of_batch_size():
     def chance(x):
         with pyro.plate("pixels", 5, dim=-2), pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -169,7 +170,7 @@ def test_a_plate_of_the_batch_size_by_chance_is_not_the_data_plate():
     assert plate.name == "data"
 
 
-def test_a_plate_that_subsamples_by_itself_is_refused():
+def test_subsampling_plate_raises():
     def picks(x):
         with pyro.plate("data", len(x), subsample_size=1) as index:
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x[index])
@@ -178,7 +179,7 @@ def test_a_plate_that_subsamples_by_itself_is_refused():
         pvae.elbo(picks, lambda x: None, torch.zeros(6))
 
 
-def test_evaluation_leaves_generators_and_modes_as_they_were():
+def test_state_restored():
     drop = torch.nn.Dropout(0.5)
 
     def model(x):
@@ -190,15 +191,15 @@ def test_evaluation_leaves_generators_and_modes_as_they_were():
     assert (torch.get_rng_state() == before).all()
     assert drop.training
     one = dist.Normal(1.0, 1.0).log_prob(torch.tensor(0.0)).item()
-    assert bound.mean == pytest.approx(one, abs=1e-5)  # no unit was dropped
+    assert bound.mean == pytest.approx(one, abs=1e-5)  # dropout was off
 
 
-def test_no_particles_is_refused():
+def test_zero_particles_raise():
     with pytest.raises(ValueError, match="give at least 1"):
         pvae.elbo(lg.model, lg.wide, lg.draw(3), num_particles=0)
 
 
-def test_plates_of_several_names_that_follow_the_batch_are_one():
+def test_several_data_plates():
     def model(x):
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
@@ -214,7 +215,7 @@ def test_plates_of_several_names_that_follow_the_batch_are_one():
     )
 
 
-def test_a_site_that_the_objective_sums_out_is_proposed_from_its_prior():
+def test_enumerated_site_proposed_from_prior():
     weights, locs = torch.tensor([0.3, 0.7]), torch.tensor([-1.0, 1.0])
 
     def model(x):
@@ -232,7 +233,7 @@ def test_a_site_that_the_objective_sums_out_is_proposed_from_its_prior():
 
 
 @pytest.mark.parametrize("make", ["factor", "sequential"])
-def test_a_global_site_counts_once_whatever_the_data_plate_is_made_of(make):
+def test_global_site_counts_once(make):
     def model(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
         if make == "factor":
@@ -255,7 +256,7 @@ def test_a_global_site_counts_once_whatever_the_data_plate_is_made_of(make):
 
 
 @pytest.mark.parametrize("estimate", [pvae.elbo, pvae.log_likelihood, pvae.ais, pvae.bdmc])
-def test_data_that_depend_on_their_neighbours_are_refused(estimate):
+def test_dependent_rows_raise(estimate):
     def centred(x):
         lg.posterior(x - x.mean(0))
 
@@ -269,6 +270,6 @@ def test_data_that_depend_on_their_neighbours_are_refused(estimate):
         pvae.evaluation.active_units(lg.model, centred, lg.draw(20))
 
 
-def test_batch_norm_is_refused_in_no_evaluation_since_it_does_not_mix_rows_there():
+def test_batch_norm_in_eval_mode():
     model, guide = kinds.make("functions", 0)
     assert pvae.elbo(model, guide, kinds.toy_data()[:20]).mean < 0

@@ -1,4 +1,4 @@
-"""Every estimator against the exact evidence, where it is known."""
+"""Every estimator against the exact evidence of a belief network."""
 
 import pyro
 import pyro.distributions as dist
@@ -8,7 +8,7 @@ import torch
 import pvae
 from pvae.evaluation import kl_by_site
 
-# A belief network small enough to enumerate: two layers of binary latents, and binary data.
+# Two layers of binary latents and binary data, small enough to enumerate.
 
 Z2, Z1, X = 2, 3, 6
 WEIGHTS = torch.Generator().manual_seed(0)
@@ -55,14 +55,14 @@ def x():
     return torch.randint(0, 2, (40, X), generator=torch.Generator().manual_seed(1)).float()
 
 
-def test_importance_sampling_of_a_belief_network_is_the_enumerated_evidence(x):
+def test_importance_sampling_of_belief_network(x):
     joint, _ = tables(x)
     estimate = pvae.log_likelihood(model, guide, x, 4000)
     assert estimate.mc_error < 0.01
     assert abs(estimate.mean - joint.logsumexp(1).mean().item()) < 4 * estimate.mc_error
 
 
-def test_the_bound_of_a_belief_network_is_the_enumerated_one(x):
+def test_elbo_of_belief_network(x):
     joint, proposal = tables(x)
     exact = (proposal.exp() * (joint - proposal)).sum(1)
     bound = pvae.elbo(model, guide, x, 3000)
@@ -72,13 +72,13 @@ def test_the_bound_of_a_belief_network_is_the_enumerated_one(x):
     assert together == pytest.approx(-bound.sites["z1"] - bound.sites["z2"], abs=0.05)
 
 
-def test_chains_refuse_what_is_discrete(x):
+def test_chains_with_discrete_site_raise(x):
     with pytest.raises(pvae.evaluation.UndefinedQuantityError, match=r"needs continuous latents"):
         pvae.ais(model, guide, x)
 
 
 @pytest.mark.slow
-def test_annealing_is_not_below_importance_sampling_on_a_trained_vae(mnist):
+def test_annealing_not_below_importance_sampling(mnist):
     model = pvae.models.VAE(x_shape=(28, 28), z_dim=20, hidden=400)
     guide = pvae.guides.MeanField(x_shape=(28, 28), z_dim=20, hidden=400)
     trained = pvae.fit(model, guide, mnist, epochs=3, progress=False)

@@ -1,4 +1,4 @@
-"""The fitted tail against tails that are known."""
+"""The fitted tail against known tails."""
 
 import pyro
 import pyro.distributions as dist
@@ -16,21 +16,21 @@ def exceedances(k, rows, n):
 
 
 @pytest.mark.parametrize("k", [0.1, 0.3, 0.5, 0.7, 1.0])
-def test_the_shape_of_pareto_tails_is_found(k):
+def test_shape_of_pareto_tails(k):
     found = pareto_k(exceedances(k, 200, 1000))
     drawn = (1000 * k + 5) / 1010
     assert found.mean().item() == pytest.approx(drawn, abs=0.015)
-    # The estimator's spread is that of maximum likelihood, (1 + k) / sqrt(n).
+    # The estimator has the standard error of maximum likelihood, (1 + k) / sqrt(n).
     assert found.std().item() == pytest.approx((1 + k) / 1000**0.5, rel=0.25)
 
 
 @pytest.mark.parametrize("k", [0.1, 1.0])
-def test_few_observations_are_drawn_toward_a_half(k):
+def test_shrinkage_with_few_observations(k):
     found = pareto_k(exceedances(k, 3000, 100))
     assert found.mean().item() == pytest.approx((100 * k + 5) / 110, abs=0.02)
 
 
-def test_a_bounded_tail_has_a_negative_shape():
+def test_bounded_tail_has_negative_shape():
     assert (pareto_k(torch.rand(5, 2000)) < -0.5).all()
 
 
@@ -38,7 +38,7 @@ def test_equal_weights_have_no_tail():
     assert (pareto_k(torch.zeros(3, 50)) == -torch.inf).all()
 
 
-def test_the_tail_is_gathered_block_by_block():
+def test_tail_across_blocks():
     weights = torch.randn(1000, 7, dtype=torch.float64) * 3
     whole, parts = Tails(7, 1000), Tails(7, 1000)
     whole.add(0, weights)
@@ -52,7 +52,7 @@ def test_the_tail_is_gathered_block_by_block():
 
 
 def narrow(scale):
-    """Posterior N(0, 1) for every x, and a guide of another width: the weights' tail is known."""
+    """A posterior N(0, 1) for every x and a guide of another scale, so the tail is known."""
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -67,14 +67,14 @@ def narrow(scale):
 
 
 @pytest.mark.parametrize("k", [0.3, 0.6, 0.9])
-def test_a_guide_that_is_too_narrow_has_the_known_tail(k):
-    """Weights exp((1 / s^2 - 1) z^2 / 2) of z ~ N(0, s^2) have the tail k = 1 - s^2."""
+def test_narrow_guide_has_known_tail(k):
+    """Weights exp((1 / s^2 - 1) z^2 / 2) with z ~ N(0, s^2) have the tail k = 1 - s^2."""
     model, guide = narrow((1 - k) ** 0.5)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(40), num_particles=50_000)
     assert estimate.khat.mean().item() == pytest.approx(k, abs=0.1)
 
 
-def test_data_that_are_not_to_be_trusted_are_named_with_the_reason():
+def test_unreliable_data_warning():
     model, guide = narrow(0.2)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(6), num_particles=2000)
     assert estimate.untrusted.tolist() == [0, 1, 2, 3, 4, 5]
@@ -86,20 +86,20 @@ def test_data_that_are_not_to_be_trusted_are_named_with_the_reason():
     assert estimate.warning == ""
 
 
-def test_few_particles_trust_less():
+def test_threshold_with_few_particles():
     assert trusted_below(100) == 0.5
     assert trusted_below(10**6) == 0.7
 
 
-def test_too_few_particles_cannot_tell():
+def test_too_few_particles_undefined():
     model, guide = narrow(1.0)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(3), num_particles=5)
     assert estimate.khat.isnan().all()
 
 
 @pytest.mark.parametrize("kind", ["grey", "binary", "real"])
-def test_bits_per_dimension_are_those_of_discretized_images(kind):
-    """Sixteen equally likely levels take four bits."""
+def test_bits_per_dim_of_discretized_images(kind):
+    """Sixteen equally likely levels cost four bits."""
 
     def model(x):
         with pyro.plate("data", len(x)):

@@ -8,7 +8,7 @@ from pvae.evaluation import marginal_by_hmc
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
-def test_the_estimate_is_the_exact_evidence(start):
+def test_exact_evidence(start):
     x = lg.draw(60)
     estimate = marginal_by_hmc(lg.model, lg.wide, x, start=start, num_leapfrog_steps=5)
     assert estimate.mc_error < 0.005
@@ -16,7 +16,7 @@ def test_the_estimate_is_the_exact_evidence(start):
     assert (estimate.per_datum - lg.evidence(x)).abs().max() < 0.1
 
 
-def test_a_bad_guide_only_says_where_chains_start():
+def test_bad_guide_only_starts_chains():
     def bad(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(lg.posterior_loc(x) + 2, 0.05).to_event(1))
@@ -26,7 +26,7 @@ def test_a_bad_guide_only_says_where_chains_start():
     assert abs(estimate.mean - lg.evidence(x).mean().item()) < 4 * estimate.mc_error
 
 
-def test_positive_latents_have_the_negative_binomial_evidence():
+def test_positive_latents():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Gamma(x.new_tensor(4.0), 1.0))
@@ -36,12 +36,12 @@ def test_positive_latents_have_the_negative_binomial_evidence():
     estimate = marginal_by_hmc(model, model, x, 32, 200, start="prior", num_leapfrog_steps=5)
     exact = dist.NegativeBinomial(4.0, torch.tensor(0.5)).log_prob(x)
     assert estimate.mc_error < 0.02
-    # A log-gamma posterior has a lighter right tail than its Gaussian: the error's tail is heavy.
+    # The log-gamma posterior has a lighter right tail than the Gaussian: errors have heavy tails.
     assert abs(estimate.mean - exact.mean().item()) < 6 * estimate.mc_error
     assert (estimate.per_datum - exact).abs().max() < 0.2
 
 
-def test_mc_error_is_the_spread_over_seeds():
+def test_mc_error_matches_spread_over_seeds():
     x = lg.draw(30)
     runs = [
         marginal_by_hmc(lg.model, lg.posterior, x, 16, 20, num_leapfrog_steps=1, seed=s)
@@ -52,7 +52,7 @@ def test_mc_error_is_the_spread_over_seeds():
     assert reported == pytest.approx(spread, rel=0.5)
 
 
-def test_a_seed_decides_everything_and_the_generators_stay():
+def test_seed_and_generators():
     before = torch.get_rng_state()
     first, again, other = (
         marginal_by_hmc(
@@ -65,7 +65,7 @@ def test_a_seed_decides_everything_and_the_generators_stay():
     assert (torch.get_rng_state() == before).all()
 
 
-def test_more_than_five_latent_dimensions_and_few_draws_are_refused():
+def test_too_many_dimensions_or_few_draws_raise():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(6), 1.0).to_event(1))

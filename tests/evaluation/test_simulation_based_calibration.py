@@ -8,7 +8,7 @@ from pvae.evaluation import calibration
 
 
 def shifted(x):
-    """The exact posterior, moved by half a unit in the first coordinate."""
+    """The exact posterior, shifted by 0.5 in the first coordinate."""
     with pyro.plate("data", len(x)):
         loc = lg.posterior_loc(x) + torch.tensor([0.5, 0.0])
         pyro.sample("z", dist.MultivariateNormal(loc, precision_matrix=lg.PRECISION))
@@ -23,7 +23,7 @@ def narrow(x):
 LIKE = torch.zeros(1, lg.X)
 
 
-def test_the_posterior_is_calibrated():
+def test_posterior_is_calibrated():
     result = calibration(lg.model, lg.posterior, LIKE)
     assert result.p_value > 0.01
     assert result.sentence.startswith("no miscalibration found on 1000 simulated data")
@@ -37,7 +37,7 @@ def test_the_posterior_is_calibrated():
     assert (z.dispersion.abs() < 4 * z.dispersion_error).all()
 
 
-def test_p_values_of_the_posterior_are_uniform():
+def test_p_values_of_posterior_are_uniform():
     p = [
         calibration(lg.model, lg.posterior, LIKE, num_data=300, seed=s).sites["z"].p_values
         for s in range(40)
@@ -55,15 +55,15 @@ def test_p_values_of_the_posterior_are_uniform():
         (shifted, "biased high", "coordinate 0"),
     ],
 )
-def test_what_is_wrong_is_named(guide, words, coordinates):
+def test_miscalibration_is_named(guide, words, coordinates):
     result = calibration(lg.model, guide, LIKE)
     assert result.p_value < 1e-4
     assert result.sentence.endswith(f"q(z | x) is {words} at site 'z', {coordinates}")
 
 
-def test_ranks_have_the_moments_of_the_wide_guide():
+def test_rank_moments_of_wide_guide():
     result = calibration(lg.model, lg.wide, LIKE, num_data=20_000)
-    # The truth is N(0, 1) in units in which the draws are N(0, 1.5): u = Phi(t / 1.5^0.5).
+    # In units where the true z is N(0, 1), draws are N(0, 1.5): u = Phi(t / 1.5^0.5).
     t = torch.randn(10**6, dtype=torch.float64)
     u = dist.Normal(0.0, 1.5**0.5).cdf(t)
     ranks = u * 99 + (u * (1 - u) * 99) ** 0.5 * torch.randn(10**6)
@@ -71,7 +71,7 @@ def test_ranks_have_the_moments_of_the_wide_guide():
     assert result.sites["z"].dispersion.tolist() == pytest.approx([expected] * 2, abs=0.03)
 
 
-def test_discrete_latents_and_hierarchies_are_ranked_and_conditions_are_kept():
+def test_discrete_hierarchical_and_conditioned_pairs():
     def model(x, y):
         with pyro.plate("data", len(x)):
             top = pyro.sample("top", dist.Bernoulli(0.3 + 0.4 * y))
@@ -97,7 +97,7 @@ def test_discrete_latents_and_hierarchies_are_ranked_and_conditions_are_kept():
     assert calibration(model, wrong_of_ones, like, num_data=2000).p_value < 0.01
 
 
-def test_flattened_data_reach_the_guide_in_their_own_shape():
+def test_flattened_data():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
@@ -111,7 +111,7 @@ def test_flattened_data_reach_the_guide_in_their_own_shape():
     assert calibration(model, guide, torch.zeros(1, 5, 1), num_data=200).p_value > 0.01
 
 
-def test_a_plate_sized_to_the_data_set_is_simulated_in_parts():
+def test_plate_of_full_data_set_size():
     def sized(program):
         def run(x):
             with pyro.plate("all", 150, subsample_size=len(x)):
@@ -130,7 +130,7 @@ def test_a_plate_sized_to_the_data_set_is_simulated_in_parts():
     assert result.sites["z"].ranks.shape == (400, lg.Z)
 
 
-def test_generators_modes_and_gradients_stay_as_they_were():
+def test_state_restored():
     drop = torch.nn.Dropout(0.5)
     weight = torch.nn.Parameter(torch.ones(()))
 
@@ -138,13 +138,13 @@ def test_generators_modes_and_gradients_stay_as_they_were():
         lg.posterior(drop(x) * weight)
 
     before = torch.get_rng_state()
-    assert calibration(lg.model, guide, LIKE, num_data=200).p_value > 0.01  # no unit was dropped
+    assert calibration(lg.model, guide, LIKE, num_data=200).p_value > 0.01  # dropout was off
     assert (torch.get_rng_state() == before).all()
     assert drop.training
     assert weight.grad is None
 
 
-def test_what_cannot_be_simulated_is_refused():
+def test_unsimulatable_models_raise():
     def rounded(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))
@@ -177,7 +177,7 @@ def test_what_cannot_be_simulated_is_refused():
         calibration(lg.model, lg.posterior, LIKE, num_draws=0)
 
 
-def test_the_numbers_for_json():
+def test_json():
     import json
 
     result = calibration(lg.model, lg.wide, LIKE, num_data=200)

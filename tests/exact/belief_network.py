@@ -1,4 +1,4 @@
-"""A small pair of binary units, whose evidence is a sum over all that they can be."""
+"""A small pair of binary units, whose evidence is a sum over all their states."""
 
 import pyro
 import pyro.distributions as dist
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Belief(Pair):
-    """A belief network of binary units, 1 above 2 above 3 of data; the guide is bottom up.
+    """A belief network with 1, 2 and 3 binary units (z2, z1, x) and a bottom-up guide.
 
     p(x, z1, z2) = p(z2) p(z1 | z2) p(x | z1), q(z | x) = q(z1 | x) q(z2 | z1), all logits affine.
     """

@@ -14,7 +14,7 @@ ROWS = 7
 class Gaussian(Pair):
     """p(x, z) = N(z; m, r^2) N(x; W z + b, s^2 I), one latent; the guide is affine in x.
 
-    Draws of a `scored` guide have no gradient.
+    Draws of a `scored` guide carry no gradient.
     """
 
     nodes = 80
@@ -81,7 +81,7 @@ class Gaussian(Pair):
         return 0.5 * ((2 * ratio).exp() + apart**2 - 1) - ratio
 
     def expected_likelihood(self, x: Tensor) -> Tensor:
-        """The guide's mean of log p(x | z), shape (rows,), in nats."""
+        """E_q[log p(x | z)], shape (rows,), in nats."""
         p, q = self.generative, self.recognition
         loc = (x @ q.slope + q.bias)[:, None] * p.slope + p.bias
         spread = (q.log_scale.exp() * p.slope) ** 2
@@ -125,7 +125,7 @@ class Hierarchy(Pair):
     """p(x, z1, z2) = N(z2; 0, 1) N(z1; a z2 + c, r^2) N(x; W z1 + b, s^2 I).
 
     The guide is q(z1 | x) q(z2 | z1) if `order` is "up", q(z2 | x) q(z1 | z2, x) if it is "down".
-    Draws of `scored` sites have no gradient.
+    Draws of `scored` sites carry no gradient.
     """
 
     nodes = 16
@@ -164,7 +164,7 @@ class Hierarchy(Pair):
             pyro.sample(second, fn.has_rsample_(second not in self.scored))
 
     def _then(self, x: Tensor, z: Tensor) -> Tensor:
-        """The mean of the guide's second latent, given its first."""
+        """The guide's mean of its second latent given its first."""
         q = self.recognition
         loc = q.then_slope * z + q.then_bias
         return loc if self.order == "up" else loc + x @ q.then_data

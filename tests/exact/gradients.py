@@ -1,6 +1,6 @@
-"""Many independent gradients of an objective, each of one step at the batch size that is asked for.
+"""Many independent gradients of an objective for one batch.
 
-The step is recorded once and then carried out for thousands of draws at a time, by `torch.vmap`.
+The step is recorded once and replayed for thousands of draws at a time by `torch.vmap`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ class Draws:
     """Moments of a loss and of gradients over independent draws.
 
     Attributes:
-        count: of draws.
-        mean: by name of the parameter, and of "loss".
-        std: of one draw, likewise.
+        count: number of draws.
+        mean: means, by parameter name and "loss".
+        std: standard deviations of one draw, likewise.
     """
 
     count: int
@@ -37,15 +37,15 @@ class Draws:
     std: dict[str, Tensor]
 
     def std_error(self, name: str) -> Tensor:
-        """Of the mean."""
+        """Standard errors of the means."""
         return self.std[name] / self.count**0.5
 
     def variance(self, part: str = "") -> float:
-        """Of one draw of the gradients whose names start so, summed over their elements."""
+        """Variance of the gradients with this prefix, summed over their elements."""
         return self._square(self.std, part)
 
     def signal_to_noise(self, part: str = "") -> float:
-        """The norm of the mean gradient over the standard deviation of one draw."""
+        """The norm of the mean gradient divided by the standard deviation of one draw."""
         return (self._square(self.mean, part) / self.variance(part)) ** 0.5
 
     @staticmethod
@@ -66,12 +66,12 @@ def draw(
     """Draw gradients of the objective for these rows.
 
     Args:
-        objective: whose `loss_and_grads` is drawn from; its own parameters are left out.
-        pair: model and guide.
+        objective: its `loss_and_grads` is drawn; gradients of its own parameters are omitted.
+        pair: the model and the guide.
         x: the batch, shape (rows, X).
-        count: how many draws at most, up to the next multiple of a chunk.
-        seed: of the generators, which are left as they are after the draws.
-        enough: whether to stop; it may look at standard errors, but not at means.
+        count: maximum number of draws, rounded up to a multiple of the chunk size.
+        seed: seed of the generators; their states are not restored.
+        enough: whether to stop; it may use standard errors, but not means.
     """
     replay, keys = _replay(objective, pair, x)
     own = dict.fromkeys(["loss", *pair.parameters()])
@@ -86,11 +86,11 @@ def draw(
         total += size
         for key in own:
             value = values.get(key)
-            if value is None:  # not trained by the objective
+            if value is None:  # the objective does not train it
                 value = torch.zeros(size, *pair.parameters()[key].shape)
             value = value.double()
             origin, first, second = sums.get(key, (value.mean(0), 0.0, 0.0))
-            apart = value - origin  # or the squares cancel
+            apart = value - origin  # avoids cancellation of the squares
             sums[key] = (origin, first + apart.sum(0), second + (apart**2).sum(0))
         mean = {key: origin + first / total for key, (origin, first, _) in sums.items()}
         std = {
@@ -105,7 +105,7 @@ def draw(
 def _replay(
     objective: ELBO, pair: Pair, x: Tensor
 ) -> tuple[Callable[[Tensor], list[Tensor]], list[str]]:
-    """A function from a zero to a loss and gradients, and their names."""
+    """A function from a zero to the loss and gradients, and the gradients' names."""
     networks = objective.networks() if isinstance(objective, Objective) else {}
     named = pair.parameters()
     for prefix, network in networks.items():
@@ -116,24 +116,24 @@ def _replay(
         return objective.loss_and_grads(pair.model, pair.guide, x)
 
     with pyro.get_param_store().scope():
-        objective.loss(pair.model, pair.guide, x)  # what an objective finds out of a pair once
+        objective.loss(pair.model, pair.guide, x)  # the objective examines a pair once
         recording = record(loss_and_grads, list(named.values()), buffers, (x,), {})
     names = {id(parameter): name for name, parameter in named.items()}
     graph, held = _for_vmap(recording.graph), (x, *recording.constants)
 
     def replay(zero: Tensor) -> list[Tensor]:
         outputs = graph(zero, *held)
-        # Of several losses, as Pyro's wake-sleep has, the sum.
+        # Pyro's wake-sleep returns several losses: sum them.
         return [sum(outputs[: recording.losses], torch.zeros(())), *outputs[recording.losses :]]
 
     return replay, ["loss", *(names[id(parameter)] for parameter in recording.trained)]
 
 
 def _for_vmap(module: GraphModule) -> Callable[..., Sequence[Tensor]]:
-    """The graph with a zero as its first input, one for each draw.
+    """The graph with a zero, batched by vmap, as its first input.
 
-    It is added to what is filled at random, as by `normal_`, and to buffers that are written: vmap
-    writes other values for each draw only into a tensor that there is for each draw.
+    The zero is added to tensors that are filled at random, as by `normal_`, and to buffers that are
+    written: vmap writes separate values per draw only into a batched tensor.
     """
     graph = GraphModule(module, module.graph).graph
     first = next(iter(graph.nodes))
@@ -155,10 +155,10 @@ def _for_vmap(module: GraphModule) -> Callable[..., Sequence[Tensor]]:
 
 
 def misses(draws: Draws, exact: dict[str, Tensor], within: float = 4.0) -> list[str]:
-    """What has an element further from the exact one than so many standard errors."""
+    """Names of values with an element more than `within` standard errors from the exact one."""
     found = []
     for name, value in exact.items():
-        # Where there is no noise, rounding is left.
+        # Rounding remains even without noise.
         rounding = 1e-7 * (1 + value.abs())
         ratio = (draws.mean[name] - value).abs() / (draws.std_error(name) + rounding)
         if ratio.max() > within:
@@ -167,10 +167,10 @@ def misses(draws: Draws, exact: dict[str, Tensor], within: float = 4.0) -> list[
 
 
 def imprecise(draws: Draws, gradients: dict[str, Tensor], precision: float = 0.01) -> list[str]:
-    """Which gradients' standard errors are too large for a test to say something.
+    """Names of gradients whose standard errors are too large for a meaningful test.
 
-    Their norm is compared with that of the parameter's exact gradient; or where that is next to
-    nothing, with a part of the whole gradient's.
+    The norm of the errors is compared with the norm of the parameter's exact gradient, or, if that
+    is tiny, with a fraction of the norm of the whole gradient.
     """
     whole = sum(gradient.square().sum() for gradient in gradients.values()) ** 0.5
     found = []
@@ -184,16 +184,16 @@ def imprecise(draws: Draws, gradients: dict[str, Tensor], precision: float = 0.0
 def assert_unbiased(
     objective: ELBO, pair: Pair, x: Tensor, target: Target, count: int = 2_000_000
 ) -> None:
-    """The mean loss, and each element of each gradient, are within 4 standard errors of the exact.
+    """Assert that loss and gradient elements are within 4 standard errors of the exact ones.
 
-    As many gradients are drawn as it takes to know them to one percent, `count` at most. Among
-    thousands of elements some are further away by chance: that is a bias if it is so again for
-    other draws, of which there are four times as many.
+    Draws gradients until they are known to one percent, at most `count`. Among thousands of
+    elements some deviate by chance: it is a bias if they deviate again in four times as many new
+    draws.
     """
     gradients = target.gradients(pair)
     exact = {"loss": target.value.detach(), **gradients}
     draws = draw(objective, pair, x, count, enough=lambda so_far: not imprecise(so_far, gradients))
-    # Spelled out, since pytest rewrites no assertions here.
+    # An explicit message, since pytest rewrites no assertions here.
     vague = imprecise(draws, gradients)
     assert not vague, "; ".join(vague)
     if misses(draws, exact):

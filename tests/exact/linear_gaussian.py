@@ -1,4 +1,4 @@
-"""Probabilistic PCA, whose evidence, posterior and best fit are known in closed form.
+"""Probabilistic PCA: evidence, posterior and maximum likelihood in closed form.
 
 p(x, z) = N(z; 0, I) N(x; W z + b, s^2 I)
 
@@ -36,17 +36,17 @@ def posterior(x: Tensor) -> None:
 
 
 def wide(x: Tensor) -> None:
-    """The exact mean with the covariance 1.5 times too wide."""
+    """The exact mean and 1.5 times the exact covariance."""
     with pyro.plate("data", len(x)):
         pyro.sample(
             "z", dist.MultivariateNormal(posterior_loc(x), precision_matrix=PRECISION / 1.5)
         )
 
 
-# KL(q || p) of `wide`, the same for every datum: 0.5 (tr - Z - log det) of a ratio of 1.5.
+# KL(q || p) of `wide`, the same for every datum: 0.5 (tr R - Z - log det R), R = 1.5 I.
 WIDE_GAP = 0.5 * (1.5 * Z - Z - Z * math.log(1.5))
 
-# KL of the best fully factorized Gaussian: 0.5 (sum log Lambda_ii - log det Lambda).
+# KL of the best factorized Gaussian: 0.5 (sum log Lambda_ii - log det Lambda).
 MEAN_FIELD_GAP = 0.5 * (PRECISION.diag().log().sum() - PRECISION.logdet()).item()
 
 
@@ -63,7 +63,7 @@ def evidence(x: Tensor) -> Tensor:
 
 
 def best_evidence(x: Tensor) -> float:
-    """The largest mean evidence that any W, b and s reach on x, in nats per datum."""
+    """The maximum of the mean evidence over W, b and s for data x, in nats per datum."""
     values = torch.linalg.eigvalsh(torch.cov(x.double().T, correction=0)).flip(0)
     noise = values[Z:].mean()
     log_det = values[:Z].log().sum() + (X - Z) * noise.log()

@@ -1,4 +1,4 @@
-"""Probabilistic PCA whose two latent coordinates are a hierarchy, z2 above z1.
+"""Probabilistic PCA with a hierarchy of two latent coordinates, z2 above z1.
 
 p(x, z1, z2) = N(z2; 0, 1) N(z1; 0.6 z2, 0.8^2) N(x; W [z1, z2] + b, s^2 I)
 """

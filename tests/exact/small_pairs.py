@@ -1,8 +1,8 @@
-"""What small pairs have in common: their expectations under the guide are finite sums.
+"""Small pairs whose expectations under the guide are finite sums.
 
-What is random is enumerated where it is discrete, and put on the nodes of a Gauss-Hermite rule
-where it is Gaussian; so that every bound, and by autograd its gradient, is known. Model and guide
-are away from their best fit. All in float64.
+Discrete latents are enumerated and Gaussian ones replaced by the nodes of a Gauss-Hermite rule, so
+every bound, and by autograd its gradient, is known. Model and guide differ from their optimum. All
+tensors are float64.
 """
 
 import math
@@ -16,13 +16,13 @@ from torch.nn.functional import logsigmoid
 
 @dataclass(frozen=True)
 class Points:
-    """All that the guide can draw, or what stands for it in an expectation.
+    """All values of the latents, or nodes that represent them in expectations.
 
     Attributes:
-        mass: of each point, which sum to 1 over the points; shape (rows, points).
+        mass: probability of each point, summing to 1 over points; shape (rows, points).
         likelihood: log p(x | z), shape (rows, points), in nats.
-        prior: by site, log p of it given its parents, (rows, points).
-        guide: by site, log q of it given its parents and x, (rows, points).
+        prior: by site, log p given the parents, shape (rows, points).
+        guide: by site, log q given the parents and x, shape (rows, points).
     """
 
     mass: Tensor
@@ -40,11 +40,11 @@ class Points:
 
 
 class Pair:
-    """A model and a guide that share nothing, and 7 data.
+    """A model and a guide without common parameters, and 7 data.
 
     Attributes:
-        generative: the model's parameters.
-        recognition: the guide's.
+        generative: parameters of the model.
+        recognition: parameters of the guide.
         x: shape (7, X).
     """
 
@@ -54,7 +54,7 @@ class Pair:
         self.generative, self.recognition, self.x = _module(generative), _module(recognition), x
 
     def parameters(self) -> dict[str, Tensor]:
-        """Of model and guide, by name."""
+        """The parameters of model and guide, by name."""
         return {
             f"{part}.{name}": value
             for part in ("generative", "recognition")
@@ -62,11 +62,11 @@ class Pair:
         }
 
     def points(self, x: Tensor, *, moving: bool = True) -> Points:
-        """Those of the guide at x; nothing but densities depends on parameters unless `moving`."""
+        """The guide's points at x; unless `moving`, only densities depend on parameters."""
         raise NotImplementedError
 
     def dreams(self) -> tuple[Tensor, Tensor]:
-        """Of all that the model can draw: the mass, and log q(z | x) of it; each (points,)."""
+        """For all values of (x, z): the model's mass and log q(z | x), each (points,)."""
         raise NotImplementedError
 
 
@@ -78,7 +78,7 @@ def _module(values: dict[str, object]) -> nn.Module:
 
 
 def normal(value: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """The log density of a Gaussian."""
+    """The log-density of a Gaussian."""
     noise = (value - loc) / log_scale.exp()
     return -0.5 * noise**2 - log_scale - 0.5 * math.log(2 * math.pi)
 
@@ -89,7 +89,7 @@ def bits(value: Tensor, logits: Tensor) -> Tensor:
 
 
 def gauss_hermite(nodes: int, dims: int) -> tuple[Tensor, Tensor]:
-    """Nodes, (nodes^dims, dims), and their mass, for expectations under standard noise."""
+    """Nodes, (nodes^dims, dims), and masses, for expectations under a standard normal."""
     places, mass = (torch.from_numpy(array) for array in np.polynomial.hermite_e.hermegauss(nodes))
     mass = mass / mass.sum()
     grid = torch.cartesian_prod(*[places] * dims).reshape(-1, dims)

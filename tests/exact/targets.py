@@ -1,7 +1,7 @@
-"""What the gradient estimators estimate, as sums over all that the guide can draw.
+"""The exact expectations of the gradient estimators, as sums over the guide's points.
 
-Every function takes a pair of `small_pairs` and rows of its data, and gives losses: minus the
-bound, summed over the rows, in nats, as functions of the pair's parameters.
+Every function takes a pair of `small_pairs` and rows of its data, and returns losses: minus the
+bound, summed over the rows, in nats, differentiable in the pair's parameters.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Target:
-    """Losses whose gradients are the exact ones.
+    """Losses whose gradients are exact.
 
     Attributes:
-        model: a function of the model's parameters.
-        guide: of the guide's; the same as the model's where there is one objective.
+        model: the loss of the model's parameters.
+        guide: the loss of the guide's parameters; the same as `model` if there is one objective.
         value: the exact mean of the estimator's loss.
     """
 
@@ -35,7 +35,7 @@ class Target:
     value: Tensor
 
     def gradients(self, pair: Pair) -> dict[str, Tensor]:
-        """Exact, by the parameter's name."""
+        """Exact gradients, by parameter name."""
         found: dict[str, Tensor] = {}
         for part, loss in (("generative", self.model), ("recognition", self.guide)):
             own = {f"{part}.{name}": p for name, p in getattr(pair, part).named_parameters()}
@@ -45,7 +45,7 @@ class Target:
 
 
 def elbo(pair: Pair, x: Tensor, **beta: float) -> Target:
-    """E_q[log p(x | z)] - sum_s beta_s KL_s; beta by site, 1 where nothing is said."""
+    """E_q[log p(x | z)] - sum_s beta_s KL_s; beta by site (default: 1)."""
     at = pair.points(x)
     loss = -(at.mass * at.likelihood).sum()
     for site, guide in at.guide.items():
@@ -54,7 +54,7 @@ def elbo(pair: Pair, x: Tensor, **beta: float) -> Target:
 
 
 def free_bits(pair: Pair, x: Tensor, floor: float, over: str) -> Target:
-    """The ELBO in which no site's KL, of a datum or in the mean of the batch, counts as less."""
+    """The ELBO with each KL, of a datum or averaged over the batch, clamped from below."""
     at = pair.points(x)
     loss = -(at.mass * at.likelihood).sum()
     for site, guide in at.guide.items():
@@ -67,7 +67,7 @@ def free_bits(pair: Pair, x: Tensor, floor: float, over: str) -> Target:
 
 
 def _tuples(at: Points, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all K-tuples: the mass, (rows, tuples); log w and log q of each, (rows, tuples, K)."""
+    """For all K-tuples of points: mass, (rows, tuples); log w and log q, (rows, tuples, K)."""
     number = at.mass.shape[-1]
     index = torch.cartesian_prod(*[torch.arange(number)] * k).reshape(-1, k)
     weight = at.log_joint - at.log_guide
@@ -75,7 +75,7 @@ def _tuples(at: Points, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def importance_weighted(pair: Pair, x: Tensor, k: int) -> Target:
-    """E log 1/K sum_k w_k, of k independent draws."""
+    """E log(1/K sum_k w_k) over K independent draws."""
     mass, weights, _ = _tuples(pair.points(x), k)
     bound = weights.logsumexp(-1) - torch.tensor(float(k)).log()
     loss = -(mass * bound).sum()
@@ -83,7 +83,7 @@ def importance_weighted(pair: Pair, x: Tensor, k: int) -> Target:
 
 
 def reweighted_wake_sleep(pair: Pair, x: Tensor, k: int, insomnia: float) -> Target:
-    """The guide's wake phase weighs draws by their normalized weights, each datum by itself."""
+    """Reweighted wake-sleep, with weights normalized for each datum separately."""
     mass, weights, log_guide = _tuples(pair.points(x, moving=False), k)
     normalized = weights.softmax(-1).detach()
     wake = -(mass * (normalized * log_guide).sum(-1)).sum()
@@ -92,7 +92,7 @@ def reweighted_wake_sleep(pair: Pair, x: Tensor, k: int, insomnia: float) -> Tar
 
 
 def wake_sleep(pair: Pair, x: Tensor) -> Target:
-    """The model learns from the guide's draws, the guide from the model's."""
+    """Wake-sleep: the model learns from the guide's draws, the guide from the model's."""
     at = pair.points(x, moving=False)
     wake = -(at.mass * at.log_joint).sum()
     return Target(wake, _sleep(pair, len(x)), elbo(pair, x).value)

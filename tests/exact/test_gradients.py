@@ -1,4 +1,4 @@
-"""Draws of gradients: Pyro's own estimators pass where they are unbiased, and fail where not."""
+"""The gradient test passes for Pyro's unbiased estimators and fails for biased ones."""
 
 import pyro.infer.rws
 import pytest
@@ -30,14 +30,14 @@ UNBIASED = {
 
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("name", UNBIASED)
-def test_pyros_estimators_are_unbiased(name, rows):
+def test_pyro_estimators_unbiased(name, rows):
     objective, make = UNBIASED[name]
     pair = make()
     x = pair.x[:rows]
     assert_unbiased(objective(), pair, x, exact.elbo(pair, x))
 
 
-def test_a_divergence_that_forgets_what_it_depends_on_is_found():
+def test_missing_dependence_of_divergence_found():
     pair = Hierarchy("up")
     with pytest.warns(UserWarning, match="mean field restriction"):
         draws = draw(TraceMeanField_ELBO(), pair, pair.x, 40_000)
@@ -46,13 +46,13 @@ def test_a_divergence_that_forgets_what_it_depends_on_is_found():
 
 
 def reweighted(monkeypatch):
-    # It puts a hook on the loss that reads its gradient, which cannot be recorded.
+    # It puts a hook on the loss that reads the gradient, which cannot be recorded.
     monkeypatch.setattr(pyro.infer.rws, "warn_if_nan", lambda *_: None)
     return ReweightedWakeSleep(num_particles=2, vectorize_particles=False)
 
 
 @pytest.mark.parametrize("make", [Gaussian, Belief])
-def test_pyros_reweighted_wake_sleep_is_right_for_one_datum(make, monkeypatch):
+def test_pyro_reweighted_wake_sleep_with_one_datum(make, monkeypatch):
     pair = make()
     x = pair.x[:1]
     target = exact.reweighted_wake_sleep(pair, x, 2, 1.0)
@@ -65,8 +65,8 @@ def test_pyros_reweighted_wake_sleep_is_right_for_one_datum(make, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [Gaussian, Belief])
-def test_weights_of_a_whole_batch_are_found(make, monkeypatch):
-    """Pyro's weighs the particles of all rows jointly."""
+def test_whole_batch_weights_found(make, monkeypatch):
+    """Pyro normalizes the weights jointly over all rows."""
     pair = make()
     target = exact.reweighted_wake_sleep(pair, pair.x, 2, 1.0)
     draws = draw(reweighted(monkeypatch), pair, pair.x, 40_000)
@@ -76,7 +76,7 @@ def test_weights_of_a_whole_batch_are_found(make, monkeypatch):
 
 
 class Louder(Trace_ELBO):
-    """Gradients of the guide are 6 % too large."""
+    """An ELBO whose guide gradients are 6 % too large."""
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
@@ -85,20 +85,20 @@ class Louder(Trace_ELBO):
         return loss
 
 
-def test_a_small_bias_is_found():
+def test_small_bias_found():
     pair = Gaussian()
     with pytest.raises(AssertionError, match="standard errors"):
         assert_unbiased(Louder(), pair, pair.x, exact.elbo(pair, pair.x))
 
 
-def test_draws_that_say_nothing_are_refused():
+def test_constant_draws_raise():
     pair = Belief()
     with pytest.raises(AssertionError, match="of the gradient"):
         assert_unbiased(Trace_ELBO(), pair, pair.x, exact.elbo(pair, pair.x), count=1000)
 
 
-def test_draws_are_pyros():
-    """The mean and spread of draws one by one."""
+def test_draws_match_pyro():
+    """The vectorized draws have the mean and standard deviation of separate steps."""
     pair, objective = Belief(), Trace_ELBO()
     many = draw(objective, pair, pair.x, 20_000)
     one_by_one = []

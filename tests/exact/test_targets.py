@@ -1,4 +1,4 @@
-"""The small pairs and their exact objectives, by other ways to the same numbers."""
+"""The small pairs and their exact objectives, recomputed in other ways."""
 
 import pyro
 import pytest
@@ -17,21 +17,21 @@ def pair(request):
     return PAIRS[request.param]()
 
 
-def test_weights_average_to_the_evidence(pair):
+def test_weights_average_to_evidence(pair):
     at = pair.points(pair.x)
     average = (at.mass * (at.log_joint - at.log_guide).exp()).sum(-1).log()
     torch.testing.assert_close(average, pair.evidence(pair.x), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(at.mass.sum(-1), torch.ones(7).double())
 
 
-def test_bounds_rise_to_the_evidence(pair):
+def test_bounds_rise_to_evidence(pair):
     bounds = [-exact.importance_weighted(pair, pair.x, k).value.item() for k in (1, 2)]
     assert bounds[0] == pytest.approx(-exact.elbo(pair, pair.x).value.item())
     assert bounds[0] + 1 < bounds[1] < pair.evidence(pair.x).sum().item() - 0.5
 
 
-def test_the_programs_have_these_densities_also_within_a_further_plate(pair):
-    """Each point is one element of a plate outside."""
+def test_densities_within_another_plate(pair):
+    """Each point is one element of an outer plate."""
     values = _values(pair)
     at = pair.points(pair.x)
     store = {name: value.transpose(0, 1) for name, value in values.items()}
@@ -46,7 +46,7 @@ def test_the_programs_have_these_densities_also_within_a_further_plate(pair):
 
 
 def _values(pair):
-    """The values of the points, each (rows, points, ...), written down once more."""
+    """Values of the latents at the points, each (rows, points, ...), computed independently."""
     q, x = pair.recognition, pair.x
     if isinstance(pair, Belief):
         z = states(3).expand(7, 8, 3)
@@ -62,7 +62,7 @@ def _values(pair):
     return {"z1": first, "z2": second} if pair.order == "up" else {"z2": first, "z1": second}
 
 
-def test_dreams_are_what_the_programs_draw(pair):
+def test_dreams_match_programs(pair):
     mass, log_guide = pair.dreams()
     rows = 100_000
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_dreams_are_what_the_programs_draw(pair):
     assert abs(difference) < 4 * found.std() / rows**0.5
 
 
-def test_the_gaussian_bound_is_the_closed_form():
+def test_gaussian_bound_is_closed_form():
     pair = Gaussian()
     closed = pair.expected_likelihood(pair.x) - pair.kl(pair.x)
     assert -exact.elbo(pair, pair.x).value.item() == pytest.approx(closed.sum().item())
@@ -85,7 +85,7 @@ def test_the_gaussian_bound_is_the_closed_form():
     assert -exact.elbo(pair, pair.x, z=0.5).value.item() == pytest.approx(halved.sum().item())
 
 
-def test_the_exact_guide_has_the_evidence_for_its_bound():
+def test_exact_guide_bound_is_evidence():
     pair = Gaussian()
     pair.make_guide_exact()
     target = exact.elbo(pair, pair.x)
@@ -93,13 +93,13 @@ def test_the_exact_guide_has_the_evidence_for_its_bound():
     assert target.gradients(pair)["recognition.slope"].abs().max() < 1e-9
 
 
-def test_guides_are_away_from_the_posterior(pair):
+def test_guides_differ_from_posterior(pair):
     gap = pair.evidence(pair.x).sum() + exact.elbo(pair, pair.x).value
-    assert 1.0 < gap < 7.0  # nats, of 7 data
+    assert 1.0 < gap < 7.0  # nats, summed over 7 data
 
 
 @pytest.mark.parametrize("name", ["gaussian", "up", "down"])
-def test_quadrature_has_converged(name):
+def test_quadrature_converged(name):
     pair = PAIRS[name]()
     nodes = (pair.nodes, pair.nodes + (20 if name == "gaussian" else 2))
     found = []

@@ -1,4 +1,4 @@
-"""Bottom-up inference: its density by hand and by enumeration, its start, refusals."""
+"""The bottom-up guide: density by hand and by enumeration, initialization, errors."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def own_parameters():
         yield
 
 
-def test_density_is_the_product_of_layers_each_from_the_one_below():
+def test_density_is_product_of_layers():
     guide = BottomUp(x_shape=(5, 2), dims=DIMS, hidden=6)
     x = torch.rand(7, 5, 2)
     trace = poutine.trace(guide).get_trace(x)
@@ -39,7 +39,7 @@ def test_density_is_the_product_of_layers_each_from_the_one_below():
     assert trace.nodes["_RETURN"]["value"] is trace.nodes["z3"]["value"]
 
 
-def test_bernoulli_layers_probabilities_add_up_to_1():
+def test_bernoulli_probabilities_sum_to_one():
     guide = BottomUp(x_shape=(5, 2), dims=DIMS, latent="bernoulli", hidden=6)
     bits = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9)))
     values = {"z1": bits[:, :4], "z2": bits[:, 4:7], "z3": bits[:, 7:]}
@@ -50,14 +50,14 @@ def test_bernoulli_layers_probabilities_add_up_to_1():
     assert log_prob.logsumexp(0).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_bernoulli_layers_draw_only_0_and_1():
+def test_bernoulli_layers_draw_bits():
     guide = BottomUp(x_shape=(5, 2), dims=DIMS, latent="bernoulli")
     for value in pvae.infer(guide, torch.rand(500, 5, 2)).values():
         assert value.unique().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "bernoulli"])
-def test_what_cannot_be_measured_of_a_pair_is_said(latent):
+def test_undefined_quantities_raise(latent):
     options = {"x_shape": (5, 2), "dims": DIMS, "latent": latent, "hidden": 6}
     model, guide = HelmholtzMachine(**options), BottomUp(**options)
     x = torch.randint(0, 2, (40, 5, 2)).float()
@@ -75,7 +75,7 @@ def test_what_cannot_be_measured_of_a_pair_is_said(latent):
 
 
 @pytest.mark.parametrize("network", [{"hidden": ()}, {"hidden": 50, "norm": "batch"}])
-def test_starts_near_the_prior(network):
+def test_starts_near_prior(network):
     guide = BottomUp(x_shape=(28, 20), dims=(20, 10), **network)
     trace = poutine.trace(guide).get_trace(torch.rand(9, 28, 20))
     for site in ("z1", "z2"):
@@ -84,7 +84,7 @@ def test_starts_near_the_prior(network):
         assert (fn.loc.abs() < 3).all()
 
 
-def test_type_follows_the_parameters():
+def test_dtype_follows_parameters():
     guide = BottomUp(x_shape=(4,), dims=DIMS).double()
     assert guide(torch.randn(5, 4).double()).dtype == torch.float64
 
@@ -99,11 +99,11 @@ def test_type_follows_the_parameters():
         ({"activation": "rellu", "hidden": 4}, "nearest: 'relu'"),
     ],
 )
-def test_refusals(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         BottomUp(**options)
 
 
-def test_x_of_another_shape_is_refused():
+def test_x_of_another_shape_raises():
     with pytest.raises(ValueError, match=r"x_shape \(8, 8\)"):
         BottomUp(x_shape=(8, 8))(torch.zeros(5, 64))

@@ -1,4 +1,4 @@
-"""The full-rank guide: its density by hand, mean field inside it, its start."""
+"""The full-rank guide: density by hand, mean field as a special case, initialization."""
 
 import math
 
@@ -20,7 +20,7 @@ def own_parameters():
 
 
 def set_output(guide, values):
-    """Make a linear guide give the same numbers for any x."""
+    """Make a linear guide's output constant in x."""
     linear = guide.encoder.mlp.layers[0]
     with torch.no_grad():
         linear.weight.zero_()
@@ -28,11 +28,11 @@ def set_output(guide, values):
 
 
 def raw(scale):
-    """What `positive` maps to the scale."""
+    """The inverse of `positive`."""
     return math.log(math.expm1(scale - 1e-5)) - math.log(math.expm1(1 - 1e-5))
 
 
-def test_density_is_the_multivariate_normal_by_hand():
+def test_density_is_multivariate_normal():
     guide = FullRank(x_shape=(4,), z_dim=3, hidden=())
     root = 3**0.5
     below = [0.5 * root, -0.3 * root, 0.8 * root]
@@ -52,7 +52,7 @@ def test_density_is_the_multivariate_normal_by_hand():
     assert [frame.name for frame in site["cond_indep_stack"]] == ["data"]
 
 
-def test_draws_have_that_covariance():
+def test_draws_have_covariance():
     guide = FullRank(x_shape=(4,), z_dim=2, hidden=())
     set_output(guide, [1.0, -1.0, raw(0.5), raw(0.2), 0.9 * 2**0.5])
     z = guide(torch.zeros(100_000, 4)).detach()
@@ -61,7 +61,7 @@ def test_draws_have_that_covariance():
     torch.testing.assert_close(z.T.cov(), factor @ factor.T, rtol=0, atol=0.02)
 
 
-def test_without_off_diagonals_it_is_mean_field():
+def test_zero_off_diagonals_are_mean_field():
     full, mean = (G(x_shape=(4,), z_dim=3, hidden=()) for G in (FullRank, MeanField))
     values = [0.1, -0.2, 0.3, -1.0, 0.5, 2.0]
     set_output(mean, values)
@@ -77,7 +77,7 @@ def test_without_off_diagonals_it_is_mean_field():
 
 @pytest.mark.parametrize("z_dim", [1, 2, 20, 64])
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-def test_starts_near_the_prior(network, z_dim):
+def test_starts_near_prior(network, z_dim):
     guide = FullRank(x_shape=(28, 20), z_dim=z_dim, hidden=50, network=network)
     site = poutine.trace(guide).get_trace(torch.rand(5, 28, 20)).nodes["z"]
     assert site["value"].shape == (5, z_dim)
@@ -86,7 +86,7 @@ def test_starts_near_the_prior(network, z_dim):
     assert (site["fn"].scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all()
 
 
-def test_every_parameter_has_a_gradient_with_vectorized_particles():
+def test_gradients_with_vectorized_particles():
     shared = {"x_shape": (8, 8), "z_dim": 3, "hidden": 8}
     model, guide = VAE(**shared), FullRank(**shared)
     elbo = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
@@ -98,13 +98,13 @@ def test_every_parameter_has_a_gradient_with_vectorized_particles():
         assert (parameter.grad != 0).any(), name
 
 
-def test_state_holds_the_network_alone_and_type_follows_it():
+def test_state_dict_and_dtype():
     guide = FullRank(x_shape=(4,), z_dim=2, hidden=3).double()
     assert all(name.startswith("encoder.") for name in guide.state_dict())
     assert guide(torch.randn(5, 4).double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("z_dim", [0, -1])
-def test_refuses_no_latent_variables(z_dim):
+def test_zero_latent_variables_raise(z_dim):
     with pytest.raises(ValueError, match="expected sizes of at least 1"):
         FullRank(z_dim=z_dim)

@@ -1,4 +1,4 @@
-"""The ladder: products of Gaussians, an exact posterior, and what it shares with its model."""
+"""The ladder: products of Gaussians, an exact posterior, networks shared with the model."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def own_parameters():
 
 
 class NoModule:
-    """The interface of a path, and no networks that Pyro would find."""
+    """Has the methods of a Gaussian path, but is no module."""
 
     x_shape, dims = (5, 2), DIMS
 
@@ -46,7 +46,7 @@ def data(n=40):
 
 
 def raw(scale):
-    """What `positive` maps to the scale."""
+    """The inverse of `positive`."""
     return math.log(math.expm1(scale - 1e-5)) - math.log(math.expm1(1 - 1e-5))
 
 
@@ -56,7 +56,7 @@ def set_linear(linear, weight, bias):
         linear.bias.copy_(torch.tensor(bias))
 
 
-def test_layers_are_products_of_evidence_and_prior_and_the_top_is_evidence_alone():
+def test_layers_are_products_of_evidence_and_prior():
     model, guide = pair(hidden=6)
     x = data(7)
     trace = poutine.trace(guide).get_trace(x)
@@ -71,7 +71,7 @@ def test_layers_are_products_of_evidence_and_prior_and_the_top_is_evidence_alone
         torch.testing.assert_close(
             q.loc, (loc * scale**-2 + prior.loc * prior.scale**-2) / precision
         )
-        # And by the densities themselves: the product over q does not depend on where it is taken.
+        # Also by densities: the product divided by q is constant in z.
         points = torch.linspace(-2, 2, 5)[:, None, None]
         factors = Normal(loc, scale).log_prob(points) + prior.log_prob(points)
         ratio = factors - q.log_prob(points)
@@ -81,7 +81,7 @@ def test_layers_are_products_of_evidence_and_prior_and_the_top_is_evidence_alone
     assert trace.nodes["_RETURN"]["value"] is trace.nodes["z1"]["value"]
 
 
-def test_it_holds_the_exact_posterior_of_a_linear_hierarchy():
+def test_exact_posterior_of_linear_hierarchy():
     # z2 ~ N(0, 1), z1 ~ N(0.7 z2 + 0.2, 0.6^2), x ~ N(1.5 z1 - 0.4, 1)
     slope, shift, scale, weight, bias = 0.7, 0.2, 0.6, 1.5, -0.4
     model = HelmholtzMachine(x_shape=(1,), dims=(1, 1), likelihood="gaussian")
@@ -89,7 +89,7 @@ def test_it_holds_the_exact_posterior_of_a_linear_hierarchy():
     set_linear(model.layers[0].layers[0], [slope, 0.0], [shift, raw(scale)])
     set_linear(model.decoder[0].layers[0], [weight], [bias])
     set_linear(guide.heads[0], [1 / weight, 0.0], [-bias / weight, raw(1 / weight)])
-    noise = weight**2 * scale**2 + 1  # of x given z2
+    noise = weight**2 * scale**2 + 1  # variance of p(x | z2)
     precision = 1 + (weight * slope) ** 2 / noise
     gain = weight * slope / noise / precision
     offset = -gain * (weight * shift + bias)
@@ -103,7 +103,7 @@ def test_it_holds_the_exact_posterior_of_a_linear_hierarchy():
     assert bound == pytest.approx(evidence.log_prob(x).mean().item(), abs=1e-3)
 
 
-def test_without_evidence_the_layers_below_the_top_are_the_priors():
+def test_no_evidence_gives_priors():
     model, guide = pair(hidden=6)
     with torch.no_grad():
         for head, dim in zip(guide.heads[:-1], DIMS, strict=False):
@@ -118,7 +118,7 @@ def test_without_evidence_the_layers_below_the_top_are_the_priors():
     assert "site 'z1' has collapsed" in use.sentence
 
 
-def test_no_scale_overflows_or_reaches_0():
+def test_extreme_scales_stay_finite():
     model, guide = pair()
     for extreme in (-1e4, 1e4):
         with torch.no_grad():
@@ -133,7 +133,7 @@ def test_no_scale_overflows_or_reaches_0():
 @pytest.mark.parametrize(
     "network", [{"hidden": ()}, {"hidden": 6, "norm": "batch"}, {"hidden": 6, "norm": "weight"}]
 )
-def test_particles_as_leading_dimensions_are_tiled_rows(network):
+def test_leading_dimensions_are_tiled_rows(network):
     model, guide = pair(**network)
     model.eval(), guide.eval()
     x = data(6)
@@ -149,7 +149,7 @@ def test_particles_as_leading_dimensions_are_tiled_rows(network):
         torch.testing.assert_close(found, tiled.nodes[site]["log_prob"], rtol=1e-4, atol=1e-4)
 
 
-def test_the_models_parameters_are_the_models_alone():
+def test_guide_excludes_model_parameters():
     model, guide = pair(hidden=6, norm="batch")
     own = {id(p) for p in guide.parameters()}
     assert not own & {id(p) for p in model.parameters()}
@@ -161,7 +161,7 @@ def test_the_models_parameters_are_the_models_alone():
     assert set(pyro.get_param_store().keys()) == names
 
 
-def test_pyros_own_svi_trains_both_sides_of_a_shared_path():
+def test_pyro_svi_trains_both_programs():
     model, guide = pair(hidden=6)
     before = [p.detach().clone() for p in (*model.parameters(), *guide.parameters())]
     SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(data())
@@ -178,7 +178,7 @@ def test_pyros_own_svi_trains_both_sides_of_a_shared_path():
         pytest.param("batch", "captured", marks=pytest.mark.slow),
     ],
 )
-def test_replayed_steps_are_pyros(norm, engine):
+def test_replayed_steps_match_pyro(norm, engine):
     losses = {}
     for way in ("eager", engine):
         torch.manual_seed(0)
@@ -190,7 +190,7 @@ def test_replayed_steps_are_pyros(norm, engine):
     assert losses[engine] == pytest.approx(losses["eager"], rel=1e-4)
 
 
-def test_evaluation_has_the_shared_networks_in_eval_mode():
+def test_evaluation_in_eval_mode():
     model, guide = pair(hidden=6, norm="batch")
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     whole = pvae.infer(guide, data(40))
@@ -204,7 +204,7 @@ def test_evaluation_has_the_shared_networks_in_eval_mode():
         assert torch.equal(buffer, before[name]), name
 
 
-def test_a_run_reports_each_layer_and_loads_with_its_shared_path(tmp_path, monkeypatch):
+def test_run_reports_layers_and_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("mine.npz", train=data(60).numpy(), test=data(20).numpy())
 
@@ -242,12 +242,12 @@ def test_a_run_reports_each_layer_and_loads_with_its_shared_path(tmp_path, monke
         (NoModule(), TypeError, "NoModule is no torch.nn.Module"),
     ],
 )
-def test_refuses_models_without_a_gaussian_path(model, error, message):
+def test_model_without_gaussian_path_raises(model, error, message):
     with pytest.raises(error, match=message):
         Ladder(model)
 
 
-def test_x_of_another_shape_is_refused():
+def test_x_of_another_shape_raises():
     _, guide = pair()
     with pytest.raises(ValueError, match=r"x_shape \(5, 2\)"):
         guide(torch.zeros(5, 10))

@@ -1,4 +1,4 @@
-"""The mean-field guide: its density, its start, its shapes."""
+"""The mean-field guide: density, initialization, shapes."""
 
 import pyro
 import pytest
@@ -16,7 +16,7 @@ def own_parameters():
         yield
 
 
-def test_density_is_the_product_of_normals():
+def test_density_is_product_of_normals():
     guide = MeanField(x_shape=(4, 3), z_dim=2, hidden=5)
     x = torch.rand(6, 4, 3)
     trace = poutine.trace(guide).get_trace(x)
@@ -33,7 +33,7 @@ def test_density_is_the_product_of_normals():
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("x_shape", [(8, 8), (28, 28), (28, 20), (1, 28, 28)])
-def test_starts_near_the_prior(network, x_shape):
+def test_starts_near_prior(network, x_shape):
     guide = MeanField(x_shape=x_shape, z_dim=20, hidden=50, network=network)
     site = poutine.trace(guide).get_trace(torch.rand(5, *x_shape)).nodes["z"]
     assert site["value"].shape == (5, 20)
@@ -44,7 +44,7 @@ def test_starts_near_the_prior(network, x_shape):
     assert (site["fn"].base_dist.loc.abs() < 1).all()
 
 
-def test_scale_stays_positive_at_wild_outputs():
+def test_scale_positive_at_extreme_outputs():
     guide = MeanField(x_shape=(4,), z_dim=2, hidden=())
     with torch.no_grad():
         for parameter in guide.parameters():
@@ -55,7 +55,7 @@ def test_scale_stays_positive_at_wild_outputs():
     assert all(p.grad.isfinite().all() for p in guide.parameters())
 
 
-def test_type_follows_the_parameters():
+def test_dtype_follows_parameters():
     guide = MeanField(x_shape=(4,), z_dim=2, hidden=3).double()
     assert guide(torch.randn(5, 4).double()).dtype == torch.float64
 
@@ -67,11 +67,11 @@ def test_type_follows_the_parameters():
         ({"z_dim": 0}, "expected sizes of at least 1"),
     ],
 )
-def test_refusals(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         MeanField(**options)
 
 
-def test_x_of_another_shape_is_refused():
+def test_x_of_another_shape_raises():
     with pytest.raises(ValueError, match=r"x_shape \(8, 8\)"):
         MeanField(x_shape=(8, 8), hidden=4)(torch.zeros(5, 64))

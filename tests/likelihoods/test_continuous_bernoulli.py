@@ -1,4 +1,4 @@
-"""The continuous Bernoulli against float64 formulas, near zero and far out."""
+"""The continuous Bernoulli against float64 formulas, for small and large logits."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ LOGITS = np.concatenate(
 
 
 def density(a, x):
-    """p(x) = a exp(a x) / (exp(a) - 1), written so that float64 holds it for either sign."""
+    """p(x) = a exp(a x) / (exp(a) - 1), computed stably for either sign of a."""
     if a > 0:
         return density(-a, 1 - x)
     return 1.0 if a == 0 else a * np.exp(a * x) / np.expm1(a)
 
 
 @pytest.mark.parametrize("x", [0.0, 0.1, 0.5, 0.93, 1.0])
-def test_log_prob_is_the_formula(x):
+def test_log_prob_matches_formula(x):
     x32 = torch.tensor(x)
     actual = LogitContinuousBernoulli(torch.tensor(LOGITS)).log_prob(x32).numpy()
     expected = [np.log(density(float(a), float(x32))) for a in LOGITS]
@@ -28,7 +28,7 @@ def test_log_prob_is_the_formula(x):
 
 
 @pytest.mark.parametrize("a", [-50.0, -3.0, -0.31, -0.29, 0.0, 1e-4, 0.29, 0.31, 2.0, 50.0])
-def test_normalised_with_the_mean_of_the_quadrature(a):
+def test_quadrature_of_density_and_mean(a):
     d = LogitContinuousBernoulli(torch.tensor(a, dtype=torch.float64))
 
     def p(x):
@@ -40,8 +40,8 @@ def test_normalised_with_the_mean_of_the_quadrature(a):
     assert single == pytest.approx(d.mean.item(), abs=2e-6)
 
 
-def test_gradient_of_log_prob_is_x_less_the_mean():
-    # The exponential family's identity, at every logit, zero and both thresholds included.
+def test_gradient_is_x_minus_mean():
+    # An identity of the exponential family, at all logits including zero and both thresholds.
     logits = torch.tensor(np.append(LOGITS, [0.0, 0.3, -0.3]), dtype=torch.float32)
     logits.requires_grad_()
     d = LogitContinuousBernoulli(logits)
@@ -53,7 +53,7 @@ def test_gradient_of_log_prob_is_x_less_the_mean():
 
 
 @pytest.mark.parametrize("a", [-50.0, -2.0, -0.01, 0.0, 0.01, 0.2, 2.0, 50.0])
-def test_samples_have_the_quantiles_of_the_distribution(a):
+def test_quantiles_of_samples(a):
     torch.manual_seed(0)
     x = LogitContinuousBernoulli(torch.tensor(a)).sample((100_000,)).double().numpy()
     assert x.min() >= 0
@@ -65,7 +65,7 @@ def test_samples_have_the_quantiles_of_the_distribution(a):
 
 @pytest.mark.parametrize("a", [-30.0, -0.031, -0.029, -1e-3, 0.0, 1e-3, 0.029, 0.031, 4.0, 30.0])
 def test_samples_are_reparameterized(a):
-    # With the uniform held, d x / d a is -(d F / d a) / p; here by differences in float64.
+    # For a fixed uniform, dx/da = -(dF/da) / p; here by finite differences in float64.
     def draw(at):
         torch.manual_seed(0)
         return LogitContinuousBernoulli(at).rsample((1000,))

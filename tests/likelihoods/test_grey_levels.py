@@ -17,7 +17,7 @@ def grid(levels):
 
 
 def log_mass(loc, scale, levels):
-    """Log-masses of all bins in float64, from CDFs below the loc and survival functions above."""
+    """Log-masses of all bins in float64, by CDFs below loc and survival functions above it."""
     edges = (np.arange(1, levels) - 0.5) / (levels - 1)
     lower = np.concatenate([[-np.inf], edges])
     upper = np.concatenate([edges, [np.inf]])
@@ -30,7 +30,7 @@ def log_mass(loc, scale, levels):
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("loc", [-0.7, 0.0, 0.31, 1.0, 2.5])
 @pytest.mark.parametrize("scale", [0.004, 0.05, 0.6, 20.0])
-def test_logistic_log_prob_is_the_log_of_the_mass_of_the_bin(loc, scale, levels):
+def test_logistic_log_prob_is_log_mass(loc, scale, levels):
     d = GreyLogistic(torch.tensor(loc), torch.tensor(scale).log(), levels)
     expected = log_mass(np.float32(loc), np.float32(scale), levels)
     actual = d.log_prob(grid(levels)).numpy()
@@ -46,8 +46,8 @@ def test_logistic_masses_sum_to_one(loc, log_scale):
     torch.testing.assert_close(d.log_prob(grid(256)).logsumexp(0), torch.tensor(0.0))
 
 
-def test_logistic_log_prob_holds_where_the_mass_itself_is_zero_in_float32():
-    # Bins 100 to 1000 scales from the loc; far out the mass of a bin is
+def test_logistic_log_prob_below_float32_mass():
+    # Bins at 100 to 1000 scales from loc, where the mass of a bin is
     # exp(-(distance - half a bin) / scale) (1 - exp(-bin / scale)).
     loc, scale, levels = 0.5, 1e-3, 256
     d = GreyLogistic(torch.tensor(loc), torch.tensor(scale).log(), levels)
@@ -60,9 +60,9 @@ def test_logistic_log_prob_holds_where_the_mass_itself_is_zero_in_float32():
 
 @pytest.mark.parametrize("loc", [-50.0, 0.2, 0.5, 50.0])
 @pytest.mark.parametrize("log_scale", [-9.0, -2.0, 50.0])
-def test_logistic_gradients_are_finite_and_true(loc, log_scale):
+def test_logistic_gradients(loc, log_scale):
     def gradients(dtype):
-        # One of each per level: summed over the levels, the gradients would cancel.
+        # Separate parameters per level: gradients summed over levels would cancel.
         at = torch.full((256,), loc, dtype=dtype, requires_grad=True)
         spread = torch.full((256,), log_scale, dtype=dtype, requires_grad=True)
         GreyLogistic(at, spread, 256).log_prob(grid(256).to(dtype)).sum().backward()
@@ -86,7 +86,7 @@ def test_logistic_mean_is_exact(loc, scale):
     assert d.mean.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_logistic_frequencies_of_samples_are_the_masses():
+def test_logistic_sample_frequencies():
     torch.manual_seed(0)
     d = GreyLogistic(torch.tensor([0.1, 0.8]), torch.tensor([0.2, 0.1]).log(), 5)
     x = d.sample((200_000,))
@@ -113,7 +113,7 @@ def test_categorical_log_prob_mean_and_frequencies():
 
 
 @pytest.mark.parametrize("levels", [2, 3, 17, 256, 65536])
-def test_support_accepts_levels_however_they_were_divided(levels):
+def test_support_accepts_levels(levels):
     k = torch.arange(levels)
     support = GreyLevels(levels)
     assert support.check(k / (levels - 1)).all()
@@ -122,7 +122,7 @@ def test_support_accepts_levels_however_they_were_divided(levels):
     assert not support.check((k + 0.5) / (levels - 1)).any()
 
 
-def test_support_refuses_everything_else():
+def test_support_rejects_other_values():
     outside = torch.tensor([-0.1, 0.5 / 255, 1.1, -1 / 255, 256 / 255, float("nan"), float("inf")])
     assert not GreyLevels(256).check(outside).any()
     assert GreyLevels(256).check(torch.tensor([0, 1, 2], dtype=torch.uint8)).tolist() == [
@@ -141,7 +141,7 @@ def distributions():
 
 
 @pytest.mark.parametrize("d", distributions(), ids=lambda d: type(d).__name__)
-def test_shapes_of_expand_to_event_and_particles(d):
+def test_shapes(d):
     assert d.batch_shape == (3, 4)
     assert d.event_shape == ()
     assert not d.has_rsample
@@ -155,7 +155,7 @@ def test_shapes_of_expand_to_event_and_particles(d):
     event = d.to_event(1)
     assert event.event_shape == (4,)
     torch.testing.assert_close(event.log_prob(x), d.log_prob(x).sum(-1))
-    # A value with leading dimensions that the parameters lack, and the reverse.
+    # Leading dimensions only in the value, and only in the parameters.
     many = event.expand_by((6,)).sample()
     torch.testing.assert_close(event.log_prob(many)[2], event.log_prob(many[2]))
     assert event.support.check(x).all()
@@ -163,14 +163,14 @@ def test_shapes_of_expand_to_event_and_particles(d):
 
 @pytest.mark.parametrize("d", distributions(), ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("bad", [-0.1, 0.5 / 6, 7 / 6])
-def test_validation_refuses_what_is_no_level(d, bad):
+def test_validation_raises(d, bad):
     x = d.sample()
     x[0, 0] = bad
     with pytest.raises(ValueError, match=r"GreyLevels\(levels=7\)"):
         d.expand((3, 4)).log_prob(x)
 
 
-def test_nan_parameters_are_refused():
+def test_nan_parameters_raise():
     nan = torch.tensor([float("nan"), 0.0])
     with pytest.raises(ValueError, match="logits"):
         GreyCategorical(nan, validate_args=True)
@@ -179,7 +179,7 @@ def test_nan_parameters_are_refused():
 
 
 @pytest.mark.parametrize("d", distributions(), ids=lambda d: type(d).__name__)
-def test_in_a_plate_with_vectorized_particles_and_unconditioned(d):
+def test_vectorized_particles_and_unconditioned_plate(d):
     x = d.sample()
 
     def model(x):

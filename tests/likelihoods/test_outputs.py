@@ -1,4 +1,4 @@
-"""Every likelihood by its name: formula, normalisation, samples, gradients, shapes, refusals."""
+"""Every likelihood by name: formula, normalisation, samples, gradients, shapes, errors."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def softplus(raw):
 def logistic_log_mass(x, loc, scale):
     lower = np.where(x == 0, -np.inf, x - 1 / 8)
     upper = np.where(x == 1, np.inf, x + 1 / 8)
-    # Below the loc from CDFs, above it from survival functions: float64 holds both.
+    # CDFs below loc and survival functions above it are accurate in float64.
     left = stats.logistic.cdf(upper, loc, scale) - stats.logistic.cdf(lower, loc, scale)
     right = stats.logistic.sf(lower, loc, scale) - stats.logistic.sf(upper, loc, scale)
     return np.log(np.where(x < loc, left, right))
@@ -79,7 +79,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", likelihoods.names)
-def test_log_prob_is_the_formula_summed_over_the_dimensions(name):
+def test_log_prob_matches_formula(name):
     likelihood, x = build(name), data(name)
     output = network_output(likelihood)
     expected = FORMULAS[name](output.double().numpy(), x.double().numpy()).sum((1, 2))
@@ -105,7 +105,7 @@ def test_normalised(name):
 
 
 @pytest.mark.parametrize("name", likelihoods.names)
-def test_samples_average_to_the_mean_and_lie_in_the_support(name):
+def test_samples_match_mean_and_support(name):
     likelihood = build(name)
     d = likelihood(network_output(likelihood))
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_samples_average_to_the_mean_and_lie_in_the_support(name):
         assert ((x.mean(0) - d.mean).abs() <= 5 * standard_error + 1e-6).all()
 
 
-def test_mean_of_grey_levels_is_the_weighted_sum():
+def test_mean_of_grey_levels():
     likelihood = build("categorical")
     output = network_output(likelihood)
     expected = (softmax(output.numpy(), 1) * (np.arange(5) / 4)[:, None, None]).sum(1)
@@ -125,10 +125,10 @@ def test_mean_of_grey_levels_is_the_weighted_sum():
 
 @pytest.mark.parametrize("name", likelihoods.names)
 @pytest.mark.parametrize("extreme", [-50.0, -1e-6, 0.0, 50.0])
-def test_log_prob_and_gradients_are_finite_at_extreme_outputs(name, extreme):
+def test_finite_at_extreme_outputs(name, extreme):
     likelihood, x = build(name), data(name)
     for flip in (1.0, -1.0):
-        # The last output opposite to the others too: a far loc with a tiny scale.
+        # Also with the last output of opposite sign: a large loc with a tiny scale.
         sign = torch.ones(likelihood.outputs, 1, 1)
         sign[-1] = flip
         output = (torch.full((4, likelihood.outputs, *X_SHAPE), extreme) * sign).requires_grad_()
@@ -139,7 +139,7 @@ def test_log_prob_and_gradients_are_finite_at_extreme_outputs(name, extreme):
 
 
 @pytest.mark.parametrize("name", likelihoods.names)
-def test_batch_shape_is_whatever_leads(name):
+def test_batch_shape(name):
     likelihood, x = build(name), data(name)
     output = network_output(likelihood, (3, 4))
     d = likelihood(output)
@@ -167,14 +167,14 @@ def test_batch_shape_is_whatever_leads(name):
         ("discretized_logistic", 1.25),
     ],
 )
-def test_x_outside_the_support_is_refused(name, bad):
+def test_x_outside_support_raises(name, bad):
     likelihood, x = build(name), data(name)
     x[0, 0, 0] = bad
     with pytest.raises(ValueError, match="support"):
         likelihood(network_output(likelihood)).log_prob(x)
 
 
-def test_learned_scale_is_a_parameter_that_reaches_the_maximum_likelihood():
+def test_learned_scale_reaches_maximum_likelihood():
     likelihood = likelihoods.GaussianLearnedScale(X_SHAPE, scale=0.5)
     assert [name for name, _ in likelihood.named_parameters()] == ["log_scale"]
     torch.manual_seed(0)
@@ -197,18 +197,18 @@ def test_learned_scale_is_a_parameter_that_reaches_the_maximum_likelihood():
             likelihoods.GaussianLearnedScale(X_SHAPE, scale=bad)
 
 
-def test_256_levels_by_default():
+def test_default_256_levels():
     assert likelihoods.get("categorical", X_SHAPE).outputs == 256
     assert likelihoods.get("discretized_logistic", X_SHAPE).levels == 256
 
 
-def test_scale_of_the_discretized_logistic_ends_where_a_level_is_certain():
+def test_scale_limit_of_discretized_logistic():
     likelihood = likelihoods.DiscretizedLogistic((1,))
     d = likelihood(torch.tensor([[200 / 255 - 0.5], [-50.0]]))
     assert d.log_prob(torch.tensor([200 / 255])).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_get_takes_classes_and_instances():
+def test_get_with_classes_and_instances():
     built = likelihoods.Categorical(X_SHAPE, levels=5)
     assert likelihoods.get(built, X_SHAPE) is built
     assert likelihoods.get(built, list(X_SHAPE), levels=5) is built
@@ -229,28 +229,28 @@ def test_get_takes_classes_and_instances():
         (likelihoods.Gaussian(X_SHAPE), {"scale": 3}, r"is an instance, and got options \['scale'"),
     ],
 )
-def test_get_refuses(likelihood, options, message):
+def test_get_raises(likelihood, options, message):
     with pytest.raises(ValueError, match=message):
         likelihoods.get(likelihood, X_SHAPE, **options)
 
 
-def test_get_refuses_what_is_no_likelihood():
+def test_get_of_non_likelihood_raises():
     with pytest.raises(TypeError, match="expected a name of"):
         likelihoods.get(torch.nn.Linear, X_SHAPE)
 
 
 @pytest.mark.parametrize("x_shape", [(), (0,), (3, -1)])
-def test_x_shape_is_checked(x_shape):
+def test_invalid_x_shape_raises(x_shape):
     with pytest.raises(ValueError, match="x_shape is"):
         likelihoods.get("bernoulli", x_shape)
 
 
-def test_output_of_another_shape_is_refused():
+def test_output_of_another_shape_raises():
     with pytest.raises(ValueError, match=r"ends in \(2, 2, 3\)"):
         likelihoods.get("gaussian_pixel_scale", X_SHAPE)(torch.zeros(4, 1, *X_SHAPE))
 
 
-def test_a_likelihood_of_ones_own():
+def test_user_likelihood():
     class Laplace(likelihoods.Likelihood):
         def distribution(self, output):
             (loc,) = output.unbind(-3)

@@ -1,4 +1,4 @@
-"""The Helmholtz machine: its density by hand and by enumeration, the VAE inside it, refusals."""
+"""The Helmholtz machine: density by hand and by enumeration, the VAE as a special case, errors."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def log_probs(program, values, x):
 
 
 @pytest.mark.parametrize("latent", KINDS)
-def test_log_joint_is_the_sum_by_hand(latent):
+def test_log_joint_is_sum_of_layers(latent):
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS, latent=latent, hidden=7)
     x, z = data(), draws(latent)
     if latent == "bernoulli":
@@ -83,7 +83,7 @@ def test_log_joint_is_the_sum_by_hand(latent):
     assert {frame.name for frame in trace.nodes["z2"]["cond_indep_stack"]} == {"data"}
 
 
-def test_a_sigmoid_belief_networks_probabilities_add_up_to_1():
+def test_belief_network_probabilities_sum_to_one():
     model = HelmholtzMachine(x_shape=(2,), dims=(3, 2), latent="bernoulli")
     bits = torch.tensor(list(itertools.product([0.0, 1.0], repeat=7)))
     values = {"z1": bits[:, 2:5], "z2": bits[:, 5:]}
@@ -92,7 +92,7 @@ def test_a_sigmoid_belief_networks_probabilities_add_up_to_1():
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian_pixel_scale"])
-def test_one_gaussian_layer_is_a_vae(likelihood):
+def test_one_gaussian_layer_is_vae(likelihood):
     shared = {"x_shape": (4, 3), "hidden": (8, 7), "likelihood": likelihood}
     machine, vae = HelmholtzMachine(dims=(2,), **shared), VAE(z_dim=2, **shared)
     vae.decoder.load_state_dict(machine.decoder.state_dict())
@@ -104,12 +104,12 @@ def test_one_gaussian_layer_is_a_vae(likelihood):
 
 @pytest.mark.parametrize("latent", KINDS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_particles_as_leading_dimensions_are_tiled_rows(network, latent):
+def test_leading_dimensions_are_tiled_rows(network, latent):
     options = {"x_shape": (4, 3), "dims": DIMS, "latent": latent, **network}
     x = data()
     elbo = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
     model, guide = HelmholtzMachine(**options), BottomUp(**options)
-    # In train mode too: batch normalization is over particles and rows alike.
+    # Also in train mode: batch normalization averages over particles and rows.
     ((model_trace, guide_trace),) = elbo._get_traces(model, guide, (x,), {})
     sites = ("z1", "z2", "z3")
     assert guide_trace.nodes["z2"]["value"].shape == (4, 6, 4)
@@ -122,7 +122,7 @@ def test_particles_as_leading_dimensions_are_tiled_rows(network, latent):
             torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-4)
 
 
-def test_bernoulli_layers_draw_only_0_and_1_and_what_their_logits_say():
+def test_bernoulli_layers_draw_bits():
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS, latent="bernoulli", hidden=7)
     with torch.no_grad():
         model.top_logits.copy_(torch.tensor([-1.0, 0.0, 2.0]))
@@ -144,7 +144,7 @@ def test_bernoulli_units_start_mostly_off(hidden):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_elbo_and_every_gradient_are_finite(network):
+def test_elbo_and_gradients_are_finite(network):
     options = {"x_shape": (4, 3), "dims": DIMS, **network}
     model, guide = HelmholtzMachine(**options), BottomUp(**options)
     loss = Trace_ELBO().differentiable_loss(model, guide, data())
@@ -157,7 +157,7 @@ def test_elbo_and_every_gradient_are_finite(network):
 
 
 @pytest.mark.parametrize("latent", KINDS)
-def test_prior_is_what_the_program_samples_from_and_registers_nothing(latent):
+def test_prior_matches_program_and_registers_nothing(latent):
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS, latent=latent, hidden=7)
     z = draws(latent)
     with poutine.trace() as tracer:
@@ -170,7 +170,7 @@ def test_prior_is_what_the_program_samples_from_and_registers_nothing(latent):
         torch.testing.assert_close(layer.log_prob(z[f"z{m}"]), expected[f"z{m}"])
 
 
-def test_the_top_is_standard_normal_and_a_network_of_zeros_gives_scale_1():
+def test_standard_normal_top_and_unit_initial_scales():
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS)
     for parameter in model.layers.parameters():
         torch.nn.init.zeros_(parameter)
@@ -180,7 +180,7 @@ def test_the_top_is_standard_normal_and_a_network_of_zeros_gives_scale_1():
     torch.testing.assert_close(below.scale, torch.ones(6, 4))
 
 
-def test_batch_norm_keeps_rows_apart_in_eval_mode_alone():
+def test_batch_norm_separates_rows_in_eval_mode():
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS, hidden=7, norm="batch")
     x, z = data(), draws("gaussian")
     one = {site: value[:3] for site, value in z.items()}
@@ -190,7 +190,7 @@ def test_batch_norm_keeps_rows_apart_in_eval_mode_alone():
 
 
 @pytest.mark.parametrize("latent", KINDS)
-def test_type_follows_the_parameters(latent):
+def test_dtype_follows_parameters(latent):
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS, latent=latent).double()
     trace = poutine.trace(poutine.uncondition(model)).get_trace(torch.zeros(6, 4, 3))
     assert all(trace.nodes[s]["value"].dtype == torch.float64 for s in ("z3", "z2", "z1", "x"))
@@ -208,12 +208,12 @@ def test_type_follows_the_parameters(latent):
         ({"likelihood": likelihoods.Gaussian((3, 3))}, r"built for x_shape \(3, 3\)"),
     ],
 )
-def test_refusals(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         HelmholtzMachine(**options)
 
 
-def test_prior_refuses_layers_that_are_not_there():
+def test_prior_of_missing_layer_raises():
     model = HelmholtzMachine(x_shape=(4, 3), dims=DIMS)
     for m in (0, 4):
         with pytest.raises(ValueError, match=f"no layer {m}; layers are 1 to 3"):
@@ -222,6 +222,6 @@ def test_prior_refuses_layers_that_are_not_there():
         model.prior(2)
 
 
-def test_x_of_another_shape_is_refused():
+def test_x_of_another_shape_raises():
     with pytest.raises(ValueError, match=r"build it with x_shape=\(1, 8, 8\)"):
         HelmholtzMachine(x_shape=(8, 8))(torch.zeros(5, 1, 8, 8))

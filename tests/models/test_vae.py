@@ -1,4 +1,4 @@
-"""The VAE: its density, every likelihood and network, particles, draws, refusals."""
+"""The VAE: density, every likelihood and network, particles, draws, errors."""
 
 import importlib.util
 from pathlib import Path
@@ -33,7 +33,7 @@ def data(name, x_shape, n=3):
 @pytest.mark.parametrize("x_shape", [(8, 8), (28, 28), (28, 20), (1, 28, 28)])
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("likelihood", likelihoods.names)
-def test_elbo_and_every_gradient_are_finite(likelihood, network, x_shape):
+def test_elbo_and_gradients_are_finite(likelihood, network, x_shape):
     shared = {"x_shape": x_shape, "z_dim": 2, "hidden": 8, "network": network}
     model = VAE(**shared, likelihood=likelihood, levels=LEVELS)
     guide = MeanField(**shared)
@@ -64,7 +64,7 @@ def test_joint_density_is_prior_times_likelihood():
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("likelihood", likelihoods.names)
-def test_vectorized_particles_are_the_loop(likelihood, network):
+def test_vectorized_particles_match_loop(likelihood, network):
     model = VAE(
         x_shape=(6, 5), z_dim=2, hidden=8, likelihood=likelihood, network=network, levels=LEVELS
     )
@@ -93,7 +93,7 @@ def test_vectorized_particles_are_the_loop(likelihood, network):
 
 
 @pytest.mark.parametrize("likelihood", likelihoods.names)
-def test_unconditioned_it_draws_x(likelihood):
+def test_unconditioned_draws_x(likelihood):
     model = VAE(x_shape=(6, 5), z_dim=2, hidden=8, likelihood=likelihood, levels=LEVELS)
     x = data(likelihood, (6, 5))
     torch.testing.assert_close(model(x), x)
@@ -107,14 +107,14 @@ def test_unconditioned_it_draws_x(likelihood):
 
 
 @pytest.mark.parametrize("name", likelihoods.names)
-def test_prior_follows_the_parameters_type(name):
+def test_prior_dtype_follows_parameters(name):
     model = VAE(x_shape=(4, 3), z_dim=2, hidden=5, likelihood=name, levels=LEVELS).double()
     trace = poutine.trace(poutine.uncondition(model)).get_trace(torch.zeros(3, 4, 3))
     assert trace.nodes["z"]["value"].dtype == torch.float64
     assert trace.nodes["x"]["value"].dtype == torch.float64
 
 
-def test_validation_refuses_x_outside_the_support():
+def test_x_outside_support_raises():
     with pytest.raises(ValueError, match="support"):
         poutine.trace(VAE(x_shape=(4, 3), z_dim=2, hidden=5)).get_trace(
             torch.full((3, 4, 3), 0.5)
@@ -142,18 +142,18 @@ def test_options():
         ({"likelihood": likelihoods.Gaussian((3, 3))}, r"built for x_shape \(3, 3\)"),
     ],
 )
-def test_refusals(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         VAE(**options)
 
 
-def test_x_of_another_shape_is_refused():
+def test_x_of_another_shape_raises():
     with pytest.raises(ValueError, match=r"build it with x_shape=\(1, 8, 8\)"):
         VAE(x_shape=(8, 8), hidden=4)(torch.zeros(5, 1, 8, 8))
 
 
 @pytest.mark.parametrize("package", ["models", "guides"])
-def test_package_refuses_its_bare_name(package):
+def test_bare_package_import_raises(package):
     path = Path(__file__).parents[2] / package / "__init__.py"
     spec = importlib.util.spec_from_file_location(package, path)
     with pytest.raises(ImportError, match=f"from pvae.{package} import"):

@@ -1,4 +1,4 @@
-"""Networks: shapes, parameter counts, and what they refuse."""
+"""Networks: shapes, parameter counts, errors."""
 
 import math
 
@@ -15,7 +15,7 @@ def count(module):
 
 
 @pytest.mark.parametrize("hidden", [(), 7, (7,), (7, 5)])
-def test_mlp_takes_any_leading_dimensions(hidden):
+def test_mlp_leading_dimensions(hidden):
     mlp = nn.MLP(6, hidden, 4)
     x = torch.randn(2, 3, 6)
     y = mlp(x)
@@ -23,7 +23,7 @@ def test_mlp_takes_any_leading_dimensions(hidden):
     torch.testing.assert_close(mlp(x[1, 2]), y[1, 2])
 
 
-def test_mlp_is_linear_without_hidden_layers_and_at_the_end():
+def test_mlp_is_linear_without_hidden_layers():
     assert count(nn.MLP(6, (), 4)) == 6 * 4 + 4
     assert count(nn.MLP(6, 5, 4)) == 6 * 5 + 5 + 5 * 4 + 4
     mlp = nn.MLP(3, (), 2)
@@ -33,13 +33,13 @@ def test_mlp_is_linear_without_hidden_layers_and_at_the_end():
 
 
 @pytest.mark.parametrize("norm", [None, "weight", "batch"])
-def test_the_last_bias_starts_where_asked(norm):
+def test_last_bias_initial_value(norm):
     mlp = nn.MLP(3, 4, 2, norm=norm, out_bias=-2.0)
     assert mlp.layers[-1].bias.tolist() == [-2.0, -2.0]
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu", "softplus", "gelu"])
-def test_activation_stands_between_the_layers(activation):
+def test_activation_between_layers(activation):
     mlp = nn.MLP(3, 4, 2, activation=activation)
     first, _, last = mlp.layers
     x = torch.randn(5, 3)
@@ -49,7 +49,7 @@ def test_activation_stands_between_the_layers(activation):
 @pytest.mark.parametrize("x_shape", IMAGES)
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3), (0,)])
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-def test_encoder_and_decoder_of_any_size_and_leading_dimensions(network, x_shape, batch):
+def test_encoder_and_decoder_shapes(network, x_shape, batch):
     encoder = nn.encoder(network, x_shape, 6, hidden=5)
     assert encoder(torch.randn(*batch, *x_shape)).shape == (*batch, 6)
     for outputs in (1, 2):
@@ -58,7 +58,7 @@ def test_encoder_and_decoder_of_any_size_and_leading_dimensions(network, x_shape
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-def test_leading_dimensions_do_not_mix(network):
+def test_leading_dimensions_independent(network):
     torch.manual_seed(0)
     encoder = nn.encoder(network, (3, 9, 8), 6, hidden=5)
     decoder = nn.decoder(network, 6, (3, 9, 8), outputs=2, hidden=5)
@@ -79,7 +79,7 @@ def test_any_number_of_convolutions(depth):
     assert decoder(encoder(torch.randn(3, 13, 9))).shape == (3, 2, 13, 9)
 
 
-def test_every_pixel_reaches_the_code_and_is_reached_from_it():
+def test_every_pixel_connected_to_code():
     torch.manual_seed(0)
     x = torch.randn(1, 27, 20, requires_grad=True)
     nn.ConvEncoder((27, 20), 5, hidden=50)(x).sum().backward()
@@ -88,7 +88,7 @@ def test_every_pixel_reaches_the_code_and_is_reached_from_it():
     assert (decoder(torch.randn(1, 5)) != decoder(torch.randn(1, 5))).all()
 
 
-def test_parameter_counts_are_sensible():
+def test_parameter_counts():
     assert count(nn.encoder("mlp", (28, 28), 40, hidden=400)) == 784 * 400 + 400 + 400 * 40 + 40
     assert 5e5 < count(nn.encoder("conv", (28, 28), 40, hidden=400)) < 2e6
     assert 5e5 < count(nn.decoder("conv", 20, (28, 28), outputs=1, hidden=400)) < 2e6
@@ -128,20 +128,20 @@ def test_positive():
         (lambda: nn.decoder("conv", 2, (8,), outputs=4, hidden=3), "use network 'mlp'"),
     ],
 )
-def test_refusals(build, message):
+def test_invalid_options_raise(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-def test_encoder_refuses_x_of_another_shape(network):
+def test_encoder_x_of_another_shape_raises(network):
     encoder = nn.encoder(network, (8, 8), 2, hidden=3)
     for shape in [(5, 4, 16), (5, 64), (5, 8, 8, 1)]:
         with pytest.raises(ValueError, match=r"expected \(\*batch, \*x_shape\)"):
             encoder(torch.zeros(shape))
 
 
-def test_flatten_takes_any_leading_dimensions_and_one_shape():
+def test_flatten():
     flatten = nn.Flatten((2, 3))
     x = torch.randn(4, 5, 2, 3)
     torch.testing.assert_close(flatten(x), x.reshape(4, 5, 6))
@@ -150,7 +150,7 @@ def test_flatten_takes_any_leading_dimensions_and_one_shape():
         flatten(x.mT)
 
 
-def test_hidden_layers_are_an_mlp_without_its_last_layer():
+def test_hidden_layers_are_mlp_without_last_layer():
     mlp, hidden = nn.MLP(6, (7, 5), 4), nn.HiddenLayers(6, (7, 5))
     hidden.layers.load_state_dict(mlp.layers[:-1].state_dict())
     x = torch.randn(2, 3, 6)
@@ -158,14 +158,14 @@ def test_hidden_layers_are_an_mlp_without_its_last_layer():
     torch.testing.assert_close(mlp.layers[-1](hidden(x)), mlp(x))
 
 
-def test_no_hidden_layers_leave_x_as_it_is():
+def test_no_hidden_layers_are_identity():
     none = nn.HiddenLayers(6, ())
     x = torch.randn(2, 3, 6)
     assert none(x) is x
     assert none.out_features == 6
 
 
-def test_batch_norm_is_over_all_leading_dimensions():
+def test_batch_norm_over_leading_dimensions():
     hidden = nn.HiddenLayers(6, 7, activation="tanh", norm="batch")
     x = torch.randn(4, 5, 6)
     inner = hidden.layers[0](x)
@@ -176,7 +176,7 @@ def test_batch_norm_is_over_all_leading_dimensions():
     torch.testing.assert_close(hidden(x)[1, 2], hidden(x[1, 2]))
 
 
-def test_batch_norm_of_one_row_is_that_of_eval_mode():
+def test_batch_norm_of_one_row_is_eval_mode():
     hidden = nn.HiddenLayers(6, 7, norm="batch")
     hidden(torch.randn(50, 6))
     x = torch.randn(1, 1, 6)
@@ -186,14 +186,14 @@ def test_batch_norm_of_one_row_is_that_of_eval_mode():
     torch.testing.assert_close(in_training, hidden.eval()(x))
 
 
-def test_batch_norm_leaves_the_last_layer_alone():
+def test_batch_norm_excludes_last_layer():
     mlp = nn.MLP(6, 7, 4, norm="batch")
     assert [type(layer).__name__ for layer in mlp.layers] == [
         "Linear", "_BatchNorm", "SiLU", "Linear",
     ]  # fmt: skip
 
 
-def test_weight_norm_does_not_change_the_function_and_takes_lengths_apart():
+def test_weight_norm_keeps_function():
     torch.manual_seed(0)
     plain = nn.MLP(6, 7, 4)
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def test_weight_norm_does_not_change_the_function_and_takes_lengths_apart():
     torch.testing.assert_close(normed(x), plain(x))
 
 
-def test_residual_layers_add_their_input():
+def test_residual_layers_add_input():
     same = nn.HiddenLayers(6, (6,), activation="tanh", residual=True)
     x = torch.randn(2, 3, 6)
     torch.testing.assert_close(same(x), x + torch.tanh(same.layers[0].layer[0](x)))
@@ -225,7 +225,7 @@ def test_residual_layers_add_their_input():
         ({"hidden": (4, 0)}, r"hidden=\(4, 0\)"),
     ],
 )
-def test_hidden_layers_refusals(options, message):
+def test_hidden_layers_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         nn.HiddenLayers(3, **options)
     with pytest.raises(ValueError, match=message):

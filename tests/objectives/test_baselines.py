@@ -1,4 +1,4 @@
-"""Baselines: their values, and that fit trains, saves and restores them."""
+"""Baselines: values, and training, saving and restoring by fit."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from pvae.objectives import REINFORCE, MovingAverage, NetworkBaseline
 from pvae.objectives.baselines import leave_one_out
 
 
-def test_leave_one_out_is_the_mean_of_the_others():
+def test_leave_one_out_is_mean_of_others():
     signal = torch.randn(4, 3)
     wanted = torch.stack([signal[[j for j in range(4) if j != k]].mean(0) for k in range(4)])
     torch.testing.assert_close(leave_one_out(signal), wanted)
 
 
-def test_the_moving_average_is_unbiased_from_the_first_batch_on():
+def test_moving_average_bias_correction():
     average = MovingAverage(0.8)
     assert average().item() == 0
     values = [3.0, -1.0, 2.0]
@@ -29,7 +29,7 @@ def test_the_moving_average_is_unbiased_from_the_first_batch_on():
         MovingAverage(1.0)
 
 
-def test_a_batch_does_not_meet_its_own_average():
+def test_baseline_excludes_current_batch():
     model, guide = PAIRS["bernoulli hierarchy"]()
     average = MovingAverage()
     objective = REINFORCE(baseline=average)
@@ -37,7 +37,7 @@ def test_a_batch_does_not_meet_its_own_average():
     expected, _ = objective._expected(torch.full((1, 7), 5.0), (X[:7],))
     assert expected.item() == 0
     assert average().item() == pytest.approx(5.0)
-    with torch.no_grad():  # evaluation leaves it as it is
+    with torch.no_grad():  # evaluation does not change it
         objective.estimate(pair, (X[:7],))
     assert average().item() == pytest.approx(5.0)
 
@@ -54,7 +54,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     "make", [lambda: NetworkBaseline((3,), hidden=8), Own], ids=["network", "own"]
 )
-def test_networks_learn_what_signal_to_expect(make):
+def test_network_learns_expected_signal(make):
     torch.manual_seed(0)
     model, guide = PAIRS["bernoulli hierarchy"]()
     baseline = make()
@@ -69,7 +69,7 @@ def test_networks_learn_what_signal_to_expect(make):
 
 
 @pytest.mark.parametrize("baseline", ["moving_average", "network"])
-def test_a_resumed_training_goes_on_with_its_baseline(tmp_path, baseline):
+def test_resumed_baseline(tmp_path, baseline):
     def train(out, epochs, resume=False):
         torch.manual_seed(0)
         model, guide = PAIRS["bernoulli hierarchy"]()

@@ -1,4 +1,4 @@
-"""Combinations that make no sense are refused, with the reason and the nearest that does."""
+"""Incompatible combinations raise an error with the reason and the nearest alternative."""
 
 import pyro
 import pyro.distributions as dist
@@ -134,17 +134,17 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("objective", "make", "said"), WRONG)
-def test_refused_with_the_nearest_that_makes_sense(objective, make, said):
+def test_incompatible_objective_raises(objective, make, said):
     with pytest.raises(IncompatibleObjectiveError, match=said):
         objective.loss(*make(), X[:7])
 
 
-def test_weighed_draws_alone_need_no_dreams():
+def test_weighted_draws_need_no_dreams():
     own, guide = transforming()
     assert objectives.RWS(insomnia=1.0).per_datum(own, guide, X[:7]).shape == (7,)
 
 
-def test_dropout_is_no_hindrance_in_eval_mode():
+def test_dropout_in_eval_mode():
     model, guide = dropping()
     for cell in guide.__closure__:
         if isinstance(cell.cell_contents, nn.Dropout):
@@ -152,7 +152,7 @@ def test_dropout_is_no_hindrance_in_eval_mode():
     assert objectives.STL().per_datum(model, guide, X[:7]).shape == (7,)
 
 
-def test_one_datum_is_no_batch():
+def test_scalar_data_raise():
     model, guide = sharing()
     with pytest.raises(
         IncompatibleObjectiveError, match=r"x of shape \(rows, ...\).*not a tensor of shape"
@@ -179,12 +179,12 @@ def test_one_datum_is_no_batch():
         (lambda: objectives.get("vimco", particles=3), r"its options are \['num_particles'\]"),
     ],
 )
-def test_options_out_of_their_range(make, said):
+def test_options_out_of_range_raise(make, said):
     with pytest.raises(ValueError, match=said):
         make()
 
 
-def test_fit_and_check_say_it_before_the_first_step():
+def test_fit_and_check_raise_before_first_step():
     said = r"IWAE needs reparameterized draws.* use VIMCO"
     model, guide = bernoulli()
     with pytest.raises(pvae.checking.PairError, match=said):
@@ -194,6 +194,6 @@ def test_fit_and_check_say_it_before_the_first_step():
 
 
 @pytest.mark.parametrize("objective", [objectives.WakeSleep(), objectives.RWS()])
-def test_phases_of_their_own_take_no_warmup(objective):
+def test_wake_sleep_warmup_raises(objective):
     with pytest.raises(ValueError, match="warmup scales single sites"):
         pvae.fit(*bernoulli(), X, objective=objective, warmup=2, epochs=1, progress=False)

@@ -1,4 +1,4 @@
-"""Gradients stay right under scales and masks, and whoever registers or holds parameters."""
+"""Gradients are right under scales and masks, and wherever parameters are registered."""
 
 import math
 
@@ -16,7 +16,7 @@ from pvae.objectives import IncompatibleObjectiveError
 
 
 def mean_gradient(objective, model, guide, names, *, rows=40_000, x=1.3):
-    """Of parameters by name, per datum, over that many data of one value; and its error."""
+    """Mean gradients by name and their standard errors, over copies of one datum."""
     found = []
     for seed in range(8):
         pyro.set_rng_seed(seed)
@@ -50,7 +50,7 @@ def bernoulli_under(handler):
 
 
 def exact_bernoulli(x, scale, particles):
-    """Minus the bound's derivative by the logit, by enumeration."""
+    """Minus the derivative of the bound with respect to the logit, by enumeration."""
     logit = torch.tensor(0.2, requires_grad=True)
     states = torch.tensor([0.0, 1.0])
     q = dist.Bernoulli(logits=logit).log_prob(states)
@@ -65,7 +65,7 @@ def exact_bernoulli(x, scale, particles):
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 0.0])
-def test_scores_do_not_count_less_under_a_scale_or_mask(scale):
+def test_score_under_scale_or_mask(scale):
     handler = (
         (lambda: poutine.mask(mask=False)) if scale == 0 else lambda: poutine.scale(scale=scale)
     )
@@ -94,7 +94,7 @@ def normal_under(handler):
 
 
 @pytest.mark.parametrize("scale", [0.25, 2.0, 0.0])
-def test_dreg_is_iwaes_gradient_under_a_scale_or_mask(scale):
+def test_dreg_matches_iwae_under_scale_or_mask(scale):
     pair = normal_under(lambda: poutine.scale(scale=scale) if scale else poutine.mask(mask=False))
     names = ["loc", "log_scale"]
     assert_same_gradient(
@@ -104,7 +104,7 @@ def test_dreg_is_iwaes_gradient_under_a_scale_or_mask(scale):
 
 
 class Whole(nn.Module):
-    """Registered in the model alone."""
+    """A module that only the model registers."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ class Whole(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def test_a_network_that_the_model_registers_is_held_constant_in_the_guide_too():
+def test_model_network_constant_in_guide():
     torch.manual_seed(0)
     pair = Whole()
     names = ["whole$$$encoder.bias", "whole$$$decoder.bias"]
@@ -131,7 +131,7 @@ def test_a_network_that_the_model_registers_is_held_constant_in_the_guide_too():
     assert_same_gradient(mean_gradient(objectives.DReG(4), pair.model, pair.guide, names), iwae)
 
 
-def test_only_parameters_that_both_depend_on_are_shared():
+def test_shared_parameters():
     torch.manual_seed(0)
     pair = Whole()
 
@@ -168,7 +168,7 @@ def flow_pair(make):
     return model, guide
 
 
-def test_networks_that_run_in_log_prob_are_held_constant():
+def test_networks_in_log_prob_held_constant():
     torch.manual_seed(0)
     pair = flow_pair(lambda: transforms.affine_coupling(2, hidden_dims=[8]))
     names = ["flow$$$nn.layers.1.bias", "encoder$$$bias"]
@@ -178,7 +178,7 @@ def test_networks_that_run_in_log_prob_are_held_constant():
     )
 
 
-def test_a_flow_without_an_inverse_can_be_drawn_from_but_not_asked():
+def test_flow_without_inverse():
     torch.manual_seed(0)
     pair = flow_pair(lambda: transforms.planar(2))
     x = torch.randn(6)

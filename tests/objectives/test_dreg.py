@@ -1,4 +1,4 @@
-"""Doubly reparameterized gradients: IWAE's, with a signal that does not drown as K grows."""
+"""DReG: the gradient of IWAE, with a signal-to-noise ratio that does not vanish as K grows."""
 
 import pytest
 from exact import targets as exact
@@ -10,7 +10,7 @@ from pvae import objectives
 
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("name", REPARAMETERIZED)
-def test_it_is_unbiased(name, rows):
+def test_unbiased(name, rows):
     pair = REPARAMETERIZED[name]()
     x = pair.x[:rows]
     target = exact.importance_weighted(pair, x, 2)
@@ -27,7 +27,7 @@ def test_one_particle_is_sticking_the_landing():
     assert one.variance() == pytest.approx(landing.variance(), rel=1e-6)
 
 
-def test_the_signal_to_noise_of_the_guide_grows_with_particles_and_iwaes_falls():
+def test_signal_to_noise_grows_with_particles():
     pair = Gaussian()
     x = pair.x[:1]
     particles = (4, 16, 64)
@@ -35,7 +35,7 @@ def test_the_signal_to_noise_of_the_guide_grows_with_particles_and_iwaes_falls()
         [draw(cls(k), pair, x, 10_000).signal_to_noise("recognition") for k in particles]
         for cls in (objectives.IWAE, objectives.DReG)
     )
-    # As 1 / sqrt(K), a half each time, and for large K as sqrt(K).
+    # IWAE as 1 / sqrt(K), half at each step; DReG as sqrt(K) for large K.
     assert usual[0] > 1.6 * usual[1] > 1.6**2 * usual[2]
     assert doubly[0] < doubly[1] < doubly[2]
     assert doubly[2] > 2 * doubly[0]

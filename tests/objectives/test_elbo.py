@@ -1,4 +1,4 @@
-"""The ELBO: unbiased in all its forms."""
+"""The ELBO: all forms are unbiased."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ KL = pytest.mark.parametrize("kl", ["monte_carlo", "analytic"])
 @ROWS
 @KL
 @pytest.mark.parametrize("name", REPARAMETERIZED)
-def test_it_is_unbiased(name, kl, rows):
+def test_unbiased(name, kl, rows):
     pair = REPARAMETERIZED[name]()
     x = pair.x[:rows]
     assert_unbiased(objectives.ELBO(kl=kl), pair, x, exact.elbo(pair, x))
 
 
 @ROWS
-def test_it_is_the_mean_over_particles(rows):
+def test_mean_over_particles(rows):
     pair = Hierarchy("up")
     x = pair.x[:rows]
     assert_unbiased(objectives.ELBO(num_particles=3), pair, x, exact.elbo(pair, x))
@@ -30,7 +30,7 @@ def test_it_is_the_mean_over_particles(rows):
 
 @ROWS
 @KL
-def test_beta_weighs_all_divergences_or_those_of_some_sites(kl, rows):
+def test_beta_scales_divergences(kl, rows):
     pair = Hierarchy("down")
     x = pair.x[:rows]
     both = exact.elbo(pair, x, z1=0.5, z2=0.5)
@@ -43,7 +43,7 @@ def test_beta_weighs_all_divergences_or_those_of_some_sites(kl, rows):
 @pytest.mark.parametrize("over", ["datum", "batch"])
 @pytest.mark.parametrize("share", [0.9, 1.1])
 def test_free_bits(share, over, rows):
-    """A floor a little below and above the mean divergence."""
+    """Free bits slightly below and above the mean divergence."""
     pair = Gaussian()
     x = pair.x[:rows]
     floor = share * pair.kl(x).mean().item()
@@ -53,17 +53,17 @@ def test_free_bits(share, over, rows):
     assert_unbiased(objective, pair, x, exact.free_bits(pair, x, floor, over))
 
 
-def test_a_closed_form_lessens_the_variance():
+def test_analytic_kl_reduces_variance():
     pair = Gaussian()
     sampled, closed = (
         draw(objectives.ELBO(kl=kl), pair, pair.x, 20_000) for kl in ("monte_carlo", "analytic")
     )
     assert closed.variance() < sampled.variance()
-    # The prior's gradients are those of the divergence alone.
+    # The prior's gradients come only from the divergence.
     assert closed.std["generative.z_log_scale"] < 1e-12
 
 
-def test_the_gradient_of_a_batch_is_the_sum_over_its_rows():
+def test_batch_gradient_is_sum_over_rows():
     pair = Hierarchy("down")
     many = draw(objectives.ELBO(), pair, pair.x, 20_000)
     single = [draw(objectives.ELBO(), pair, x[None], 20_000, seed=i) for i, x in enumerate(pair.x)]

@@ -1,4 +1,4 @@
-"""The importance-weighted bound: unbiased gradients, and a value that rises to the evidence."""
+"""The importance-weighted bound: unbiased gradients, a value that rises to the evidence."""
 
 import pytest
 from exact import targets as exact
@@ -10,19 +10,19 @@ from pvae import objectives
 
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("name", REPARAMETERIZED)
-def test_it_is_unbiased(name, rows):
+def test_unbiased(name, rows):
     pair = REPARAMETERIZED[name]()
     x = pair.x[:rows]
     target = exact.importance_weighted(pair, x, 2)
     assert_unbiased(objectives.IWAE(num_particles=2), pair, x, target)
 
 
-def test_one_particle_is_the_elbo():
+def test_one_particle_is_elbo():
     pair = Gaussian()
     assert_unbiased(objectives.IWAE(num_particles=1), pair, pair.x, exact.elbo(pair, pair.x))
 
 
-def test_it_rises_to_the_evidence_and_not_above():
+def test_rises_to_evidence():
     pair = Gaussian()
     evidence = pair.evidence(pair.x).sum().item()
     draws = [draw(objectives.IWAE(num_particles=k), pair, pair.x, 4000) for k in (1, 2, 8, 64)]

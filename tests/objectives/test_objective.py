@@ -1,4 +1,4 @@
-"""What all objectives share: scales, layouts, batching, and what a user's own needs."""
+"""Common properties of all objectives: scales, particle layouts, batching, user subclasses."""
 
 import math
 
@@ -65,7 +65,7 @@ def gradients(objective, model, guide, *batch):
 
 
 @pytest.mark.parametrize("name", REPARAMETERIZED)
-def test_the_elbo_is_pyros_at_the_same_draws(name):
+def test_elbo_matches_pyro(name):
     torch.manual_seed(0)
     model, guide = PAIRS[name]()
     batch = (X[:7],)
@@ -81,7 +81,7 @@ def test_the_elbo_is_pyros_at_the_same_draws(name):
             torch.testing.assert_close(found[parameter], value, rtol=1e-4, atol=1e-4)
 
 
-def test_scales_of_latent_sites_are_part_of_the_bound():
+def test_scaled_latent_sites():
     torch.manual_seed(0)
     model, guide = kinds.functions()
 
@@ -100,7 +100,7 @@ def test_scales_of_latent_sites_are_part_of_the_bound():
 
 
 class Fixed(Particles):
-    """Particles that are looked up by datum, so that a datum's are the same in any batch."""
+    """Particles stored per datum, so that a datum has the same particles in every batch."""
 
     def propose(self, batch, count, *, at=None, **options):
         if at is None:
@@ -121,11 +121,11 @@ class Fixed(Particles):
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(("pair_name", "name"), CASES)
-def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, monkeypatch):
+def test_bound_independent_of_batch(pair_name, name, at_once, monkeypatch):
     torch.manual_seed(0)
     model, guide = PAIRS[pair_name]()
     objective = PAIR_OF[pair_name][name]()
-    # One dream per row, drawn anew for each batch: seen apart.
+    # Dreams are drawn for each batch, so a function of the data replaces their term.
     monkeypatch.setattr(
         objectives.wake_sleep, "dream_log_prob", lambda pair, batch, observed: batch[0].sum(1)
     )
@@ -143,13 +143,13 @@ def test_a_datums_bound_does_not_depend_on_its_batch(pair_name, name, at_once, m
     assert together.value.shape == (7,)
     for field in ("value", "surrogate"):
         if name in ("moving average", "network") and field == "surrogate":
-            continue  # the baseline is an average over batches
+            continue  # the baseline averages over batches
         apart = torch.cat([getattr(part, field) for part in parts])
         torch.testing.assert_close(getattr(together, field), apart, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("pair_name", "name"), CASES)
-def test_gradients_are_the_same_in_both_layouts(pair_name, name, monkeypatch):
+def test_gradients_equal_in_both_layouts(pair_name, name, monkeypatch):
     torch.manual_seed(0)
     model, guide = PAIRS[pair_name]()
     objective = PAIR_OF[pair_name][name]()
@@ -166,12 +166,13 @@ def test_gradients_are_the_same_in_both_layouts(pair_name, name, monkeypatch):
     for parameter, value in found[0][1].items():
         other = found[1][1][parameter]
         assert (value is None) == (other is None), parameter
-        if value is not None and name not in ("moving average", "network"):  # they move on
+        # These baselines change with each call.
+        if value is not None and name not in ("moving average", "network"):
             torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("pair_name", "name"), CASES)
-def test_recorded_steps_are_eager_ones(pair_name, name):
+def test_recorded_steps_match_eager(pair_name, name):
     make = PAIR_OF[pair_name][name]
     wanted = run(PAIRS[pair_name], "eager", 6, objective=make)
     got = run(PAIRS[pair_name], "recorded", 6, objective=make)
@@ -181,7 +182,7 @@ def test_recorded_steps_are_eager_ones(pair_name, name):
 
 
 @pytest.mark.parametrize("name", ["vimco", "rws"])
-def test_captured_steps_are_eager_ones(name):
+def test_captured_steps_match_eager(name):
     make = BERNOULLI[name]
     wanted = run(PAIRS["bernoulli hierarchy"], "eager", 6, objective=make)
     got = run(PAIRS["bernoulli hierarchy"], "captured", 6, objective=make)
@@ -189,7 +190,7 @@ def test_captured_steps_are_eager_ones(name):
     assert_same(got, wanted, 1e-3)
 
 
-def test_a_plate_larger_than_the_batch_weighs_the_sum_not_the_particles():
+def test_plate_larger_than_batch():
     torch.manual_seed(0)
     model, guide = PAIRS["subsampled"]()
     objective = objectives.IWAE(4)
@@ -205,7 +206,7 @@ def test_a_plate_larger_than_the_batch_weighs_the_sum_not_the_particles():
     assert abs(bound.mean() - exact.mean()) < 5
 
 
-def test_a_plate_holds_more_particles_than_the_data_set_has_rows():
+def test_more_particles_than_rows():
     decoder = nn.Linear(2, 3)
 
     def model(x):
@@ -228,7 +229,7 @@ def test_a_plate_holds_more_particles_than_the_data_set_has_rows():
     assert loss == pytest.approx(-bound.sum().item() * 20 / 8, rel=1e-5)
 
 
-def test_global_sites_have_one_draw_for_all_particles():
+def test_global_sites_drawn_once():
     torch.manual_seed(0)
     model, guide = PAIRS["constrained globals"]()
     objective = objectives.IWAE(4)
@@ -241,7 +242,7 @@ def test_global_sites_have_one_draw_for_all_particles():
 
 
 class Renyi(Objective):
-    """A bound of a user's own, alpha = 1/2."""
+    """A user-defined objective: the Renyi bound with alpha = 1/2."""
 
     def estimate(self, pair, batch):
         draw = pair.particles.draw(batch, self.num_particles)
@@ -249,7 +250,7 @@ class Renyi(Objective):
         return PerDatum(bound, bound, draw.global_terms)
 
 
-def test_an_objective_of_ones_own_trains():
+def test_user_objective():
     torch.manual_seed(0)
     model, guide = PAIRS["gaussian hierarchy"]()
     fit = pvae.fit(
@@ -260,7 +261,7 @@ def test_an_objective_of_ones_own_trains():
     assert fit.history[-1]["train_loss"] < fit.history[0]["train_loss"]
 
 
-def test_numbers_beside_the_data_are_handed_on():
+def test_number_argument_beside_data():
     decoder = nn.Linear(2, 3)
 
     def model(x, power):
@@ -277,7 +278,7 @@ def test_numbers_beside_the_data_are_handed_on():
     assert objective.per_datum(model, guide, X[:5], 0.7).shape == (5,)
 
 
-def test_a_guide_that_does_not_broadcast_is_tiled():
+def test_non_broadcasting_guide_is_tiled():
     encoder = nn.Linear(3, 2)
 
     def model(x):
@@ -290,7 +291,7 @@ def test_a_guide_that_does_not_broadcast_is_tiled():
         pyro.module("encoder", encoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("a", dist.Normal(encoder(x), 1.0).to_event(1))
-            # Fails, or mixes data, where z has a further dimension.
+            # Fails or mixes data if z has a particle dimension.
             pyro.sample("z", dist.Normal(z.view(len(x), 2), 1.0).to_event(1))
 
     plate = find_data_plate(lambda b: paired_traces(model, guide, b), (X[:5],))

@@ -1,4 +1,4 @@
-"""The page about objectives lists them all, and its example trains."""
+"""The page on objectives lists all of them, and its example trains."""
 
 import re
 from pathlib import Path
@@ -12,14 +12,14 @@ from pvae import objectives
 PAGE = Path(objectives.__file__).parent / "README.md"
 
 
-def test_every_objective_is_in_the_table():
+def test_table_lists_every_objective():
     rows = re.findall(r"^\| `(\w+)` \(`(\w+)`\) \|", PAGE.read_text(), re.MULTILINE)
     assert [(type(objectives.get(name)).__name__, name) for _, name in rows] == rows
     own = [n for n in objectives.names if isinstance(objectives.get(n), objectives.Objective)]
     assert [name for _, name in rows] == own
 
 
-def test_the_example_is_the_elbo_and_iwae_in_the_limits():
+def test_limits_of_elbo_and_iwae():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     space = {}
     exec(code, space)

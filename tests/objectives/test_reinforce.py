@@ -1,4 +1,4 @@
-"""The score function: the ELBO's gradient, whatever the baseline; and what a baseline is for."""
+"""REINFORCE: unbiased for the ELBO with every baseline, and less variance with a good one."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ ROWS = pytest.mark.parametrize("rows", [1, 7])
 
 
 def average():
-    """A moving average that has seen something."""
+    """A moving average after some batches."""
     baseline = MovingAverage().double()
     baseline.see(torch.tensor([-2.5]).double())
     return objectives.REINFORCE(baseline=baseline)
@@ -37,14 +37,14 @@ BASELINES = {
 
 @ROWS
 @pytest.mark.parametrize("baseline", BASELINES)
-def test_it_is_unbiased_for_a_belief_network(baseline, rows):
+def test_unbiased_for_belief_network(baseline, rows):
     pair = Belief()
     x = pair.x[:rows]
     assert_unbiased(BASELINES[baseline](), pair, x, exact.elbo(pair, x))
 
 
 @ROWS
-def test_it_is_unbiased_for_a_gaussian(rows):
+def test_unbiased_for_gaussian(rows):
     pair = Gaussian(scored=True)
     x = pair.x[:rows]
     assert_unbiased(BASELINES["leave_one_out"](), pair, x, exact.elbo(pair, x))
@@ -53,20 +53,20 @@ def test_it_is_unbiased_for_a_gaussian(rows):
 @ROWS
 @pytest.mark.parametrize("order", ["up", "down"])
 @pytest.mark.parametrize("scored", [(), ("z1",), ("z2",), ("z1", "z2")])
-def test_it_is_unbiased_where_some_draws_have_a_gradient(scored, order, rows):
+def test_unbiased_with_some_reparameterized_sites(scored, order, rows):
     pair = Hierarchy(order, scored=scored)
     x = pair.x[:rows]
     assert_unbiased(BASELINES["leave_one_out"](), pair, x, exact.elbo(pair, x))
 
 
 @pytest.mark.parametrize("scored", [(), ("z1",), ("z2",)])
-def test_draws_with_a_gradient_need_no_baseline_that_averages_to_nothing(scored):
-    """A score of theirs would go unnoticed where signals are 0 on average."""
+def test_reparameterized_sites_need_no_baseline(scored):
+    """With a zero-mean signal, a test of the mean would not notice a superfluous score."""
     pair = Hierarchy("up", scored=scored)
     assert_unbiased(BASELINES["none"](), pair, pair.x, exact.elbo(pair, pair.x))
 
 
-def test_baselines_lessen_the_variance():
+def test_baselines_reduce_variance():
     pair = Belief()
     plain = draw(objectives.REINFORCE(2, baseline="none"), pair, pair.x, 20_000)
     left_out = draw(objectives.REINFORCE(2, baseline="leave_one_out"), pair, pair.x, 20_000)
@@ -76,7 +76,7 @@ def test_baselines_lessen_the_variance():
     assert 1.5 * averaged.variance("recognition") < single.variance("recognition")
 
 
-def test_reparameterized_draws_have_less_variance_than_scores():
+def test_reparameterization_reduces_variance():
     path, score = (
         draw(objectives.REINFORCE(2), pair, pair.x, 20_000)
         for pair in (Gaussian(), Gaussian(scored=True))

@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep: normalized weights of each datum by itself, exact by enumeration."""
+"""Reweighted wake-sleep: unbiased, with weights normalized per datum, by enumeration."""
 
 import pytest
 from exact import targets as exact
@@ -15,7 +15,7 @@ PAIRS = REPARAMETERIZED | SCORED
 @ROWS
 @pytest.mark.parametrize("insomnia", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("particles", [2, 3])
-def test_it_is_unbiased_for_a_belief_network(particles, insomnia, rows):
+def test_unbiased_for_belief_network(particles, insomnia, rows):
     pair = Belief()
     x = pair.x[:rows]
     target = exact.reweighted_wake_sleep(pair, x, particles, insomnia)
@@ -26,7 +26,7 @@ def test_it_is_unbiased_for_a_belief_network(particles, insomnia, rows):
 @ROWS
 @pytest.mark.parametrize("insomnia", [0.5, 1.0])
 @pytest.mark.parametrize("name", PAIRS)
-def test_it_is_unbiased_for_gaussians(name, insomnia, rows):
+def test_unbiased_for_gaussians(name, insomnia, rows):
     pair = PAIRS[name]()
     x = pair.x[:rows]
     target = exact.reweighted_wake_sleep(pair, x, 2, insomnia)

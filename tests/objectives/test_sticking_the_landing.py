@@ -1,4 +1,4 @@
-"""Sticking the landing: the ELBO's gradient, and next to no variance where q is the posterior."""
+"""Sticking the landing: the ELBO's gradient, and no variance if q is the posterior."""
 
 import pytest
 import torch
@@ -11,18 +11,18 @@ from pvae import objectives
 
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("name", REPARAMETERIZED)
-def test_it_is_unbiased(name, rows):
+def test_unbiased(name, rows):
     pair = REPARAMETERIZED[name]()
     x = pair.x[:rows]
     assert_unbiased(objectives.STL(), pair, x, exact.elbo(pair, x))
 
 
-def test_it_is_the_mean_over_particles():
+def test_mean_over_particles():
     pair = Hierarchy("up")
     assert_unbiased(objectives.STL(num_particles=3), pair, pair.x, exact.elbo(pair, pair.x))
 
 
-def test_at_the_posterior_the_guide_has_no_noise():
+def test_no_variance_at_posterior():
     pair = Gaussian()
     pair.make_guide_exact()
     landing, usual = (
@@ -32,7 +32,7 @@ def test_at_the_posterior_the_guide_has_no_noise():
     assert usual.variance("recognition") > 1.0
 
 
-def test_near_the_posterior_it_has_less():
+def test_less_variance_near_posterior():
     pair = Gaussian()
     pair.make_guide_exact()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pairs on which an objective could be wrong, or fail, without a word."""
+"""Pairs for which an objective might silently be wrong or fail."""
 
 import pyro
 import pyro.distributions as dist
@@ -28,7 +28,7 @@ def bernoulli():
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_an_outer_plate_of_one_is_the_users(steps):
+def test_outer_plate_of_one(steps):
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
             with pyro.plate("time", steps, dim=-2):
@@ -43,14 +43,14 @@ def test_an_outer_plate_of_one_is_the_users(steps):
     torch.manual_seed(0)
     one = torch.stack([objectives.ELBO(1).per_datum(model, guide, x) for _ in range(400)]).mean(0)
     objective = objectives.ELBO(400)
-    assert objective.prepare(model, guide, x).particles.depth == 2  # no need for tiles
+    assert objective.prepare(model, guide, x).particles.depth == 2  # no tiling needed
     torch.testing.assert_close(objective.per_datum(model, guide, x), one, atol=0.5, rtol=0)
     torch.testing.assert_close(
         pvae.elbo(model, guide, x, num_particles=400).per_datum.float(), one, atol=0.5, rtol=0
     )
 
 
-def test_a_pair_is_looked_at_again_when_its_modes_change():
+def test_structure_follows_mode():
     encoder, dropout = nn.Linear(1, 1), nn.Dropout(0.5)
 
     def model(x):
@@ -75,7 +75,7 @@ def test_a_pair_is_looked_at_again_when_its_modes_change():
         vimco.loss(model, guide, torch.randn(20))
 
 
-def test_examining_a_pair_leaves_buffers_as_they_were():
+def test_buffers_unchanged():
     norm = nn.BatchNorm1d(1)
 
     def model(x):
@@ -92,7 +92,7 @@ def test_examining_a_pair_leaves_buffers_as_they_were():
     assert norm.num_batches_tracked == 0
 
 
-def test_sizes_of_plates_do_not_depend_on_the_first_batch():
+def test_plate_sizes_independent_of_first_batch():
     def model(x):
         with pyro.plate("data", 40, subsample_size=len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
@@ -116,7 +116,7 @@ def latent_mean(x):
         pyro.sample("x", dist.Normal(w, 1.0), obs=x)
 
 
-def test_auxiliary_sites_have_no_share_of_their_own():
+def test_auxiliary_sites_have_no_term():
     x = torch.tensor([1.0, 2.0, 0.5])
     guide = AutoNormal(latent_mean)
     guide(x)
@@ -132,7 +132,7 @@ def test_auxiliary_sites_have_no_share_of_their_own():
             objectives.ELBO(**options).loss(latent_mean, guide, x)
 
 
-def test_a_delta_with_a_density_has_no_closed_form():
+def test_delta_with_density_has_no_analytic_kl():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.LogNormal(x.new_zeros(len(x)), 1.0))
@@ -150,7 +150,7 @@ def test_a_delta_with_a_density_has_no_closed_form():
         objectives.WakeSleep().loss(model, guide, x)
 
 
-def test_arguments_of_the_same_values_are_not_guessed_between():
+def test_ambiguous_arguments_raise():
     def model(label, counts):
         with pyro.plate("data", len(counts)):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(counts)), 1.0))
@@ -165,7 +165,7 @@ def test_arguments_of_the_same_values_are_not_guessed_between():
         objectives.WakeSleep().loss(model, guide, zeros, zeros.clone())
 
 
-def test_parameters_of_each_datum_take_one_particle_only():
+def test_per_datum_parameters_need_one_particle():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
@@ -189,7 +189,7 @@ def test_parameters_of_each_datum_take_one_particle_only():
         objectives.IWAE(3).loss(model, guide, x)
 
 
-def test_a_second_baseline_is_trained_as_the_first_was():
+def test_second_baseline_is_trained():
     model, guide = bernoulli()
     x = torch.randn(64)
     fit = pvae.fit(
@@ -205,7 +205,7 @@ def test_a_second_baseline_is_trained_as_the_first_was():
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_baseline_gives_a_number_for_each_datum():
+def test_baseline_shape_raises():
     model, guide = bernoulli()
 
     class Column(nn.Module):
@@ -216,7 +216,7 @@ def test_a_baseline_gives_a_number_for_each_datum():
         objectives.REINFORCE(baseline=Column()).loss(model, guide, torch.randn(7))
 
 
-def test_warmup_is_given_once():
+def test_warmup_given_twice_raises():
     with pytest.raises(ValueError, match="give it to one"):
         pvae.fit(
             *bernoulli(), torch.randn(64), warmup=2, epochs=1,

@@ -1,4 +1,4 @@
-"""VIMCO: the gradient of the importance-weighted bound for draws that have none."""
+"""VIMCO: the gradient of the importance-weighted bound for draws without a gradient."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ ROWS = pytest.mark.parametrize("rows", [1, 7])
 
 @ROWS
 @pytest.mark.parametrize("particles", [2, 3])
-def test_it_is_unbiased_for_a_belief_network(particles, rows):
+def test_unbiased_for_belief_network(particles, rows):
     pair = Belief()
     x = pair.x[:rows]
     target = exact.importance_weighted(pair, x, particles)
@@ -24,7 +24,7 @@ def test_it_is_unbiased_for_a_belief_network(particles, rows):
 
 
 @ROWS
-def test_it_is_unbiased_for_a_gaussian(rows):
+def test_unbiased_for_gaussian(rows):
     pair = Gaussian(scored=True)
     x = pair.x[:rows]
     target = exact.importance_weighted(pair, x, 2)
@@ -34,14 +34,14 @@ def test_it_is_unbiased_for_a_gaussian(rows):
 @ROWS
 @pytest.mark.parametrize("order", ["up", "down"])
 @pytest.mark.parametrize("scored", [(), ("z1",), ("z2",)])
-def test_it_is_unbiased_where_some_draws_have_a_gradient(scored, order, rows):
+def test_unbiased_with_some_reparameterized_sites(scored, order, rows):
     pair = Hierarchy(order, scored=scored)
     x = pair.x[:rows]
     target = exact.importance_weighted(pair, x, 2)
     assert_unbiased(objectives.VIMCO(num_particles=2), pair, x, target)
 
 
-def test_the_signal_of_a_draw_is_what_it_adds_to_the_geometric_mean_of_the_others():
+def test_signal_against_geometric_mean_of_others():
     log_weights = torch.tensor([[0.0, 1.0], [-2.0, 0.5], [1.0, -3.0]])
     for k in range(3):
         replaced = log_weights.clone()
@@ -50,8 +50,8 @@ def test_the_signal_of_a_draw_is_what_it_adds_to_the_geometric_mean_of_the_other
         torch.testing.assert_close(without_each(log_weights)[k], expected)
 
 
-def test_it_has_less_variance_than_a_score_for_the_whole_bound():
-    """The same estimator with a signal of L itself."""
+def test_less_variance_than_plain_score():
+    """Compared with the score function with the whole bound as its signal."""
 
     class Plain(objectives.VIMCO):
         def estimate(self, pair, batch):
@@ -66,7 +66,7 @@ def test_it_has_less_variance_than_a_score_for_the_whole_bound():
     assert 4 * vimco.variance("recognition") < plain.variance("recognition")
 
 
-def test_it_rises_to_the_evidence_and_not_above():
+def test_rises_to_evidence():
     pair = Belief()
     evidence = pair.evidence(pair.x).sum().item()
     draws = [draw(objectives.VIMCO(num_particles=k), pair, pair.x, 1000) for k in (2, 8, 32)]

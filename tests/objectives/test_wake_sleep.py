@@ -1,4 +1,4 @@
-"""Wake-sleep: each phase is unbiased for the loss of its own."""
+"""Wake-sleep: each phase is unbiased for its own loss."""
 
 import pytest
 from exact import targets as exact
@@ -14,13 +14,13 @@ PAIRS = REPARAMETERIZED | SCORED | {"belief": Belief}
 
 @ROWS
 @pytest.mark.parametrize("name", PAIRS)
-def test_both_phases_are_unbiased(name, rows):
+def test_unbiased_phases(name, rows):
     pair = PAIRS[name]()
     x = pair.x[:rows]
     assert_unbiased(objectives.WakeSleep(), pair, x, exact.wake_sleep(pair, x))
 
 
-def test_the_wake_phase_is_the_mean_over_particles():
+def test_wake_phase_is_mean_over_particles():
     pair = Belief()
     target = exact.wake_sleep(pair, pair.x)
     assert_unbiased(objectives.WakeSleep(num_particles=3), pair, pair.x, target)

@@ -43,7 +43,7 @@ def with_default(x, *, network=net):
 
 
 class Plain:
-    """An object that is no network and holds one."""
+    """A plain object with a network as attribute."""
 
     def __init__(self):
         self.held = net
@@ -83,26 +83,26 @@ def decorated(x):
         (decorated, "net"),
     ],
 )
-def test_a_network_is_found_wherever_a_program_holds_it(program, name):
+def test_networks_in_program(program, name):
     assert reach({"model": program}, nn.Module) == [(name, net)]
 
 
-def test_containers_are_looked_into():
+def test_containers():
     assert reach({"model": by_container}, nn.Module) == [("shared.deep.0", shared["deep"][0])]
 
 
-def test_a_network_that_is_the_program_is_named_by_its_role_and_speaks_for_its_parts():
+def test_network_as_program():
     program = Itself()
     found = reach({"model": program, "guide": program.forward}, nn.Module)
     assert found == [("model", program), ("net", net)]
 
 
-def test_what_a_program_does_not_name_is_left_alone():
+def test_unnamed_objects_ignored():
     assert reach({"model": lambda x: x}, nn.Module) == []
 
 
 class Holder(nn.Module):
-    """Holds a network that is no part of it, and a part of its own once more."""
+    """Holds a network that is no submodule, and a second reference to a submodule."""
 
     def __init__(self, other):
         super().__init__()
@@ -113,7 +113,7 @@ class Holder(nn.Module):
         return self.others[0](self.part(x))
 
 
-def test_a_network_that_a_network_holds_without_it_being_a_part_is_found():
+def test_network_hidden_in_network():
     other = nn.Linear(1, 1)
     holder = Holder(other)
     found = [("guide", holder), ("guide.others.0", other)]

@@ -1,4 +1,4 @@
-"""Transitions leave their distribution as it is."""
+"""Transitions leave the target distribution invariant."""
 
 import pyro.distributions as dist
 import pytest
@@ -8,11 +8,11 @@ from pvae.pair.hmc import evaluate, transition
 
 
 @pytest.mark.parametrize("step", [0.05, 0.5, 1.0])
-def test_transitions_leave_a_correlated_gaussian_as_it_is(step):
+def test_correlated_gaussian_invariant(step):
     precision = torch.tensor([[2.0, 1.2], [1.2, 1.5]])
     target = dist.MultivariateNormal(torch.tensor([1.0, -2.0]), precision_matrix=precision)
     z = target.sample((20000,))
-    # Two sites, and a step of its own for each chain.
+    # Two sites, and a separate step size for each chain.
     log_density = lambda z: target.log_prob(torch.cat([z["a"], z["b"]], 1)).double()  # noqa: E731
     point = evaluate(log_density, {"a": z[:, :1], "b": z[:, 1:]})
     steps = step * (0.5 + torch.rand(len(z)))
@@ -28,7 +28,7 @@ def test_transitions_leave_a_correlated_gaussian_as_it_is(step):
     assert accepted.mean() > (0.99 if step == 0.05 else 0.2)
 
 
-def test_transitions_leave_a_skewed_distribution_as_it_is():
+def test_skewed_distribution_invariant():
     z = dist.Gamma(2.0, 1.0).sample((20000, 1)).log()
     log_density = lambda z: (2 * z["z"] - z["z"].exp()).sum(1).double()  # noqa: E731
     point = evaluate(log_density, {"z": z})
@@ -39,7 +39,7 @@ def test_transitions_leave_a_skewed_distribution_as_it_is():
     assert point.z["z"].mean().item() == pytest.approx(0.42278, abs=4 * 0.803 / 20000**0.5)
 
 
-def test_a_trajectory_that_leaves_the_numbers_is_rejected_by_its_chain_alone():
+def test_divergent_trajectory_rejected_per_chain():
     log_density = lambda z: -z["z"].pow(4).sum(1).double()  # noqa: E731
     start = evaluate(log_density, {"z": torch.ones(2, 3)})
     end, accepted = transition(log_density, start, torch.tensor([1e4, 1e-3]), 20)

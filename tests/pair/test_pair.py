@@ -24,14 +24,14 @@ def train(kind, **options):
 
 
 def tensors(fit):
-    """Everything that was trained, by name: parameters and buffers."""
+    """All trained tensors by name: parameters and buffers."""
     state = fit.model.pair.state_dict()
     flat = {f"{n}.{k}": v for n, part in state["networks"].items() for k, v in part.items()}
     return flat | state["params"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_that_belongs_to_a_pair_is_trained(kind):
+def test_all_parameters_trained(kind):
     model, guide = kinds.make(kind, seed=0)
     before = tensors(pvae.fit(model, guide, X, epochs=0, progress=False))
     after = tensors(pvae.fit(model, guide, X, epochs=1, batch_size=32, progress=False))
@@ -43,7 +43,7 @@ def test_everything_that_belongs_to_a_pair_is_trained(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_fit_evaluates_what_was_trained_and_the_global_store_stays_empty(kind):
+def test_fit_evaluates_trained_pair(kind):
     _, _, fit = train(kind, epochs=40)
     assert len(pyro.get_param_store()) == 0
     trained = pvae.elbo(fit.model, fit.guide, X, num_particles=8)
@@ -53,7 +53,7 @@ def test_the_fit_evaluates_what_was_trained_and_the_global_store_stays_empty(kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_train_mode_while_training_and_eval_mode_after(kind):
+def test_train_and_eval_mode(kind):
     modes = []
     model, guide = kinds.make(kind, seed=0)
     fit = pvae.fit(model, guide, X, epochs=0, progress=False)
@@ -66,7 +66,7 @@ def test_train_mode_while_training_and_eval_mode_after(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_fits_never_meet(kind):
+def test_fits_are_independent(kind):
     _, _, first = train(kind)
     before = pvae.elbo(first.model, first.guide, X).mean
     train(kind, seed=5, epochs=3)
@@ -74,7 +74,7 @@ def test_two_fits_never_meet(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_goes_on_from_a_fit(kind):
+def test_training_continues_from_fit(kind):
     _, _, first = train(kind, epochs=3)
     reached = pvae.elbo(first.model, first.guide, X, 8).mean
     again = pvae.fit(first.model, first.guide, X, epochs=30, batch_size=32, progress=False)
@@ -94,7 +94,7 @@ for kind in kinds.KINDS:
 """
 
 
-def test_a_run_is_loaded_in_a_new_process(tmp_path):
+def test_run_loads_in_new_process(tmp_path):
     reached = {}
     for kind in KINDS:
         _, _, fit = train(kind, out=tmp_path / kind)
@@ -105,7 +105,7 @@ def test_a_run_is_loaded_in_a_new_process(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_resumed_is_as_if_never_stopped(kind, tmp_path):
+def test_resumed_fit_matches_uninterrupted(kind, tmp_path):
     _, _, whole = train(kind, epochs=4, out=tmp_path / "whole")
     train(kind, epochs=2, out=tmp_path / "parts")
     model, guide = kinds.make(kind, seed=7)
@@ -117,7 +117,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(kind, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_discovery_leaves_buffers_and_generators_as_they_were():
+def test_discovery_leaves_state_unchanged():
     model, guide = kinds.make("functions", seed=0)
     before = torch.get_rng_state()
     fit = pvae.fit(model, guide, X, epochs=0, progress=False)
@@ -127,7 +127,7 @@ def test_discovery_leaves_buffers_and_generators_as_they_were():
     torch.testing.assert_close(encoder[1].running_mean, torch.zeros(8))
 
 
-def test_two_networks_under_one_name_are_both_trained():
+def test_two_networks_with_one_name():
     model_net, guide_net = nn.Linear(1, 1), nn.Linear(1, 1)
 
     def model(x):
@@ -147,7 +147,7 @@ def test_two_networks_under_one_name_are_both_trained():
     assert guide_net.weight.item() != before[1]
 
 
-def test_a_network_imported_module_statement_and_a_frozen_part():
+def test_imported_network_and_frozen_part():
     from pyro import module as register
 
     net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
@@ -163,11 +163,11 @@ def test_a_network_imported_module_statement_and_a_frozen_part():
     with pytest.warns(UserWarning, match=r"0.weight was not registered"):
         pvae.fit(model, lambda x: None, torch.randn(8, 1), epochs=2, batch_size=4, progress=False)
     assert net[0].weight.item() == frozen
-    # BatchNorm arrived in eval mode inside a network in train mode: it was frozen on purpose.
+    # A BatchNorm in eval mode inside a network in train mode is frozen on purpose.
     torch.testing.assert_close(net[1].running_mean, mean)
 
 
-def test_a_network_that_is_not_registered_is_named():
+def test_unregistered_network_is_named():
     net = nn.Linear(1, 1)
 
     def model(x):
@@ -181,7 +181,7 @@ def test_a_network_that_is_not_registered_is_named():
     assert fit.notes == ["network 'net' is used but not passed to pyro.module: it is not trained"]
 
 
-def test_saved_values_of_another_pair_are_refused(tmp_path):
+def test_saved_values_of_another_pair_raise(tmp_path):
     train("functions", out=tmp_path / "run")
     with pytest.raises(ValueError, match=r"the saved networks are .*the pair's are"):
         pvae.load(tmp_path / "run", model=(both := kinds.make("methods", 0))[0], guide=both[1])
@@ -202,7 +202,7 @@ def test_loading_executes_no_pickle(tmp_path):
     assert not marker.exists()
 
 
-def test_a_fit_is_a_pair_for_pyros_own_svi():
+def test_fit_in_pyro_svi():
     _, _, fit = train("functions")
     svi = pyro.infer.SVI(
         fit.model, fit.guide, pyro.optim.Adam({"lr": 0.02}), pyro.infer.Trace_ELBO()
@@ -212,7 +212,7 @@ def test_a_fit_is_a_pair_for_pyros_own_svi():
     assert len(pyro.get_param_store()) == 0
 
 
-def test_a_store_that_a_program_raised_in_is_put_back():
+def test_store_restored_after_error():
     pyro.param("mine", torch.ones(2))
 
     def model(x):
@@ -224,7 +224,7 @@ def test_a_store_that_a_program_raised_in_is_put_back():
     assert list(pyro.get_param_store()) == ["mine"]
 
 
-def test_a_guide_made_from_the_model_and_a_network_made_in_the_program():
+def test_guide_from_model_and_network_in_program():
     def model(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
         with pyro.plate("data", len(x)):
@@ -242,10 +242,10 @@ def test_a_guide_made_from_the_model_and_a_network_made_in_the_program():
             pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
 
     fit = pvae.fit(made_inside, lambda x: None, X, **options)
-    assert pvae.elbo(fit.model, fit.guide, X).mean > -3 * 0.92 - 0.05  # the identity is learned
+    assert pvae.elbo(fit.model, fit.guide, X).mean > -3 * 0.92 - 0.05  # the optimum is the identity
 
 
-def test_a_pair_of_a_trained_and_a_new_program_is_that_pair():
+def test_trained_model_with_new_guide():
     _, _, first = train("functions")
     new = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False), nn.Dropout(0.9))
 
@@ -257,16 +257,16 @@ def test_a_pair_of_a_trained_and_a_new_program_is_that_pair():
     before, scale = new[0].weight.clone(), first.model.pair.parameters()["scale"].item()
     mean = new[1].running_mean.clone()
     raw = pvae.elbo(first.model, guide, X, 4)
-    assert raw.mean == pvae.elbo(first.model, guide, X, 4).mean  # in eval mode: no dropout
+    assert raw.mean == pvae.elbo(first.model, guide, X, 4).mean  # eval mode: no dropout
     torch.testing.assert_close(new[1].running_mean, mean)
     second = pvae.fit(first.model, guide, X, epochs=1, batch_size=32, progress=False)
     assert second.guide.fn is guide
     assert not torch.equal(new[0].weight, before)
     after = second.model.pair.parameters()["scale"].item()
-    assert abs(after - scale) < 0.05  # it starts where the first one ended
+    assert abs(after - scale) < 0.05  # starts from the result of the first fit
 
 
-def test_a_network_frozen_in_eval_mode_stays_frozen():
+def test_frozen_network_stays_in_eval_mode():
     frozen = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval().requires_grad_(False)
     encoder = nn.Linear(3, 2)
     model, _ = kinds.make("functions", 0)

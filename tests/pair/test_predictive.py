@@ -8,7 +8,7 @@ import pvae
 from pvae.pair.predictive import decode
 
 
-def test_a_draw_of_every_site_has_the_models_moments():
+def test_sample_has_model_moments():
     draws = pvae.sample(lg.model, torch.zeros(20_000, lg.X))
     assert set(draws) == {"x", "z"}
     covariance = lg.WEIGHT @ lg.WEIGHT.T + lg.SCALE**2 * torch.eye(lg.X)
@@ -19,7 +19,7 @@ def test_a_draw_of_every_site_has_the_models_moments():
     assert residual.std().item() == pytest.approx(lg.SCALE, rel=0.02)
 
 
-def test_codes_are_posterior_means_and_reconstructions_the_decoded_codes():
+def test_infer_and_reconstruct():
     x = lg.draw(2500)  # more than one batch
     codes = pvae.infer(lg.posterior, x)
     torch.testing.assert_close(codes["z"], lg.posterior_loc(x))
@@ -28,7 +28,7 @@ def test_codes_are_posterior_means_and_reconstructions_the_decoded_codes():
     torch.testing.assert_close(decode(lg.model, codes, x), expected)
 
 
-def test_means_are_propagated_through_a_hierarchy_and_discrete_sites_are_drawn():
+def test_means_in_hierarchy_and_discrete_sites():
     def guide(x):
         with pyro.plate("data", len(x)):
             z1 = pyro.sample("z1", dist.Normal(2 * x, 1.0))
@@ -42,7 +42,7 @@ def test_means_are_propagated_through_a_hierarchy_and_discrete_sites_are_drawn()
     assert set(codes["b"].tolist()) == {0.0, 1.0}
 
 
-def test_one_draw_of_a_global_site_for_all_rows():
+def test_global_site_drawn_once():
     def model(x):
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x)):
@@ -55,7 +55,7 @@ def test_one_draw_of_a_global_site_for_all_rows():
     assert inferred["w"] == 1.0
 
 
-def test_several_observed_sites_need_a_name():
+def test_several_observed_sites_need_name():
     def model(a, b):
         with pyro.plate("data", len(a)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -73,7 +73,7 @@ def test_several_observed_sites_need_a_name():
     torch.testing.assert_close(rebuilt, torch.full((4,), -2 / 3))
 
 
-def test_a_conditional_model_keeps_what_it_conditions_on():
+def test_conditional_model():
     def model(x, y):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(10.0 * y, 1e-3), obs=x)
@@ -82,7 +82,7 @@ def test_a_conditional_model_keeps_what_it_conditions_on():
     torch.testing.assert_close(draws["x"], 10 * torch.arange(3.0), atol=0.1, rtol=0)
 
 
-def test_what_is_deterministic_is_neither_drawn_nor_a_site_of_its_own():
+def test_deterministic_sites():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(lg.Z), 1.0).to_event(1))

@@ -1,4 +1,4 @@
-"""The same pair written as four kinds of callable, with BatchNorm, Dropout and a constrained scale.
+"""The same pair as four kinds of callable, with BatchNorm, Dropout and a constrained scale.
 
 p(x, z) = N(z; 0, I) N(x; decoder(z), scale^2), q(z | x) = N(z; encoder(x), 0.5^2)
 """
@@ -66,7 +66,7 @@ class Guide(nn.Module):
 
 
 def modules():
-    """`nn.Module`s whose forward is the program, never passed to `pyro.module`."""
+    """`nn.Module`s whose forward is the program, without `pyro.module`."""
     return Model(), Guide()
 
 
@@ -93,7 +93,7 @@ class PyroGuide(PyroModule):
 
 
 def pyro_modules():
-    """`PyroModule`s, which register both their networks as "net"."""
+    """`PyroModule`s that both register their network as "net"."""
     return PyroModel(), PyroGuide()
 
 

@@ -1,7 +1,7 @@
-"""Mistakes that people make in model/guide pairs, each with the line that a check has to name.
+"""Common mistakes in model/guide pairs, each with the line that a check must name.
 
-A function here returns a model, a guide and their batch, and the objective where it matters; the
-line to be named is marked with `# here`.
+Each function returns a model, a guide and a batch, and an objective if it matters. `# here` marks
+the line that the finding must name.
 """
 
 import pyro
@@ -15,7 +15,7 @@ ROWS, X, Z = 12, 6, 2
 
 
 def wrong(severity, message):
-    """Register a pair with what is to be found in it."""
+    """Register a pair with its expected finding."""
 
     def register(make):
         WRONG.append((make, severity, message))
@@ -33,13 +33,13 @@ def bits():
 
 
 def normal(size, *, rows=None):
-    """A standard normal prior of so many dimensions."""
+    """A standard normal prior with this many dimensions."""
     shape = (size,) if rows is None else (rows, size)
     return dist.Normal(torch.zeros(shape), 1.0).to_event(1)
 
 
 class Pair(nn.Module):
-    """A correct pair, which the wrong ones change in one place."""
+    """A correct pair; each wrong pair changes one part of it."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Mistakes in distributions, and programs that fail."""
+"""Mistakes in distributions, and programs that raise errors."""
 
 import pyro
 import pyro.distributions as dist
@@ -135,7 +135,7 @@ def grey_levels_up_to_255():
     return pair.model, pair.guide, data() * 255, {"line": (Pair, "obs=x)")}
 
 
-# Programs that fail
+# Programs that raise errors
 
 
 @wrong("error", r"called with the 2 argument\(s\) of a batch: give them the same signature")

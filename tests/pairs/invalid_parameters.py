@@ -1,4 +1,4 @@
-"""Rows that meet, and mistakes in networks and parameters."""
+"""Rows that depend on each other, and mistakes in networks and parameters."""
 
 import pyro
 import pyro.distributions as dist
@@ -8,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import nn
 from torch.nn.functional import softplus
 
-# Rows that meet
+# Rows that depend on each other
 
 
 @wrong("error", r"terms of a datum at 'z' in the guide depend on other rows")
@@ -70,7 +70,7 @@ def encoder_under_no_grad():
 
 @wrong("error", r"no gradient for parameters 'encoder\.0\.weight'.* and 2 more|all that it has")
 def draw_that_is_not_used():
-    """The decoder is fed a fresh draw of its own, so that z is nowhere in the likelihood."""
+    """The decoder uses a fresh draw instead of z, so the likelihood does not depend on z."""
     pair = Pair()
 
     def guide(x):

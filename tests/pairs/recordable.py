@@ -1,4 +1,4 @@
-"""Pairs of different make, for comparing recorded steps with Pyro's."""
+"""Diverse pairs for comparing recorded steps with Pyro's."""
 
 import pyro
 import pyro.distributions as dist
@@ -195,11 +195,11 @@ def make_changing():
 
 
 X = kinds.toy_data(96)
-BATCHES = [X[:32], X[32:64], X[64:88], X[8:40]]  # two sizes in turn
+BATCHES = [X[:32], X[32:64], X[64:88], X[8:40]]  # alternating sizes
 
 
 def run(make, engine, steps, *, rate=1e-4, objective=None, change=None):
-    """Losses, parameters and buffers after SGD steps, from the same start and random numbers."""
+    """Losses, parameters and buffers after SGD steps, with fixed initial values and seed."""
     pyro.set_rng_seed(1)
     with pyro.get_param_store().scope():
         model, guide = make()

@@ -1,7 +1,7 @@
-"""Correct pairs of unusual make, in which a check must find nothing at all.
+"""Unusual but correct pairs, in which a check must find nothing.
 
-A function here returns a model, a guide and their batch, and the objective where it matters. The
-file is long since it is one list.
+Each function returns a model, a guide and a batch, and an objective if it matters. The file is one
+long list.
 """
 
 import pyro
@@ -215,7 +215,7 @@ def labels_as_an_argument():
 
 
 def conditional_flow():
-    """Noise that is the same for all data, and a transform that follows each of them."""
+    """Noise with one distribution for all data, and a transform that depends on the datum."""
     pair, flow = Pair(), conditional_affine_autoregressive(2, 6, hidden_dims=[8])
 
     def guide(x):
@@ -271,7 +271,7 @@ def guide_that_takes_a_gradient():
 
 
 def divergence_weighed_like_a_subsample():
-    """Its weight is 50, as is the ratio of data set and batch."""
+    """A KL weight of 50 that equals the ratio of data set and batch size."""
     pair = Pair()
 
     def model(x):

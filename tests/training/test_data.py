@@ -1,4 +1,4 @@
-"""Training on data of every kind."""
+"""Training with every kind of data."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_data_sets_loaders_and_streams(data, options):
     assert math.isfinite(trained.history[-1]["train_loss"])
 
 
-def test_a_tuple_of_tensors_is_several_arguments():
+def test_tuple_of_tensors():
     def model(x, y):
         weight = pyro.param("weight", torch.zeros(()))
         with pyro.plate("data", len(x)):
@@ -57,7 +57,7 @@ def test_a_tuple_of_tensors_is_several_arguments():
     assert weight.item() == pytest.approx(3.0, abs=0.05)
 
 
-def test_a_guide_with_parameters_for_each_datum_is_trained_on_all_of_them():
+def test_per_datum_guide_parameters():
     def model(x):
         loc = pyro.param("loc", torch.zeros(2))
         with pyro.plate("data", len(x)):

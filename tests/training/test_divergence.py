@@ -1,4 +1,4 @@
-"""Bad input gets a clear error and loses nothing."""
+"""Invalid input raises a clear error and keeps the last good state."""
 
 import json
 import re
@@ -25,10 +25,10 @@ def empty(x):
     pyro.param("unused", torch.zeros(()))
 
 
-# Pairs that do not fit
+# Invalid pairs
 
 
-def test_a_latent_site_that_the_guide_lacks():
+def test_missing_guide_site_raises():
     message = "guide has no site 'z'; the model samples ['z'], the guide []: add one to the guide"
     with pytest.raises(PairError, match=re.escape(message)) as caught:
         fit(lg.model, empty, lg.draw(10))
@@ -36,7 +36,7 @@ def test_a_latent_site_that_the_guide_lacks():
     assert finding.severity == "error"
 
 
-def test_a_guide_site_that_the_model_lacks_or_observes():
+def test_unknown_guide_site_raises():
     def guide(x):
         lg.posterior(x)
         pyro.sample("w", dist.Normal(0.0, 1.0))
@@ -52,7 +52,7 @@ def test_a_guide_site_that_the_model_lacks_or_observes():
         fit(lg.model, observed, lg.draw(10))
 
 
-def test_an_auxiliary_site_is_the_guides_own():
+def test_auxiliary_site():
     def guide(x):
         shift = pyro.param("shift", torch.zeros(()))
         pyro.sample("w", dist.Normal(shift, 1.0), infer={"is_auxiliary": True})
@@ -67,7 +67,7 @@ def bernoulli(x):
         pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
 
-def test_grey_levels_under_a_bernoulli_name_the_alternatives():
+def test_grey_levels_under_bernoulli_raise():
     x = torch.tensor([[0.0, 1.0], [0.25, 1.0]])
     with pytest.raises(PairError) as caught:
         fit(bernoulli, empty, x)
@@ -77,7 +77,7 @@ def test_grey_levels_under_a_bernoulli_name_the_alternatives():
         assert alternative in message
 
 
-def test_one_grey_datum_in_a_later_batch_is_refused_too():
+def test_grey_datum_in_later_batch_raises():
     x = torch.zeros(64, 2)
     x[63] = 0.5
     with pytest.raises(ValueError, match="support"):
@@ -85,7 +85,7 @@ def test_one_grey_datum_in_a_later_batch_is_refused_too():
 
 
 @pytest.mark.parametrize("engine", ["auto", "recorded", "captured"])
-def test_one_grey_datum_among_replayed_steps_is_refused_too(engine):
+def test_grey_datum_in_replay_raises(engine):
     x = torch.zeros(1200, 2)
     x[np.random.default_rng(0).integers(1200)] = 0.5
     logits = torch.nn.Parameter(torch.ones(2))
@@ -103,7 +103,7 @@ def test_one_grey_datum_among_replayed_steps_is_refused_too(engine):
     assert torch.equal(logits.detach(), torch.ones(2))
 
 
-def test_observed_data_of_another_shape():
+def test_data_of_another_shape_raise():
     def model(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
@@ -112,7 +112,7 @@ def test_observed_data_of_another_shape():
         fit(model, empty, lg.draw(10))
 
 
-def test_a_program_that_fails_is_named_with_its_line_and_the_batch():
+def test_failing_program_raises():
     net = nn.Linear(3, 2)
 
     def model(x):
@@ -126,33 +126,33 @@ def test_a_program_that_fails_is_named_with_its_line_and_the_batch():
         fit(model, empty, lg.draw(10))
 
 
-def test_a_pair_without_parameters():
+def test_pair_without_parameters_raises():
     with pytest.raises(ValueError, match="neither program registers a parameter"):
         fit(lg.model, lg.posterior, lg.draw(10))
 
 
-# Data that do not fit
+# Invalid data
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_data_that_are_not_finite_are_named_by_row(value):
+def test_nonfinite_data_raise(value):
     x = lg.draw(20)
     x[7, 2] = x[11, 0] = value
     with pytest.raises(ValueError, match=r"7.*11"):
         fit(lg.model, lg.posterior, x)
 
 
-def test_empty_data():
+def test_empty_data_raise():
     with pytest.raises(ValueError, match=r"no rows|empty"):
         fit(lg.model, lg.posterior, torch.zeros(0, 5))
 
 
-def test_a_batch_size_above_the_data():
+def test_batch_size_above_data_raises():
     with pytest.raises(ValueError, match="batch_size 50 is above the 20 rows"):
         fit(lg.model, lg.posterior, lg.draw(20), batch_size=50)
 
 
-# Options that do not fit
+# Invalid options
 
 
 @pytest.mark.parametrize(
@@ -188,16 +188,16 @@ def test_a_batch_size_above_the_data():
         ({"tensorboard": True}, ValueError, "give out="),
     ],
 )
-def test_options_that_make_no_sense(options, error, message):
+def test_invalid_options_raise(options, error, message):
     with pytest.raises(error, match=message):
         fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
 
 
-# A loss that is no number
+# A loss that is NaN or infinite
 
 
 def explosive(after):
-    """A pair whose guide's scale turns NaN at the given call."""
+    """A pair whose guide has a NaN scale from the given call on."""
     calls = []
     loc = nn.Linear(5, 2)
 
@@ -211,7 +211,7 @@ def explosive(after):
     return guide, loc
 
 
-def test_a_loss_that_diverges_names_step_and_site_and_keeps_the_last_good_state(tmp_path):
+def test_diverged_loss_raises(tmp_path):
     x = lg.draw(64)
     weight = nn.Linear(2, 5)
 
@@ -247,7 +247,7 @@ def test_a_loss_that_diverges_names_step_and_site_and_keeps_the_last_good_state(
     assert torch.isfinite(torch.tensor(pvae.elbo(loaded.model, loaded.guide, x).mean))
 
 
-def test_the_site_that_breaks_first_is_found_again():
+def test_first_broken_site_found_again():
     def model(x):
         loc = pyro.param("loc", torch.zeros(()))
         with pyro.plate("data", len(x)):
@@ -263,7 +263,7 @@ def test_the_site_that_breaks_first_is_found_again():
     def sgd(parameters):
         return torch.optim.SGD(parameters, lr=0.0)
 
-    # The scale of y is 1 at first, then 0: only a replay finds out which site it was.
+    # The scale of y changes from 1 to 0: only running the programs again identifies the site.
     def collapse(so_far):
         so_far.model.pair.parameters()["loc"].data.fill_(1.0)
 

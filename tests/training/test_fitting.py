@@ -17,10 +17,10 @@ def fit(model, guide, data, **options):
     return pvae.fit(model, guide, data, **options)
 
 
-# The truth: probabilistic PCA
+# Closed-form results of probabilistic PCA
 
 
-def test_a_trained_decoder_reaches_the_maximum_likelihood_evidence():
+def test_decoder_reaches_maximum_likelihood():
     x = lg.draw(1000)
     decoder, encoder = nn.Linear(lg.Z, lg.X), nn.Linear(lg.X, lg.Z)
 
@@ -48,7 +48,7 @@ def test_a_trained_decoder_reaches_the_maximum_likelihood_evidence():
     assert pvae.elbo(trained.model, trained.guide, x, 10).mean > best - 0.05
 
 
-def test_full_rank_closes_the_gap_that_mean_field_leaves():
+def test_full_rank_closes_mean_field_gap():
     x = lg.draw(500)
     gaps = {}
     for family in (pvae.guides.MeanField, pvae.guides.FullRank):
@@ -64,15 +64,15 @@ def test_full_rank_closes_the_gap_that_mean_field_leaves():
     assert abs(gaps["FullRank"]) < 0.03
 
 
-# The loop
+# The training loop
 
 
 def sgd(rate):
     return lambda parameters: torch.optim.SGD(parameters, lr=rate)
 
 
-def test_a_step_is_pyros_step():
-    """The same pair, draws and optimizer, by hand with Pyro's SVI: the parameters are the same."""
+def test_step_matches_pyro():
+    """Training by hand with Pyro's SVI and the same draws results in the same parameters."""
     x = kinds.toy_data()
     model, guide = kinds.make("functions", 0)
     trained = fit(model, guide, x, batch_size=96, epochs=3, optimizer=sgd(0.01 * 96), seed=4)
@@ -100,7 +100,7 @@ def test_a_step_is_pyros_step():
         sgd(0.1),
     ],
 )
-def test_optimizers_of_every_kind_train_and_resume(optimizer, tmp_path):
+def test_optimizers_train_and_resume(optimizer, tmp_path):
     x = kinds.toy_data()
     runs = {}
     for name, stops in (("whole", [4]), ("parts", [2, 4])):
@@ -122,7 +122,7 @@ def test_optimizers_of_every_kind_train_and_resume(optimizer, tmp_path):
     assert whole[-1] < whole[0]
 
 
-def test_a_torch_optimizer_decides_what_is_trained():
+def test_torch_optimizer_parameters():
     model, guide = kinds.make("methods", 0)
     both = model.__self__
     optimizer = torch.optim.SGD(both.encoder.parameters(), lr=0.1)
@@ -132,7 +132,7 @@ def test_a_torch_optimizer_decides_what_is_trained():
     assert "the optimizer was not given parameters ['decoder$$$weight'" in trained.notes[-1]
 
 
-def test_schedules_of_torch_and_pyro():
+def test_schedules():
     x = kinds.toy_data()
     model, guide = kinds.make("functions", 0)
     halve = {"scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5)}
@@ -145,7 +145,7 @@ def test_schedules_of_torch_and_pyro():
     assert [row["learning_rate"] for row in trained.history] == [0.4, 0.2, 0.1]
 
 
-def test_gradients_are_clipped_by_their_global_norm():
+def test_gradient_clipping():
     def model(x):
         a = pyro.param("a", torch.zeros(()))
         b = pyro.param("b", torch.zeros(()))
@@ -163,14 +163,14 @@ def test_gradients_are_clipped_by_their_global_norm():
 @pytest.mark.parametrize(
     "objective", [TraceMeanField_ELBO(), RenyiELBO(num_particles=2), Trace_ELBO(num_particles=3)]
 )
-def test_objectives_of_pyro(objective):
+def test_pyro_objectives(objective):
     options = {"epochs": 20, "learning_rate": 0.02, "objective": objective}
     trained = fit(*kinds.make("methods", 0), kinds.toy_data(), **options)
     losses = [row["train_loss"] for row in trained.history]
     assert losses[-1] < losses[0] - 1
 
 
-def test_a_discrete_site_is_enumerated():
+def test_enumerated_site():
     @config_enumerate
     def model(x):
         locs = pyro.param("locs", torch.tensor([-0.5, 0.5]))
@@ -185,7 +185,7 @@ def test_a_discrete_site_is_enumerated():
     torch.testing.assert_close(locs.detach(), torch.tensor([-2.0, 3.0]), atol=0.1, rtol=0)
 
 
-def test_early_stopping_keeps_the_best():
+def test_early_stopping_keeps_best():
     x = kinds.toy_data()
     seen = []
 
@@ -204,21 +204,21 @@ def test_early_stopping_keeps_the_best():
     assert [row["valid_elbo"] for row in trained.history] == seen
 
 
-def test_a_callback_ends_training():
+def test_callback_stops_training():
     options = {"epochs": 9, "callback": lambda so_far: len(so_far.history) == 2}
     trained = fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
     assert trained.stop_reason == "callback"
     assert len(trained.history) == 2
 
 
-def test_control_c_leaves_the_last_whole_epoch(tmp_path):
+def test_interrupt_keeps_last_epoch(tmp_path):
     x = kinds.toy_data()
     model, guide = kinds.make("functions", 0)
     calls = []
 
     def interrupted(x):
         calls.append(1)
-        if len(calls) == 3:  # in the midst of the second epoch
+        if len(calls) == 3:  # during the second epoch
             raise KeyboardInterrupt
         return guide(x)
 
@@ -239,7 +239,7 @@ def guide_of(fitted):
     return fitted.guide
 
 
-def test_an_objective_that_draws_to_count_plates_is_resumed_exactly(tmp_path):
+def test_resume_with_drawing_objective(tmp_path):
     x, options = kinds.toy_data(), {"batch_size": 32, "learning_rate": 0.01}
 
     def run(name, epochs, **more):
@@ -256,7 +256,7 @@ def test_an_objective_that_draws_to_count_plates_is_resumed_exactly(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_the_same_seed_gives_the_same_metrics(tmp_path):
+def test_same_seed_same_metrics(tmp_path):
     for name in ("a", "b"):
         fit(*kinds.make("methods", 0), kinds.toy_data(), epochs=3, seed=3, out=tmp_path / name)
     a, b = (without_times(tmp_path / name / "metrics.jsonl") for name in ("a", "b"))
@@ -272,27 +272,27 @@ def without_times(path):
     ]
 
 
-def test_terms_by_site_add_up_in_the_metrics():
+def test_terms_by_site_add_up():
     x = kinds.toy_data()
     trained = fit(*kinds.make("functions", 0), x, epochs=1, valid=x)
     row = trained.history[0]
     assert sum(row["sites"].values()) == pytest.approx(row["valid_elbo"], abs=1e-4)
 
 
-def test_generators_outside_are_left_as_they_were():
+def test_outer_generators_unchanged():
     before = torch.get_rng_state()
     fit(*kinds.make("functions", 0), kinds.toy_data(), epochs=1)
     assert (torch.get_rng_state() == before).all()
 
 
-def test_a_network_that_only_the_optimizer_knows_is_trained_without_adding_up_gradients():
+def test_network_of_optimizer_alone():
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)
 
     def model(x):
         pyro.param("other", torch.zeros(()))
         with pyro.plate("data", len(x)):
-            pyro.factor("linear", net(x).squeeze(1))  # the gradient is mean(x), always
+            pyro.factor("linear", net(x).squeeze(1))  # the gradient is always mean(x)
             pyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=x)
 
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

@@ -17,7 +17,7 @@ def fit(out, **options):
     return pvae.fit(*kinds.make("functions", 0), X, out=out, **options)
 
 
-def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
+def test_atomic_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"value": torch.ones(3)})
 
@@ -30,7 +30,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
     assert load_checkpoint(path)["value"].sum() == 3
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path):
+def test_truncated_checkpoint_raises(tmp_path):
     fit(tmp_path / "run")
     path = tmp_path / "run" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
@@ -39,29 +39,30 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
         pvae.load(tmp_path / "run", model=model, guide=guide)
 
 
-def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+def test_stale_metrics_dropped_on_resume(tmp_path):
     whole = fit(tmp_path / "whole", epochs=4)
     fit(tmp_path / "run", epochs=2)
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:  # killed before the checkpoint
+    # A process that was killed before its checkpoint leaves such a line.
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 3, "train_loss": 0.0, "seconds": 1.0}) + "\n")
     resumed = fit(tmp_path / "run", epochs=4, resume=True)
     assert [r["train_loss"] for r in resumed.history] == [r["train_loss"] for r in whole.history]
 
 
-def test_a_resumed_run_may_only_be_longer(tmp_path):
+def test_resume_with_other_options_raises(tmp_path):
     fit(tmp_path / "run")
     with pytest.raises(ValueError, match=r"made with batch_size 32 \(now 16\), seed 0 \(now 5\)"):
         fit(tmp_path / "run", resume=True, batch_size=16, seed=5)
 
 
-def test_a_run_that_is_done_has_nothing_to_resume(tmp_path):
+def test_finished_run_has_nothing_to_resume(tmp_path):
     first = fit(tmp_path / "run")
     again = fit(tmp_path / "run", resume=True)
     assert again.history == first.history
     assert again.stop_reason == "all epochs"
 
 
-def test_early_stopping_goes_on_where_it_was(tmp_path):
+def test_early_stopping_resumes(tmp_path):
     options = {"valid": X[:20], "patience": 3, "learning_rate": 0.3}
     whole = fit(tmp_path / "whole", epochs=60, **options)
     fit(tmp_path / "run", epochs=len(whole.history) - 2, **options)
@@ -76,7 +77,7 @@ def test_early_stopping_goes_on_where_it_was(tmp_path):
     assert pvae.elbo(loaded.model, loaded.guide, X[:20]).mean == pytest.approx(best, abs=1e-6)
 
 
-def test_the_summary_says_what_was_done(tmp_path):
+def test_summary(tmp_path):
     fitted = fit(tmp_path / "run", config={"why": "a test"})
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["epochs"] == 2
@@ -90,19 +91,19 @@ def test_the_summary_says_what_was_done(tmp_path):
     assert config["objective"].startswith("Trace_ELBO(")
 
 
-def test_a_file_where_the_folder_should_be(tmp_path):
+def test_file_instead_of_folder_raises(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match="is a file: give a folder"):
         fit(tmp_path / "run")
 
 
-def test_a_run_from_python_wants_its_programs(tmp_path):
+def test_load_without_programs_raises(tmp_path):
     fit(tmp_path / "run")
     with pytest.raises(ValueError, match="was made from Python: give both programs"):
         pvae.load(tmp_path / "run")
 
 
-def test_tensorboard_files_or_a_sentence(tmp_path):
+def test_tensorboard(tmp_path):
     try:
         import tensorboard  # noqa: F401
     except ImportError:
@@ -117,7 +118,7 @@ def test_tensorboard_files_or_a_sentence(tmp_path):
     assert [e.step for e in events.Scalars("train_loss")] == [1, 2]
 
 
-def test_generators_go_back_to_a_state():
+def test_generators_restored():
     import random
 
     import numpy as np
@@ -134,12 +135,12 @@ def test_generators_go_back_to_a_state():
 
 
 @pytest.mark.parametrize("make", [lambda: pyro.optim.Adam({"lr": 0.05}), lambda: None])
-def test_resuming_puts_back_an_optimizer_that_went_on_meanwhile(make, tmp_path):
+def test_resume_restores_optimizer(make, tmp_path):
     whole = fit(tmp_path / "whole", epochs=4, optimizer=make())
     pair, optimizer = kinds.make("functions", 0), make()
     options = {"batch_size": 32, "progress": False, "optimizer": optimizer}
     pvae.fit(*pair, X, epochs=2, out=tmp_path / "run", **options)
-    pvae.fit(*pair, X, epochs=3, seed=9, **options)  # the same networks, and not in the run
+    pvae.fit(*pair, X, epochs=3, seed=9, **options)  # trains the same networks outside the run
     resumed = pvae.fit(*pair, X, epochs=4, out=tmp_path / "run", resume=True, **options)
     losses = [[row["train_loss"] for row in run.history] for run in (whole, resumed)]
     assert losses[0] == losses[1]

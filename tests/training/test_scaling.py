@@ -1,4 +1,4 @@
-"""How much each site counts in a minibatch."""
+"""The scale of each site in a minibatch."""
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +21,7 @@ PRIOR = 4.0
 
 
 def exact_posterior(x):
-    """Of w ~ N(0, 1 / PRIOR), x_n ~ N(w, 1)."""
+    """The posterior mean and precision of w ~ N(0, 1 / PRIOR) with x_n ~ N(w, 1)."""
     precision = PRIOR + len(x)
     return (x.sum() / precision).item(), precision**-0.5
 
@@ -46,7 +46,7 @@ def sized_plate(x):
 
 @pytest.mark.parametrize("model", [plain_plate, sized_plate])
 @pytest.mark.parametrize("batch_size", [30, 7])
-def test_global_sites_count_once_per_data_set(model, batch_size):
+def test_global_sites_count_once(model, batch_size):
     options = {"epochs": 300 if batch_size == 30 else 120, "learning_rate": 0.05}
     halve = {
         "scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, options["epochs"])
@@ -62,8 +62,8 @@ def test_global_sites_count_once_per_data_set(model, batch_size):
 
 
 @pytest.mark.parametrize("model", [plain_plate, sized_plate])
-def test_the_loss_is_in_nats_per_datum(model):
-    """At the exact posterior every draw gives the evidence, so that the loss has no noise."""
+def test_loss_in_nats_per_datum(model):
+    """With the exact posterior, every draw yields the evidence, so the loss has no noise."""
     loc, scale = exact_posterior(X)
 
     def posterior(x):
@@ -76,13 +76,13 @@ def test_the_loss_is_in_nats_per_datum(model):
     assert trained.history[0]["train_loss"] == pytest.approx(-evidence / 30, abs=1e-4)
 
 
-def test_a_plate_of_another_size_is_left_alone_and_noted():
+def test_plate_of_another_size_noted():
     trained = fit(sized_plate, global_guide, X[:20], epochs=1, batch_size=10)
     (note,) = trained.notes
     assert "plate 'data' has size 30, and the data have 20 rows" in note
 
 
-def test_a_short_last_batch_is_weighed_by_its_own_size():
+def test_short_last_batch():
     def model(x):
         loc = pyro.param("loc", torch.zeros(()))
         with pyro.plate("data", len(x)):
@@ -93,7 +93,7 @@ def test_a_short_last_batch_is_weighed_by_its_own_size():
     assert trained.history[0]["train_loss"] == pytest.approx(exact, abs=1e-5)
 
 
-def test_a_pair_without_a_plate_trains_and_is_noted():
+def test_pair_without_plate_noted():
     def model(x):
         loc = pyro.param("loc", torch.zeros(()))
         pyro.sample("x", dist.Normal(loc, 1.0).expand(x.shape).to_event(1), obs=x)
@@ -104,7 +104,7 @@ def test_a_pair_without_a_plate_trains_and_is_noted():
     assert "no plate of size len(batch)" in trained.notes[0]
 
 
-def test_warmup_scales_latent_sites_by_a_factor_that_rises():
+def test_warmup_scales_latent_sites():
     model, guide = kinds.make("functions", 0)
     x = kinds.toy_data()
     objective = Recording()
@@ -115,7 +115,7 @@ def test_warmup_scales_latent_sites_by_a_factor_that_rises():
 
 
 class Recording(Trace_ELBO):
-    """Notes the scale of each site, once a step."""
+    """Records the scale of each site, once per step."""
 
     def __init__(self):
         super().__init__()
@@ -134,7 +134,7 @@ class Recording(Trace_ELBO):
         return traces
 
 
-def test_a_stream_needs_its_size_for_global_sites():
+def test_stream_without_size_raises():
     class Numbers(IterableDataset):
         def __iter__(self):
             generator = torch.Generator().manual_seed(0)
