@@ -40,7 +40,7 @@ class BottomUp(nn.Module):
         residual: whether each hidden layer adds its input to its output.
 
     Raises:
-        ValueError: at an unknown kind of layer or network, or sizes that do not fit.
+        ValueError: if sizes do not fit, or a kind of layer or network is unknown.
 
     Example:
         >>> import torch

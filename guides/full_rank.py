@@ -32,7 +32,7 @@ class FullRank(nn.Module):
             the convolutions.
 
     Raises:
-        ValueError: at an unknown network, or sizes that do not fit.
+        ValueError: if sizes do not fit, or the network is unknown.
 
     Example:
         >>> import torch

@@ -42,8 +42,9 @@ class Ladder(nn.Module):
         residual: whether each hidden layer adds its input to its output.
 
     Raises:
-        TypeError: the model has no path to share.
-        ValueError: its layers are not Gaussian; an unknown network, or sizes that do not fit.
+        TypeError: if the model has no path to share.
+        ValueError: if the model's layers are not Gaussian, sizes do not fit, or the network is
+            unknown.
 
     Example:
         >>> import torch

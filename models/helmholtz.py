@@ -52,7 +52,7 @@ class HelmholtzMachine(nn.Module):
         levels: grey levels of the data, used by the likelihoods over grey levels alone.
 
     Raises:
-        ValueError: at an unknown kind of layer, likelihood or network, or sizes that do not fit.
+        ValueError: if sizes do not fit, or a kind of layer, likelihood or network is unknown.
 
     Example:
         >>> import torch
@@ -102,7 +102,7 @@ class HelmholtzMachine(nn.Module):
             batch shape.
 
         Raises:
-            ValueError: there is no such layer, or `above` is missing.
+            ValueError: if there is no such layer, or `above` is missing.
         """
         if not 1 <= m <= len(self.dims):
             raise ValueError(f"there is no layer {m}; layers are 1 to {len(self.dims)}")
@@ -127,7 +127,7 @@ class HelmholtzMachine(nn.Module):
             The value of site "x": the data, or a draw where a handler hides them.
 
         Raises:
-            ValueError: where x does not have the shape that the model was built for.
+            ValueError: if x does not have the shape that the model was built for.
         """
         if tuple(x.shape[1:]) != self.x_shape:
             raise ValueError(

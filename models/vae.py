@@ -34,7 +34,7 @@ class VAE(nn.Module):
         levels: grey levels of the data, used by the likelihoods over grey levels alone.
 
     Raises:
-        ValueError: at an unknown likelihood or network, or sizes that do not fit.
+        ValueError: if sizes do not fit, or the likelihood or network is unknown.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ class VAE(nn.Module):
             The value of site "x": the data, or a draw where a handler hides them.
 
         Raises:
-            ValueError: where x does not have the shape that the model was built for.
+            ValueError: if x does not have the shape that the model was built for.
         """
         if tuple(x.shape[1:]) != self.x_shape:
             raise ValueError(

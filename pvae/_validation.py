@@ -14,7 +14,7 @@ def at_least(least: float, **numbers: float | None) -> None:
         **numbers: by name; None passes.
 
     Raises:
-        ValueError: a number is below the minimum, or NaN.
+        ValueError: if a number is below the minimum, or NaN.
 
     Example:
         >>> at_least(1, num_particles=5, max_bytes=None)
@@ -34,7 +34,7 @@ def positive(**numbers: float | None) -> None:
         **numbers: by name; None passes.
 
     Raises:
-        ValueError: a number is 0, negative or NaN.
+        ValueError: if a number is 0, negative or NaN.
     """
     for name, number in numbers.items():
         if number is not None and not number > 0:

@@ -89,7 +89,7 @@ def reconstructions(
     Args:
         originals: shape (rows, height, width), (rows, channels, height, width), or (rows, numbers),
             drawn as images if the numbers fill a square, and as curves otherwise.
-        reconstructed: of the same shape.
+        reconstructed: their reconstructions, of the same shape.
         n: largest number of data.
         labels: shape (rows,), printed above images.
 
@@ -97,7 +97,7 @@ def reconstructions(
         The figure, on the scale of the originals.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> x = torch.rand(20, 8, 8)
@@ -222,13 +222,13 @@ def manifold(
             (n * n, channels, height, width). The codes run through the rows of the picture from
             the top: z1 increases to the right, z2 upwards.
         n: images per side.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
         A mosaic, with gaps between small images; the axes show values of z.
 
     Raises:
-        ValueError: `decode` does not return n * n images.
+        ValueError: if `decode` does not return n * n images.
 
     Example:
         >>> figure = manifold(lambda z: torch.sigmoid(z.sum(1))[:, None, None].expand(-1, 8, 8))

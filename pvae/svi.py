@@ -59,14 +59,15 @@ class SVI(pyro.infer.SVI):
         num_samples: as in Pyro (deprecated there).
         num_steps: as in Pyro (deprecated there).
         engine: one of the engines above.
-        precision: of the matrix products in networks: "float32", which follows torch's setting,
-            "tf32" (CUDA devices) or "bfloat16". Parameters, distributions and sums are float32.
+        precision: precision of the matrix products in networks: "float32", which follows torch's
+            setting, "tf32" (CUDA devices) or "bfloat16". Parameters, distributions and sums are
+            float32.
         clip_norm: largest global norm of the gradient in `step_tensor` (default: no clipping).
         **kwargs: as in Pyro.
 
     Raises:
-        ValueError: an unknown engine or precision, or a precision that the device lacks.
-        TypeError: a string as `loss_and_grads`.
+        ValueError: if the engine or precision is unknown, or the device lacks the precision.
+        TypeError: if `loss_and_grads` is a string.
 
     Example:
         >>> import pyro.distributions as dist

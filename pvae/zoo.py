@@ -94,7 +94,7 @@ def build(
         defaults: arguments for constructors that name them, unless the options set them.
 
     Raises:
-        ValueError: there is nothing of that name, or the options do not fit the constructors.
+        ValueError: if there is nothing of that name, or the options do not fit the constructors.
 
     Example:
         >>> built = build("vae", "mean_field", {"z_dim": 2}, {"x_shape": (8, 8)})
@@ -137,7 +137,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, object]:
     """Parse `key=value` texts: numbers, True, False, None, 400,200 for a tuple, or a string.
 
     Raises:
-        ValueError: a text has no "=".
+        ValueError: if a text has no "=".
 
     Example:
         >>> parse_options(["z_dim=2", "hidden=400,200", "likelihood=bernoulli"])

@@ -47,7 +47,7 @@ def test_speed():
     results = json.loads((RESULTS / "steps_cpu.json").read_text())["results"]
     ratios = [r["ratios"]["pvae captured / by hand, compiled"]["median"] for r in results]
     *first, last = [f"{ratio:.2f}" for ratio in ratios]
-    assert f"{', '.join(first)} and {last} of the time" in " ".join(README.split())
+    assert f"{', '.join(first)} and {last} times as long" in " ".join(README.split())
 
 
 def test_counts():

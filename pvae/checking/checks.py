@@ -91,10 +91,10 @@ def check(
         A `Report` with `.sites` and `.findings`; it prints a table and one line per finding.
 
     Raises:
-        PairError: training would be wrong; its message lists every error with file and line, and
-            `.findings` has the warnings as well.
-        TypeError: data of another kind.
-        ValueError: an empty batch.
+        PairError: if training would be incorrect; its message lists every error with file and line,
+            and `.findings` has the warnings as well.
+        TypeError: if the data are of another kind.
+        ValueError: if the batch is empty.
 
     Example:
         >>> import pvae, pyro, torch

@@ -33,7 +33,7 @@ class Inspection:
         guide: the trace of the guide.
         plate: the data plate, or None.
         rows: the number of rows of the batch.
-        params: by program, the (unconstrained) parameters that it uses, by name.
+        params: keyed by program, the (unconstrained) parameters that it uses, keyed by name.
         dependent: program and site of terms that depend on other rows of the batch; None until
             `find_dependent_sites` has run.
     """

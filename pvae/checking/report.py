@@ -17,7 +17,8 @@ class Finding:
     """A mistake, or a possible mistake, in a pair.
 
     Attributes:
-        severity: "error" if training would be wrong, "warning" if it may be intended.
+        severity: "error" if training would be incorrect, "warning" if the construct may be
+            intentional.
         message: what is wrong and what to change.
         file: the file of the statement, or None.
         line: its line in the file.
@@ -87,7 +88,7 @@ class SiteRow:
     Attributes:
         site: its name.
         program: "model" or "guide".
-        plates: the plates around it, by name, with their size in this batch.
+        plates: the plates around it, keyed by name, with their size in this batch.
         batch_shape: of its distribution.
         event_shape: of its distribution: the dimensions of one datum.
         distribution: the class that the user called.
@@ -133,7 +134,8 @@ class Report:
 
     Attributes:
         sites: its sample statements, the guide's before the model's; empty where a program fails.
-        findings: errors if training would be wrong, and warnings if it may be intended.
+        findings: errors if training would be incorrect, warnings if the construct may be
+            intentional.
 
     Example:
         >>> import pvae, pyro, torch

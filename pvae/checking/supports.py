@@ -124,13 +124,13 @@ def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
 
 
 class Supports:
-    """The supports of observed sites whose value is an argument of the programs unchanged.
+    """The supports of observed sites whose value is an unmodified argument of the programs.
 
     Replayed steps run without Pyro's validation. `see` compares batches with the supports on their
     device; nothing is read from the device before `raise_errors`.
 
     Args:
-        trace: of the model on a batch.
+        trace: trace of the model on a batch.
         batch: that batch.
     """
 
@@ -156,7 +156,7 @@ class Supports:
         """Raise an error for batches seen since the last call; reads the device.
 
         Raises:
-            PairError: data outside the support of their distribution.
+            PairError: if data are outside the support of their distribution.
         """
         seen, self._outside = self._outside, []
         if not seen:

@@ -57,7 +57,7 @@ class Timings:
         """Time contenders in turn, so that other load on the machine affects all alike.
 
         Args:
-            contenders: by name.
+            contenders: keyed by name.
             rounds: number of turns of each.
         """
         timings = cls({name: [] for name in contenders})
@@ -122,7 +122,7 @@ def contenders(
     batch: tuple[Tensor, ...],
     objective: ELBO | None = None,
 ) -> tuple[dict[str, Contender], dict[str, SVI]]:
-    """Contenders for a step of a pair: Pyro's SVI, and each of pvae's engines.
+    """Implementations of a pair's gradient step to compare: Pyro's SVI, and each of pvae's engines.
 
     Pyro's steps use `pyro.optim.Adam`, with validation (its default) and without; pvae's use
     torch's fused Adam. All train the same parameters.
@@ -134,7 +134,7 @@ def contenders(
         objective: the bound (default: `Trace_ELBO()`).
 
     Returns:
-        Contenders by name, and pvae's SVIs by the names of their contenders.
+        Contenders keyed by name, and pvae's SVIs keyed by the names of their contenders.
     """
     objective = Trace_ELBO() if objective is None else objective
     device = batch[0].device

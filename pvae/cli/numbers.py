@@ -35,9 +35,9 @@ class Numbers:
     Attributes:
         split: name of the split.
         rows: number of data in it.
-        found: by name, the results: "elbo", "log_likelihood", "latent_use", and with `full` "ais",
-            "bdmc", "calibration", "amortization_gap".
-        missing: by name, why a quantity is not defined for the pair, in a sentence.
+        found: the results, keyed by name: "elbo", "log_likelihood", "latent_use", and with `full`
+            "ais", "bdmc", "calibration", "amortization_gap".
+        missing: keyed by name, why a quantity is not defined for the pair, in a sentence.
     """
 
     split: str

@@ -51,7 +51,7 @@ def table(lines: Sequence[Line], title: str = "") -> str:
     """The lines in aligned columns, at most `WIDTH` characters wide; remarks are wrapped.
 
     Args:
-        lines: of the table.
+        lines: lines of the table.
         title: a line above it.
     """
     widths = [

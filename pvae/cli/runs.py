@@ -62,7 +62,7 @@ def evaluate_(
     """Evaluate the pair of RUN: bounds on log p(x), and what each latent site carries.
 
     Each line of the table is a quantity, its value with the standard error over data, the kind of
-    number it is, and a remark. --full uses at most 100 of the data.
+    number it is, and a remark. --full uses at most 100 data points.
     """
     trained = _load_run(run, device)
     name, rows = split_of(run, split, data_name)

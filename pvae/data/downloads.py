@@ -93,8 +93,8 @@ def obtain(original: Original) -> Path:
     """Find or download a file and verify its checksum.
 
     Raises:
-        DamagedFileError: the file exists with another checksum.
-        DownloadError: the file does not exist, and no mirror provided it intact.
+        DamagedFileError: if the file exists with another checksum.
+        DownloadError: if the file does not exist, and no mirror provided it intact.
     """
     found = find(original.path)
     if found is None:

@@ -65,14 +65,14 @@ def batches(
         data: what `rows` accepts, a `torch.utils.data.Dataset`, an `IterableDataset` or a
             `DataLoader`.
         batch_size: rows per batch, at least 1; the last batch of an epoch may be smaller.
-        device: of the batches.
+        device: device of the batches.
         seed: of shuffling and dynamic binarization, together with the number of the epoch.
         steps_per_epoch: batches per epoch (default: one pass over the data).
 
     Raises:
-        ValueError: no data, a batch_size below 1 or above the rows of the data, or a stream
-            of unknown length without steps_per_epoch.
-        TypeError: data that `rows` rejects; during iteration, items that are not tensors.
+        ValueError: if there are no data, batch_size is below 1 or above the number of rows, or a
+            stream of unknown length comes without steps_per_epoch.
+        TypeError: if `rows` rejects the data; during iteration, if an item is not a tensor.
 
     Example:
         >>> of_data = batches(torch.zeros(10, 3), batch_size=4, device=torch.device("cpu"), seed=0)

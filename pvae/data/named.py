@@ -69,16 +69,16 @@ def load(
         binarize: "none", "dynamic", "static" or "threshold", as in `Rows`; held-out splits of
             "dynamic" are drawn once. Rejected for binary data.
         labels: whether the labels are the last argument of the programs, int64.
-        seed: of the training split's "static" draw; held-out splits always use the same seed, so
-            that runs with different seeds are evaluated on the same data.
+        seed: seed of the training split's "static" draw; held-out splits always use the same seed,
+            so that runs with different seeds are evaluated on the same data.
         valid: number of last training rows to use as validation split, such as 10,000 for mnist;
             for sets without one whose rows are not sorted.
 
     Raises:
-        ValueError: an unknown name, data that `Rows` rejects, splits of different shapes, or
-            options that the data do not allow.
-        DamagedFileError: a damaged file.
-        OSError: a file that is missing, or one that cannot be downloaded (`DownloadError`).
+        ValueError: if the name is unknown, `Rows` rejects the data, splits differ in shape, or the
+            data do not allow an option.
+        DamagedFileError: if a file is damaged.
+        OSError: if a file is missing, or cannot be downloaded (`DownloadError`).
 
     Example:
         >>> load("digits").x_shape

@@ -19,7 +19,7 @@ class Splits:
     """The splits of a named data set or a file; training uses one of them.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         train: the training rows.
         valid: the validation rows, or None.
         test: the test rows, or None.
@@ -60,7 +60,7 @@ def rows(data: object) -> Rows:
             argument of the programs; or a `TensorDataset`.
 
     Raises:
-        TypeError: anything else, `Splits` among them, which have several sets of rows.
+        TypeError: if the data are anything else, such as `Splits`, which have several sets of rows.
         ValueError: as for `Rows`.
 
     Example:

@@ -38,13 +38,13 @@ class Rows:
         levels: number of grey levels of uint8 x, 2 to 256 (default: 2 if x contains only 0 and 1,
             and 256 otherwise).
         binarize: "none", "dynamic", "static" or "threshold".
-        seed: of the "static" draw, and of "dynamic" without a generator.
+        seed: seed of the "static" draw, and of "dynamic" without a generator.
 
     Raises:
-        ValueError: no rows, lengths that differ, NaN or infinity (with the rows), levels that do
-            not fit x, or a binarization of data without grey levels: floats outside [0, 1], wide
-            integers, or data of 0 and 1.
-        TypeError: labels that are not integers.
+        ValueError: if there are no rows, lengths differ, values are NaN or infinite (the message
+            lists the rows), the levels do not fit x, or data without grey levels are to be
+            binarized: floats outside [0, 1], wide integers, or data of 0 and 1.
+        TypeError: if labels are not integers.
 
     Example:
         >>> x = torch.tensor([[0, 255], [51, 0], [0, 0]], dtype=torch.uint8)
@@ -121,7 +121,7 @@ class Rows:
         """The same rows with the labels, int64 (N,), as last argument of the programs.
 
         Raises:
-            ValueError: there are no labels.
+            ValueError: if there are no labels.
         """
         if self.labels is None:
             raise ValueError(
@@ -144,14 +144,14 @@ class Rows:
         return (self._seen(index, generator), *(argument[index] for argument in self._more))
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
-        """Select rows; their values stay the same.
+        """Select rows without changing their values.
 
         Args:
             index: a slice, or a tensor of row numbers or of bool on `device`.
 
         Raises:
-            TypeError: a single index.
-            ValueError: no row is selected.
+            TypeError: if `index` is a single integer.
+            ValueError: if no row is selected.
 
         Example:
             >>> data = Rows(torch.zeros(10, 3), labels=torch.arange(10))

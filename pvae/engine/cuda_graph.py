@@ -53,7 +53,7 @@ def graph_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recordin
         tensors: example arguments of the step.
 
     Raises:
-        CaptureError: the step contains what a CUDA graph cannot, such as a copy from the host.
+        CaptureError: if the step contains what a CUDA graph cannot, such as a copy from the host.
     """
     fixed = [tensor.detach().clone() for tensor in tensors]
 

@@ -27,7 +27,7 @@ def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Record
         tensors: example arguments of the step.
 
     Raises:
-        CaptureError: the graph is too large, or compilation fails.
+        CaptureError: if the graph is too large, or compilation fails.
     """
     nodes = len(recording.graph.graph.nodes)
     if nodes > MAX_NODES:

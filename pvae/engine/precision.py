@@ -21,7 +21,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Check that a precision exists and that the device supports it.
 
     Raises:
-        ValueError: an unknown precision, or one that the device lacks.
+        ValueError: if the precision is unknown, or the device lacks it.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: give one of {list(PRECISIONS)}")

@@ -77,17 +77,19 @@ def record(
 ) -> Recording:
     """Record the losses and gradients of a step.
 
-    The step is executed once; generators, buffers and gradients are preserved.
+    The step is executed once; random number generator states, buffers and gradients are restored
+    afterward.
 
     Args:
-        loss_and_grads: of the objective, for the pair; called with args and kwargs.
+        loss_and_grads: the objective's `loss_and_grads` for the pair; called with args and kwargs.
         params: the parameters that the step updates.
         buffers: those of the pair's networks.
-        args: of the programs; tensors are inputs of the graph, everything else is constant.
-        kwargs: of the programs.
+        args: positional arguments of the programs; tensors are inputs of the graph, everything else
+            is constant.
+        kwargs: keyword arguments of the programs.
 
     Raises:
-        CaptureError: the step reads the value of a tensor, or contains what cannot be recorded.
+        CaptureError: if the step reads the value of a tensor, or contains what cannot be recorded.
     """
     flat, structure = tree_flatten((args, dict(kwargs)))
     places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor)]

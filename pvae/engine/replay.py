@@ -46,11 +46,11 @@ class Replay:
     """Executes steps from recordings, each under its cache key.
 
     The key holds arguments, modes, parameters, buffers, and the numbers, strings and container
-    sizes that the programs refer to. Whatever else a step depends on is found by verification: a
+    sizes that the programs refer to. Any other dependency of a step is detected by verification: a
     replay is compared with an eager step under the same random numbers.
 
     Args:
-        loss_and_grads: of the objective, for the pair.
+        loss_and_grads: the objective's `loss_and_grads` for the pair.
         programs: model and guide.
         networks: those of the pair; networks that are found later are appended.
         others: parameters that are trained although the programs do not register them.
@@ -63,7 +63,7 @@ class Replay:
         replayed: number of replayed steps.
         recorded: number of recordings.
         num_keys: number of different cache keys.
-        since: the numbers of the first step that was replayed and of the first compiled one.
+        since: the step numbers of the first replayed step and the first compiled step.
     """
 
     loss_and_grads: Callable[..., object]
@@ -89,9 +89,9 @@ class Replay:
         """Losses and gradients of a step, replayed if possible.
 
         Args:
-            args: of the programs.
-            kwargs: of the programs.
-            number: of the step; verification depends on nothing else.
+            args: positional arguments of the programs.
+            kwargs: keyword arguments of the programs.
+            number: number of the step; verification depends on nothing else.
         """
         arguments = describe_arguments(args, kwargs)
         if arguments is None:

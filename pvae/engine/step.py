@@ -16,7 +16,7 @@ class Step:
     """The outcome of one step.
 
     Attributes:
-        losses: of the objective.
+        losses: losses of the objective.
         several: whether the objective returns a tuple of losses.
         params: the parameters that the step used.
         trained: those of them that have a gradient.
@@ -41,9 +41,9 @@ def eager_step(
     """One step of Pyro's; the parameters that it used hold their gradients, too.
 
     Args:
-        loss_and_grads: of the objective, for the pair.
-        args: of the programs.
-        kwargs: of the programs.
+        loss_and_grads: the objective's `loss_and_grads` for the pair.
+        args: positional arguments of the programs.
+        kwargs: keyword arguments of the programs.
         others: parameters that are trained although the programs do not register them.
         validate: whether Pyro validates (default: as Pyro is set).
     """

@@ -37,9 +37,9 @@ def difference(
     Args:
         recording: the recording to replay.
         tensors: those among the arguments.
-        loss_and_grads: of the objective, for the pair.
-        args: of the programs.
-        kwargs: of the programs.
+        loss_and_grads: the objective's `loss_and_grads` for the pair.
+        args: positional arguments of the programs.
+        kwargs: keyword arguments of the programs.
         networks: those of the pair, whose buffers are compared, too.
         coarse: whether matrix products have less precision than float32.
     """

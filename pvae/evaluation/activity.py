@@ -23,7 +23,7 @@ class SiteActivity:
 
     Attributes:
         variance: A_u = Cov_x(E_q[z_u]) by coordinate, shape (D,), in squared units of z.
-        std_error: of the variance, over data, shape (D,).
+        std_error: standard error of the variance, over data, shape (D,).
         mc_error: Monte Carlo error of the variance, shape (D,); 0 if the means are known.
         active: whether A_u is above the threshold, shape (D,), bool.
 
@@ -136,8 +136,8 @@ def active_units(
         An `ActiveUnits`: by site `.sites["z"].variance` (D,), `.active` (D,) and `.count`.
 
     Raises:
-        ValueError: numbers out of range; a single datum; no vectorized data plate, or no latent
-            site in it (`UndefinedQuantityError`).
+        ValueError: if a number is out of range, there is one datum alone, or
+            (`UndefinedQuantityError`) there is no vectorized data plate with a latent site.
 
     Example:
         >>> import pvae, pyro, torch

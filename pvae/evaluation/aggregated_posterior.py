@@ -114,9 +114,9 @@ def information(
         An `Information`, with the estimates `.mutual_information`, `.aggregated` and `.kl`.
 
     Raises:
-        ValueError: numbers out of range; a single datum; no vectorized data plate, no latent site
-            in it; global latent sites in the guide, or ones that the model does not have
-            (`UndefinedQuantityError`).
+        ValueError: if a number is out of range, there is one datum alone, or
+            (`UndefinedQuantityError`) there is no vectorized data plate with a latent site, or the
+            guide has global latent sites or ones that the model does not have.
 
     Example:
         >>> import pvae, pyro, torch

@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae._validation import at_least, positive
 from pvae.evaluation.context import EvaluationContext, context_of, parts
 from pvae.evaluation.estimate import Estimate
-from pvae.evaluation.families import Family, family_of
+from pvae.evaluation.variational_family import Family, family_of
 from pvae.pair.log_prob import log_weight_terms
 from pvae.pair.predictive import at_means
 from pvae.pair.preserve import seeded
@@ -110,10 +110,10 @@ def amortization_gap(
         `.fitted`, `.history` (num_steps,).
 
     Raises:
-        ValueError: numbers out of range; no vectorized data plate, no latent site in it, or global
-            latent sites in the guide; or (`UndefinedQuantityError`) a site that is discrete or not
-            reparameterized, or whose distribution (a flow, a point mass) cannot be rebuilt from its
-            parameters.
+        ValueError: if a number is out of range, or (`UndefinedQuantityError`) there is no
+            vectorized data plate with a latent site, the guide has global latent sites, or a site
+            is discrete, not reparameterized, or of a distribution that cannot be rebuilt from its
+            parameters (a flow, a point mass).
 
     Example:
         >>> import pyro, torch

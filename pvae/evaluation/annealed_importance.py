@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from pvae._validation import at_least
 from pvae.evaluation.annealing import Chains, anneal, gradients, temperatures, tune
-from pvae.evaluation.blocks import plan
 from pvae.evaluation.chains import chain_context, start_guide
 from pvae.evaluation.estimate import AnnealedLogLikelihood, Estimate, of_weights
+from pvae.evaluation.log_weights import plan
 from pvae.pair.densities import Densities
 
 __all__ = ["ais", "both_ways"]
@@ -71,9 +71,9 @@ def ais(
         (N,), `.acceptance` (N,).
 
     Raises:
-        UndefinedQuantityError: a site that is discrete, global, a point mass, or in one program
-            only; a pair without a vectorized data plate. It is a `ValueError`.
-        ValueError: options out of range.
+        UndefinedQuantityError: if a site is discrete, global, a point mass, or in one program only,
+            or there is no vectorized data plate. It is a `ValueError`.
+        ValueError: if an option is out of range.
 
     Example:
         >>> import pyro, torch

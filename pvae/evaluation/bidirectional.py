@@ -100,8 +100,8 @@ def bdmc(
         A `Sandwich`: `.lower`, `.upper`, `.gap`, `.data`.
 
     Raises:
-        UndefinedQuantityError: as for `pvae.ais`; a `pyro.factor`, which cannot be drawn from; an
-            observed site whose value is none of the arguments.
+        UndefinedQuantityError: as for `pvae.ais`; also if the model has a `pyro.factor`, which
+            cannot be drawn from, or observes a value that is none of the arguments.
 
     Example:
         >>> import pvae, pyro, torch

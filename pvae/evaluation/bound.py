@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from pvae.evaluation.blocks import blocks
 from pvae.evaluation.context import context_of
 from pvae.evaluation.estimate import Bound, Estimate
+from pvae.evaluation.log_weights import blocks
 from pvae.pair.particles import total
 
 __all__ = ["elbo"]
@@ -47,7 +47,7 @@ def elbo(
         A `Bound`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.sites`.
 
     Raises:
-        ValueError: data that are empty, not finite or of different lengths.
+        ValueError: if the data are empty, not finite or of different lengths.
 
     Example:
         >>> import pvae, pyro, torch

@@ -23,7 +23,7 @@ def start_guide(guide: Callable[..., object], start: str) -> Callable[..., objec
     """The guide, or None if chains start from the prior.
 
     Raises:
-        ValueError: a start other than "guide" and "prior".
+        ValueError: if the start is neither "guide" nor "prior".
     """
     if start not in ("guide", "prior"):
         raise ValueError(f"start is {start!r}: give 'guide' or 'prior'")
@@ -43,7 +43,7 @@ def chain_context(
         seed: seeds the generators, which are restored on exit.
 
     Raises:
-        UndefinedQuantityError: a pair that chains cannot run on.
+        UndefinedQuantityError: if chains cannot run on the pair.
     """
     context = context_of(model, guide, data)
     # Gradients in z are needed even if the caller is in inference mode.

@@ -120,8 +120,8 @@ def latent_use(
         A `LatentUse`: `.divergence`, `.active`, `.information`, `.collapsed`, `.sentence`.
 
     Raises:
-        ValueError: numbers out of range; one datum alone; no vectorized data plate, or no latent
-            site in it.
+        ValueError: if a number is out of range, there is one datum alone, or there is no vectorized
+            data plate with a latent site.
 
     Example:
         >>> import pyro, torch

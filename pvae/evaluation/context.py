@@ -47,11 +47,11 @@ class EvaluationContext:
     Attributes:
         source: the data, on the device of the pair.
         plate: the data plate, or None.
-        model_trace: of the model on the first rows, replayed against `guide_trace`.
-        guide_trace: of the guide on the first rows; empty without a guide.
+        model_trace: trace of the model on the first rows, replayed against `guide_trace`.
+        guide_trace: trace of the guide on the first rows; empty without a guide.
 
     Raises:
-        UndefinedQuantityError: the pair does not run on a few rows, or rows of a batch depend on
+        UndefinedQuantityError: if the pair does not run on a few rows, or rows of a batch depend on
             each other.
 
     Example:
@@ -155,7 +155,7 @@ class EvaluationContext:
             instead: what to do without one, for the message.
 
         Raises:
-            UndefinedQuantityError: there is no such plate.
+            UndefinedQuantityError: if there is no such plate.
         """
         plate = self.plate
         if plate is None:
@@ -178,7 +178,7 @@ class EvaluationContext:
             allow_global: whether the guide may have global sites beside them.
 
         Raises:
-            UndefinedQuantityError: there is no such plate or site, or there are global sites.
+            UndefinedQuantityError: if there is no such plate or site, or there are global sites.
         """
         plate = self.require_plate()
         if self.global_sites and not allow_global:
@@ -274,7 +274,7 @@ def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: in
         Local terms of shape (count, rows); without a data plate all terms are of shape (1, 1).
 
     Raises:
-        ValueError: a data plate that subsamples the batch itself.
+        ValueError: if the data plate subsamples the batch itself.
     """
     assert context.guide is not None
     plate, width = context.plate, len(batch[0])

@@ -7,9 +7,9 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 
-from pvae.evaluation.blocks import blocks
 from pvae.evaluation.context import EvaluationContext, context_of
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedQuantityError, of_weights
+from pvae.evaluation.log_weights import blocks
 from pvae.evaluation.pareto import Tails
 from pvae.pair.distributions import elementwise_support
 from pvae.pair.particles import total
@@ -55,8 +55,8 @@ def log_likelihood(
         discretized images.
 
     Raises:
-        UndefinedQuantityError: the model has a global latent site, so its evidence is not a mean
-            over data.
+        UndefinedQuantityError: if the model has a global latent site, so that its evidence is not a
+            mean over data.
 
     Example:
         >>> import pvae, pyro, torch

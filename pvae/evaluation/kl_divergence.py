@@ -72,8 +72,8 @@ def kl_by_site(
     The term of a site is E_q[log q(z_l | ..., x) - log p(z_l | ...)], given the sites that it
     depends on in the guide and in the model. If the closed form is known, and no site that precedes
     it in the model follows it in the guide, the term is E_q KL(q(z_l | ..., x) || p(z_l | ...));
-    otherwise it is the log-ratio at the draw. Terms add up to the divergence of all sites; a single
-    term may be negative if the orders differ. Global sites are left out.
+    otherwise it is the log-ratio, evaluated at the samples. Terms add up to the divergence of all
+    sites; a single term may be negative if the orders differ. Global sites are left out.
 
     References:
         Ladder Variational Autoencoders (C. K. Sønderby, T. Raiko, L. Maaløe, S. K. Sønderby,
@@ -87,11 +87,12 @@ def kl_by_site(
         seed: seeds the draws.
 
     Returns:
-        By site in the data plate, a `Divergence`: `.mean`, `.std_error`, `.mc_error` (0 if no
-        draw enters), `.per_datum` (N,), `.per_coordinate` (D,).
+        Keyed by site of the data plate, a `Divergence`: `.mean`, `.std_error`, `.mc_error` (0 if no
+        sampling is involved), `.per_datum` (N,), `.per_coordinate` (D,).
 
     Raises:
-        ValueError: no particles; no vectorized data plate, or no latent site in it.
+        ValueError: if `num_particles` is below 1, or there is no vectorized data plate with a
+            latent site.
 
     Example:
         >>> import pvae, pyro, torch

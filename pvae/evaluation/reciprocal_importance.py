@@ -67,8 +67,8 @@ def marginal_by_hmc(
         the fit, `.per_datum` (N,).
 
     Raises:
-        ValueError: as for `pvae.ais`; more than 5 latent dimensions; fewer than 2 samples, or too
-            few for the fit in the first halves of all chains.
+        ValueError: as for `pvae.ais`; also if there are more than 5 latent dimensions, fewer than 2
+            samples, or too few for the fit in the first halves of all chains.
 
     Example:
         >>> import pvae, pyro, torch

@@ -27,7 +27,7 @@ class SiteCalibration:
     Attributes:
         ranks: how many of the L draws lie below the truth, integers in [0, L], shape (N, D).
         histogram: counts of ranks, shape (D, bins).
-        p_values: of the chi-square test of a uniform histogram, shape (D,).
+        p_values: p-values of the chi-square test of a uniform histogram, shape (D,).
         bias: mean rank over L, minus 1/2, shape (D,), in [-1/2, 1/2]: positive if draws are too
             low.
         bias_error: its standard error under a calibrated guide.
@@ -181,8 +181,8 @@ def calibration(
         `.histogram` (D, bins), `.p_values` (D,).
 
     Raises:
-        ValueError: numbers out of range; no vectorized data plate; global latent sites; a model
-            that has factors, or observes anything but its arguments unchanged.
+        ValueError: if a number is out of range, there is no vectorized data plate, there are global
+            latent sites, or the model has factors or observes anything but its arguments unchanged.
 
     Example:
         >>> import pyro, torch

@@ -70,7 +70,7 @@ def get(
         The likelihood.
 
     Raises:
-        ValueError: an unknown name or option, or an instance built for other data.
+        ValueError: if a name or option is unknown, or the instance was built for other data.
 
     Example:
         >>> get("discretized_logistic", (8, 8), levels=17).outputs

@@ -11,7 +11,7 @@ __all__ = ["GreyCategorical", "GreyLevels", "GreyLogistic"]
 
 
 class GreyLevels(constraints.Constraint):
-    """The values k / (levels - 1), k = 0 ... levels - 1, within rounding.
+    """Constraint: values k / (levels - 1) for k = 0, ..., levels - 1, up to rounding error.
 
     Args:
         levels: number of grey levels, at least 2.

@@ -31,7 +31,7 @@ class LatentLayer:
         out_bias: initial bias of a network's last layer, or None for torch's own.
 
     Raises:
-        ValueError: an unknown kind, or sizes out of range.
+        ValueError: if the kind is unknown, or a size is out of range.
 
     Example:
         >>> import torch

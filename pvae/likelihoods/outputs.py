@@ -67,7 +67,7 @@ class Likelihood(nn.Module):
             A distribution of batch shape `batch`.
 
         Raises:
-            ValueError: the trailing shape is not `(outputs, *x_shape)`.
+            ValueError: if the trailing shape is not `(outputs, *x_shape)`.
         """
         event_dim = len(self.x_shape)
         expected = (self.outputs, *self.x_shape)

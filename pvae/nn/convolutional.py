@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pvae.nn.choices import ACTIVATIONS, check_name, checked_shape
 from pvae.nn.flatten import Flatten
 from pvae.nn.fully_connected import MLP
+from pvae.nn.validation import ACTIVATIONS, check_name, checked_shape
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 

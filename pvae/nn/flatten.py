@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pvae.nn.choices import checked_shape
+from pvae.nn.validation import checked_shape
 
 __all__ = ["Flatten"]
 
@@ -20,7 +20,7 @@ class Flatten(nn.Module):
         out_features: how many numbers one datum has.
 
     Raises:
-        ValueError: x_shape is empty or has a size below 1; in use, x has another shape.
+        ValueError: if x_shape is empty or has a size below 1; in use, if x has another shape.
 
     Example:
         >>> import torch

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from torch.nn.utils.parametrizations import weight_norm
 
-from pvae.nn.choices import ACTIVATIONS, check_name
+from pvae.nn.validation import ACTIVATIONS, check_name
 
 __all__ = ["MLP", "HiddenLayers"]
 
@@ -39,8 +39,8 @@ class HiddenLayers(nn.Module):
         out_features: size of the output.
 
     Raises:
-        ValueError: sizes below 1; an unknown name; batch normalization or residual connections of
-            no hidden layers.
+        ValueError: if a size is below 1, a name is unknown, or there are no hidden layers for the
+            batch normalization or residual connections.
 
     Example:
         >>> import torch
@@ -75,12 +75,12 @@ class MLP(nn.Module):
         hidden: width of the one hidden layer, or widths of each; `()` is a linear map.
         out_features: size of the output, at least 1.
         activation: name of the nonlinearity after each hidden layer.
-        norm: of the `HiddenLayers`: "batch", "weight" (of the last layer too) or None.
-        residual: of the `HiddenLayers`: whether each adds its input to its output.
+        norm: passed to `HiddenLayers`: "batch", "weight" (of the last layer too) or None.
+        residual: passed to `HiddenLayers`: whether each adds its input to its output.
         out_bias: what the bias of the last layer starts at; drawn as torch does, if None.
 
     Raises:
-        ValueError: as of `HiddenLayers`.
+        ValueError: as for `HiddenLayers`.
 
     Example:
         >>> import torch

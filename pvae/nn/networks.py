@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pvae.nn.choices import checked_shape
 from pvae.nn.convolutional import ConvDecoder, ConvEncoder
 from pvae.nn.flatten import Flatten
 from pvae.nn.fully_connected import MLP
+from pvae.nn.validation import checked_shape
 
 __all__ = ["decoder", "encoder"]
 
@@ -32,19 +32,19 @@ class _MLPEncoder(nn.Module):
 def encoder(
     network: str, x_shape: Sequence[int], out_features: int, *, hidden: int | Sequence[int]
 ) -> nn.Module:
-    """Build the network from x, `(*batch, *x_shape)`, to `(*batch, out_features)`.
+    """Build a network that maps x of shape `(*batch, *x_shape)` to `(*batch, out_features)`.
 
     Args:
         network: "mlp" (any shape of x) or "conv" (images).
         x_shape: shape of one datum.
-        out_features: size of the output, at least 1.
+        out_features: number of features of the output, at least 1.
         hidden: width or widths of the fully connected hidden layers.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: at an unknown network, or one that does not suit the shape.
+        ValueError: if the network is unknown, or does not suit the shape.
 
     Example:
         >>> import torch
@@ -65,20 +65,21 @@ def decoder(
     outputs: int,
     hidden: int | Sequence[int],
 ) -> nn.Module:
-    """Build the network from z, `(*batch, in_features)`, to `(*batch, outputs, *x_shape)`.
+    """Build a network that maps z of shape `(*batch, in_features)` to `(*batch, outputs,
+    *x_shape)`.
 
     Args:
         network: "mlp" (any shape of x) or "conv" (images).
-        in_features: size of z, at least 1.
+        in_features: number of features of z, at least 1.
         x_shape: shape of one datum.
-        outputs: how many numbers the likelihood takes per dimension of x.
+        outputs: number of values that the likelihood takes per dimension of x.
         hidden: width or widths of the fully connected hidden layers.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: at an unknown network, or one that does not suit the shape.
+        ValueError: if the network is unknown, or does not suit the shape.
 
     Example:
         >>> import torch

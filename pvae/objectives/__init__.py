@@ -84,7 +84,7 @@ def get(name: str, *, x_shape: Sequence[int] | None = None, **options: object) -
         The objective.
 
     Raises:
-        ValueError: an unknown name or option.
+        ValueError: if a name or option is unknown.
 
     Example:
         >>> get("iwae", num_particles=5).num_particles

@@ -29,10 +29,10 @@ def leave_one_out(signal: Tensor) -> Tensor:
 
 
 class MovingAverage(nn.Module):
-    """The average learning signal of the last batches.
+    """Moving average of the learning signal over recent batches.
 
     Args:
-        decay: factor on the weight of a batch with each later batch, in [0, 1).
+        decay: factor by which a batch's weight shrinks with each later batch, in [0, 1).
 
     Example:
         >>> average = MovingAverage(decay=0.5)

@@ -35,11 +35,12 @@ class Concrete(Objective):
 
     Args:
         num_particles: K, at least 1.
-        temperature: of the guide's sites, above 0; Maddison et al. use 2/3 for binary sites.
-        prior_temperature: of the model's sites, above 0; they use 1/2.
+        temperature: temperature of the guide's sites, above 0; Maddison et al. use 2/3 for binary
+            sites.
+        prior_temperature: temperature of the model's sites, above 0; they use 1/2.
 
     Raises:
-        ValueError: a temperature out of its range.
+        ValueError: if a temperature is out of its range.
 
     Example:
         >>> import pvae, torch

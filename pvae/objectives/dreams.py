@@ -21,12 +21,12 @@ def find_observed(name: str, structure: PairStructure, batch: tuple[Any, ...]) -
     """Which argument each observed site observes; see `arguments_observed`.
 
     Args:
-        name: of the objective.
+        name: name of the objective.
         structure: model and guide.
         batch: the arguments of the programs.
 
     Raises:
-        IncompatibleObjectiveError: simulated data cannot be passed to the guide.
+        IncompatibleObjectiveError: if simulated data cannot be passed to the guide.
     """
     own = latent_sites(structure.model_trace)
     guide = latent_sites(structure.guide_trace)

@@ -49,7 +49,7 @@ class ELBO(Objective):
             batch, as in Kingma et al. (the loss is then not a sum over data).
 
     Raises:
-        ValueError: an unknown option, or a number out of its range.
+        ValueError: if an option is unknown, or a number is out of its range.
 
     Example:
         >>> import pvae, torch

@@ -50,7 +50,7 @@ class Objective(ELBO):
         num_particles: draws from the guide per datum.
 
     Raises:
-        ValueError: fewer particles than the estimator needs.
+        ValueError: if there are fewer particles than the estimator needs.
 
     Example:
         >>> class Mean(Objective):
@@ -120,7 +120,7 @@ class Objective(ELBO):
             *batch: the arguments of the programs, each of shape (rows, ...).
 
         Raises:
-            IncompatibleObjectiveError: this objective does not fit the pair.
+            IncompatibleObjectiveError: if this objective does not fit the pair.
         """
         modes = [part.training for part in self._parts]
         asked = (model, guide, self.num_particles, modes)

@@ -37,7 +37,7 @@ class REINFORCE(Objective):
         x_shape: shape of one datum, for "network".
 
     Raises:
-        ValueError: an unknown baseline, or one without the particles or `x_shape` that it needs.
+        ValueError: if the baseline is unknown, or lacks the particles or `x_shape` that it needs.
 
     Example:
         >>> import pvae, torch

@@ -34,7 +34,7 @@ class RWS(Objective):
             data only).
 
     Raises:
-        ValueError: insomnia out of its range.
+        ValueError: if insomnia is out of its range.
 
     Example:
         >>> import pvae, torch

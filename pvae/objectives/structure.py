@@ -36,17 +36,19 @@ class IncompatibleObjectiveError(ValueError):
 
 @dataclass(frozen=True)
 class PairStructure:
-    """What an objective knows of a pair before its first step.
+    """What an objective knows about a pair before its first step.
 
     Attributes:
         model: p(x, z).
         guide: q(z | x).
         plate: the data plate.
         particles: draws particles from the pair.
-        model_trace: of the model on the first batch, replayed against `guide_trace`.
-        guide_trace: of the guide on the first batch.
-        parameters: registered by either program or held by a network that it reaches, by name.
-        sized: whether the data plate has the size of the data set, of which a batch is a sample.
+        model_trace: trace of the model on the first batch, replayed against `guide_trace`.
+        guide_trace: trace of the guide on the first batch.
+        parameters: keyed by name: those that either program registers, or that belong to a network
+            it reaches.
+        sized: whether the data plate's size is that of the full data set, with each batch a
+            subsample.
 
     Example:
         >>> import pvae, torch
@@ -92,14 +94,14 @@ def find_structure(
     """Find the structure of a pair.
 
     Args:
-        name: of the objective.
+        name: name of the objective.
         model: p(x, z).
         guide: q(z | x).
         batch: the arguments of the programs, each of shape (rows, ...).
         several: whether there is more than one particle per datum.
 
     Raises:
-        IncompatibleObjectiveError: the pair has no bound per datum.
+        IncompatibleObjectiveError: if the pair has no bound per datum.
     """
     if not batch or not isinstance(batch[0], Tensor) or not batch[0].dim():
         raise IncompatibleObjectiveError(

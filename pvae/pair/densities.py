@@ -31,10 +31,10 @@ class Densities:
         plate: the data plate.
 
     Attributes:
-        draws: latents drawn from the start density, by site, shape (chains, dim).
+        draws: latents drawn from the start density, keyed by site, shape (chains, dim).
 
     Raises:
-        ValueError: the guide draws values outside the support of the model's site.
+        ValueError: if the guide draws values outside the support of the model's site.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Densities:
         """Unconstrained latents of all chains, each at its row's value.
 
         Args:
-            values: by site, in the layout of the model, for all rows of the data.
+            values: keyed by site, in the layout of the model, for all rows of the data.
             first: index of the first row here.
         """
         parts = {}

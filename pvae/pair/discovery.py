@@ -33,7 +33,7 @@ def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[
     the user's objects, and networks that a network refers to without registering them as modules.
 
     Args:
-        programs: callables by role; the role is the name of the callable or its `__self__`.
+        programs: callables, keyed by role; the role is the name of the callable or its `__self__`.
         kind: the type to look for, such as `torch.nn.Module`.
     """
     return list(_Walk(kind).programs(programs))

@@ -19,7 +19,7 @@ class Point(NamedTuple):
     Attributes:
         z: by site, shape (chains, dim).
         log_density: at z, up to a constant, shape (chains,), in nats.
-        gradient: of the log-density, by site, shape (chains, dim).
+        gradient: gradient of the log-density, by site, shape (chains, dim).
     """
 
     z: Latents

@@ -26,8 +26,8 @@ def dependent_sites(
 ) -> list[tuple[str, str]]:
     """Sites whose log-probability at one row changes when another row of the batch changes.
 
-    One row of the batch is replaced by a copy of another, which every support allows; latent sites
-    keep their values, and dropout its masks. Generators are preserved.
+    One row of the batch is replaced by a copy of another, which stays within any support; latent
+    values and dropout masks are held fixed. Random number generator states are restored afterward.
 
     Args:
         model: p(x, z).
@@ -36,8 +36,8 @@ def dependent_sites(
         batch: the arguments of the programs, each of shape (rows, ...).
 
     Returns:
-        Program and site, such as ("guide", "z"). Empty if rows are independent, if all rows are
-        equal, or if the programs draw random numbers that cannot be held fixed.
+        (program, site) pairs, such as ("guide", "z"). Empty if rows are independent, if all rows
+        are equal, or if the programs draw random numbers that cannot be held fixed.
     """
     other = _perturbed(batch)
     if plate is None or not plate.vectorized or plate.subsamples or other is None:

@@ -32,9 +32,10 @@ class Locations(Messenger):
     """Records the line of each sample and parameter statement.
 
     Attributes:
-        sites: by name, the sample statement.
-        params: by name, the statements that give the parameter an initial value, in their order.
-        values: by name, the (unconstrained) parameters.
+        sites: the sample statements, keyed by site.
+        params: keyed by name, the statements that give the parameter an initial value, in their
+            order.
+        values: the (unconstrained) parameters, keyed by name.
     """
 
     def __init__(self) -> None:

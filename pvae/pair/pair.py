@@ -23,10 +23,10 @@ __all__ = ["Pair", "pair_of", "rows_on_device"]
 class Pair:
     """The networks, parameters and parameter-store scope of a model and a guide.
 
-    Its networks are the `nn.Module`s that are the callables or their `__self__`, that the
-    functions' closures and globals reach, and that are passed to `pyro.module` while the programs
-    run. Its parameters are those of the networks and those that `pyro.param` makes. Networks are
-    trained in place, as in PyTorch.
+    Its networks are all `nn.Module`s that are the callables themselves or their `__self__`, are
+    reachable from the functions' closures and globals, or are passed to `pyro.module` while the
+    programs run. Its parameters are those of the networks and those that `pyro.param` makes.
+    Networks are trained in place, as in PyTorch.
 
     Args:
         model: the model as the user wrote it.
@@ -35,13 +35,13 @@ class Pair:
     Attributes:
         model: the model, in the scope of the pair.
         guide: the guide, likewise.
-        networks: by name.
-        unregistered: by role, parameters of networks that *are* the program, or that share a
+        networks: the networks, keyed by name.
+        unregistered: keyed by role, parameters of networks that *are* the program, or that share a
             registered name with another network: Pyro would silently leave them untrained.
         duplicate_names: two networks that the programs register under one name.
-        unused: by network, parameters that the programs reach but do not register.
-        frozen: parameters that arrive with requires_grad=False; Pyro makes trainable whatever it
-            registers.
+        unused: keyed by network, parameters that the programs reach but do not register.
+        frozen: parameters passed in with requires_grad=False; Pyro makes every parameter it
+            registers trainable.
     """
 
     def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
@@ -245,7 +245,7 @@ class Pair:
         """Copy saved values into the networks and parameters, after `initialize`.
 
         Raises:
-            ValueError: the saved names or shapes differ from those of this pair.
+            ValueError: if the saved names or shapes differ from those of this pair.
         """
         params = self.parameters()
         owned = {id(p) for network in self.networks.values() for p in network.parameters()}

@@ -32,7 +32,7 @@ class Proposal:
         count: particles per datum.
         depth: the plate of particles is at dimension -depth - 1; 0 if particles are additional rows
             of a tiled batch.
-        values: by site, the values at which the model is run (default: those of the trace).
+        values: keyed by site, the values at which the model is run (default: those of the trace).
     """
 
     trace: poutine.Trace
@@ -57,7 +57,8 @@ class Draw:
     Attributes:
         proposal: the draws from the guide.
         model: the trace of the model at the proposed values, on the tiled batch.
-        log_p: of the model by site; local terms have shape (particles, rows), global ones ().
+        log_p: log p of the model, keyed by site; local terms have shape (particles, rows), global
+            ones ().
         log_q: of the guide, likewise.
         particles: what drew them.
     """

@@ -94,7 +94,7 @@ def reconstruct(
         A tensor of shape (rows, ...).
 
     Raises:
-        ValueError: the model observes several sites, and none has the given name.
+        ValueError: if the model observes several sites, and none has the given name.
 
     Example:
         >>> import pvae, pyro, torch
@@ -131,7 +131,7 @@ def decode(
         A tensor of shape (rows, ...).
 
     Raises:
-        ValueError: the model observes several sites, and none has the given name.
+        ValueError: if the model observes several sites, and none has the given name.
 
     Example:
         >>> import pvae, pyro, torch

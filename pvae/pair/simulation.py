@@ -22,7 +22,7 @@ def arguments_observed(model: Callable[..., object], batch: tuple[Tensor, ...]) 
         batch: the arguments, each of shape (rows, ...).
 
     Raises:
-        ValueError: a site observes no argument unchanged (up to its shape and type), two sites
+        ValueError: if a site observes no argument unchanged (up to its shape and type), two sites
             observe the same one, or the model has a `pyro.factor`.
     """
     # Random floats occur once, so that an observed value identifies its argument.

@@ -9,7 +9,7 @@ def find_device(name: str | torch.device) -> torch.device:
     """The device of that name; "auto" is the first CUDA device, or else the CPU.
 
     Raises:
-        ValueError: the device does not exist.
+        ValueError: if the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -80,7 +80,7 @@ def fit(
             "iwae:num_particles=5" (default: `Trace_ELBO()`).
         optimizer: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one
             (default: Adam).
-        learning_rate: of the default optimizer (default: 1e-3).
+        learning_rate: learning rate of the default optimizer (default: 1e-3).
         scheduler: from a torch optimizer to one of torch's schedulers, which steps once per epoch.
         epochs: passes through the data, counted from the start of the run even if it is resumed.
         batch_size: rows per step (default: 128, or all rows if there are fewer).
@@ -106,10 +106,11 @@ def fit(
         A `Fit`: `.model`, `.guide`, `.history`, `.notes`.
 
     Raises:
-        PairError: the pair would be trained wrongly; a `ValueError`.
-        IncompatibleObjectiveError: the objective does not fit the pair; a `ValueError`.
-        ValueError: data or options out of range.
-        DivergedError: the loss became NaN or infinite; the pair is restored to the last good epoch.
+        PairError: if training would be incorrect; a `ValueError`.
+        IncompatibleObjectiveError: if the objective does not fit the pair; a `ValueError`.
+        ValueError: if data or options are out of range.
+        DivergedError: if the loss becomes NaN or infinite; the pair is restored to the last good
+            epoch.
 
     Example:
         >>> import pvae, pyro, torch
@@ -182,8 +183,8 @@ def _prepare(
     """Find the parts of the pair, check it and build the step, each once.
 
     Raises:
-        PairError: the pair would be trained wrongly.
-        ValueError: there is nothing to train.
+        PairError: if training would be incorrect.
+        ValueError: if there is nothing to train.
     """
     objective = options.make_objective()
     own = objective if isinstance(objective, Objective) else None

@@ -27,8 +27,8 @@ def load(
 
     Args:
         run: the folder.
-        model: the model, for a run that `fit` made from Python; values are copied into it. A run of
-            `pvae train` knows its own.
+        model: the model, for a run that `fit` made from Python; values are copied into it. Not
+            needed for runs created by `pvae train`, which record their model.
         guide: the guide, likewise.
         device: "auto", "cpu", "cuda", ...
 
@@ -36,10 +36,10 @@ def load(
         The trained pair and its history, with the best parameters if early stopping kept them.
 
     Raises:
-        ValueError: there is no run in the folder, or the pair is not the one that was trained.
+        ValueError: if there is no run in the folder, or the pair is not the one that was trained.
 
     Warns:
-        UserWarning: the file of the model or the guide has changed since.
+        UserWarning: if the source file of the model or guide has changed since training.
 
     Example:
         >>> import pvae, tempfile, torch

@@ -54,8 +54,8 @@ class RunLogger:
         """Start a run, or resume one and return its last state and history.
 
         Raises:
-            ValueError: the folder has a run and neither resume nor overwrite is set, or the run to
-                resume was made with other options.
+            ValueError: if the folder has a run and neither resume nor overwrite is set, or the run
+                to resume was made with other options.
         """
         if resume and self.run is None:
             raise ValueError("resume needs the folder of the run: give out=")

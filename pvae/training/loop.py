@@ -36,13 +36,13 @@ class Loop:
         svi: takes the steps.
         source: batches for training.
         valid: data for validation, or None.
-        options: of the training.
+        options: options of the training.
         logger: writes the run folder.
         plate: the data plate, or None.
         independent: whether rows of a batch are known not to depend on each other.
         objective: the objective if it is one of pvae's, which may have schedules.
         scaling: what each site counts.
-        supports: of the observed sites, which all data are compared with.
+        supports: supports of the observed sites, which all data are compared with.
         fit: the result so far.
     """
 

@@ -48,7 +48,7 @@ class Run:
         """Start a new run in the folder.
 
         Raises:
-            ValueError: the folder contains a run, and `overwrite` is not set.
+            ValueError: if the folder contains a run, and `overwrite` is not set.
         """
         if self.exists and not overwrite:
             raise ValueError(
@@ -130,7 +130,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """Read what `save_checkpoint` wrote, without executing pickled code.
 
     Raises:
-        ValueError: the file is missing or damaged, or contains more than tensors and plain values.
+        ValueError: if the file is missing or damaged, or contains more than tensors and plain
+            values.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist: the run has not finished its first epoch")

@@ -27,11 +27,11 @@ class Scaling(Messenger):
         plate: the data plate; without one every site is local.
         model_trace: shows which sites are global.
         size: the number N of data, or None for an endless stream.
-        device: of the warm-up factor.
+        device: device of the warm-up factor.
         warmup: epochs before latent sites count fully; their factor is the tensor `beta`.
 
     Raises:
-        ValueError: global sites in a stream of unknown size.
+        ValueError: if there are global sites in a stream of unknown size.
 
     References:
         Ladder Variational Autoencoders (C. K. Sonderby, T. Raiko, L. Maaloe, S. K. Sonderby,

@@ -8,21 +8,21 @@ from pairs import callables as kinds
 from pairs.recordable import X
 
 import pvae
-from pvae.evaluation import compiled
+from pvae.evaluation import compiled_log_weights
 
 
 @pytest.fixture
 def soon(monkeypatch):
     """Compile from the third block of a shape on, and return the list of compiled graphs."""
     made = []
-    compiled_as_ever = compiled.compile_recording
-    monkeypatch.setattr(compiled, "_ENOUGH", 3)
+    compiled_as_ever = compiled_log_weights.compile_recording
+    monkeypatch.setattr(compiled_log_weights, "_ENOUGH", 3)
 
     def noted(*given):
         made.append(compiled_as_ever(*given))
         return made[-1]
 
-    monkeypatch.setattr(compiled, "compile_recording", noted)
+    monkeypatch.setattr(compiled_log_weights, "compile_recording", noted)
     return made
 
 
@@ -32,10 +32,10 @@ def test_compiled_estimate_matches(soon):
     fast = pvae.log_likelihood(model, guide, X[:4], **given)
     assert [graph.how for graph in soon] == ["compiled"] * len(soon)
     assert soon
-    few = compiled._ENOUGH
-    compiled._ENOUGH = 10**9
+    few = compiled_log_weights._ENOUGH
+    compiled_log_weights._ENOUGH = 10**9
     slow = pvae.log_likelihood(model, guide, X[:4], **given)
-    compiled._ENOUGH = few
+    compiled_log_weights._ENOUGH = few
     torch.testing.assert_close(fast.per_datum, slow.per_datum, atol=1e-4, rtol=0)
     torch.testing.assert_close(fast.ess, slow.ess, atol=0.1, rtol=1e-3)
 

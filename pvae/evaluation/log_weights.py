@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pvae._validation import at_least
-from pvae.evaluation.compiled import CompiledTerms
+from pvae.evaluation.compiled_log_weights import CompiledTerms
 from pvae.evaluation.context import EvaluationContext, tiled_terms
 from pvae.pair.log_prob import Terms
 from pvae.pair.preserve import preserve_generators
@@ -42,7 +42,8 @@ def blocks(
         (particles, rows), global ones for one draw per block.
 
     Raises:
-        ValueError: fewer than one particle, or a data plate that subsamples the batch itself.
+        ValueError: if there is less than one particle, or the data plate subsamples the batch
+            itself.
     """
     at_least(1, num_particles=num_particles)
     source = context.source

@@ -25,7 +25,7 @@ class Family:
 
     Attributes:
         kind: the type of the base distribution.
-        constraints: by name of a parameter.
+        constraints: keyed by the name of the parameter.
         leaves: the free parameters in the order of the names; the data plate is dimension `dim`.
         dim: the data plate's dimension, from the left.
         wrappers: what surrounds the distribution, from the inside out: how many dimensions
@@ -62,12 +62,12 @@ def family_of(name: str, site: Site, frame: CondIndepStackFrame) -> Family:
     """The family of a latent site, initialized at the guide's distribution.
 
     Args:
-        name: of the site.
+        name: name of the site.
         site: a latent site of the guide's trace.
         frame: the data plate.
 
     Raises:
-        UndefinedQuantityError: the site is discrete or not reparameterized, or its distribution
+        UndefinedQuantityError: if the site is discrete or not reparameterized, or its distribution
             cannot be rebuilt from its parameters.
     """
     fn = cast(Distribution, site["fn"])

@@ -10,9 +10,9 @@ from pairs.recordable import PAIRS, X
 from pyro import poutine
 
 import pvae
-from pvae.evaluation import EvaluationContext, blocks
-from pvae.evaluation.blocks import vectorized_terms
+from pvae.evaluation import EvaluationContext, log_weights
 from pvae.evaluation.context import tiled_terms
+from pvae.evaluation.log_weights import vectorized_terms
 from pvae.evaluation.memory import peak_bytes
 from pvae.pair.preserve import evaluation_mode
 
@@ -97,7 +97,7 @@ def test_encoder_runs_once_per_datum(monkeypatch):
     pvae.log_likelihood(model, counted, X[:20], 500)
     assert max(seen) <= 20
     tried = sum(seen)
-    monkeypatch.setattr(blocks, "vectorized_terms", lambda *given: None)
+    monkeypatch.setattr(log_weights, "vectorized_terms", lambda *given: None)
     seen.clear()
     pvae.log_likelihood(model, counted, X[:20], 500)
     assert sum(seen) > 20 * 500 > 50 * tried / 4
@@ -106,7 +106,7 @@ def test_encoder_runs_once_per_datum(monkeypatch):
 @pytest.mark.parametrize("at_once", [True, False])
 def test_memory_below_max_bytes(monkeypatch, at_once):
     if not at_once:
-        monkeypatch.setattr(blocks, "vectorized_terms", lambda *given: None)
+        monkeypatch.setattr(log_weights, "vectorized_terms", lambda *given: None)
     model = pvae.models.VAE(x_shape=(50,), z_dim=2, hidden=100)
     guide = pvae.guides.MeanField(x_shape=(50,), z_dim=2, hidden=100)
     x = torch.rand(30, 50).bernoulli()
