@@ -1,4 +1,4 @@
-"""No identifier of the package uses a name that the vocabulary of the design replaced."""
+"""The package uses no identifier and no term that the vocabulary of the design replaced."""
 
 from vocabulary import hits
 

@@ -1,4 +1,4 @@
-"""List identifiers and keys that use a name which DESIGN's vocabulary replaced.
+"""List identifiers and terms that the vocabulary of the design replaced.
 
     python tests/vocabulary.py
 
@@ -19,6 +19,10 @@ WORDS = {
     "watch", "scoped",
 }  # fmt: skip
 NAMES = {"Signature", "Progress", "DataSet", "UndefinedError", "stopped", "leapfrog"}
+TERMS = re.compile(
+    r"\b(belongings?|adopt(s|ed)?|rehears\w+|neighbours?|data meet|undone|weigh(s|ed|ing)?|waited|"
+    r"budget|unsuit\w+|suited|DataSet|UndefinedError|Tracker|shared sites?)\b"
+)
 ALLOWED = {"held_out", "_held_out", "HELD_OUT_SEEDS"}  # held-out data
 
 
@@ -44,9 +48,12 @@ def hits() -> list[str]:
     found = []
     for folder in ("pvae", "models", "guides"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for line, name in identifiers(ast.parse(path.read_text())):
+            text, where = path.read_text(), path.relative_to(ROOT)
+            for line, name in identifiers(ast.parse(text)):
                 if name not in ALLOWED and (words(name) & WORDS or name in NAMES):
-                    found.append(f"{path.relative_to(ROOT)}:{line}: {name}")
+                    found.append(f"{where}:{line}: {name}")
+            for line, content in enumerate(text.splitlines(), 1):
+                found += [f"{where}:{line}: {term[0]}" for term in TERMS.finditer(content)]
     return found
 
 
