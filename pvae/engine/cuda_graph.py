@@ -7,7 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pvae.engine.recording import CaptureError, Recording
+from pvae.engine.reads import CaptureError
+from pvae.engine.recording import Recording
 
 __all__ = ["graph_of", "graph_recording", "on_cuda"]
 
@@ -55,6 +56,8 @@ def graph_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recordin
     Raises:
         CaptureError: if the step contains what a CUDA graph cannot, such as a copy from the host.
     """
+    if recording.inside:
+        raise CaptureError("shapes or branches depend on random draws")
     fixed = [tensor.detach().clone() for tensor in tensors]
 
     def work() -> Sequence[Tensor]:

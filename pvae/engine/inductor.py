@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae.engine.onednn import register_lowering_of_onednn
-from pvae.engine.recording import CaptureError, Recording
+from pvae.engine.reads import CaptureError
+from pvae.engine.recording import Recording
 from pvae.pair.preserve import preserve_generators
 
 __all__ = ["MAX_NODES", "compile_recording"]
@@ -27,8 +28,10 @@ def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Record
         tensors: example arguments of the step.
 
     Raises:
-        CaptureError: if the graph is too large, or compilation fails.
+        CaptureError: if the graph is too large, branches on random draws, or does not compile.
     """
+    if recording.inside:
+        raise CaptureError("shapes or branches depend on random draws")
     nodes = len(recording.graph.graph.nodes)
     if nodes > MAX_NODES:
         raise CaptureError(f"its {nodes} operations would take minutes to compile")

@@ -1,35 +1,28 @@
 """Record one gradient step of a pair as a graph of tensor operations."""
 
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import pyro
 import torch
-from pyro.infer.util import torch_item
-from pyro.util import torch_isnan, warn_if_nan
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pvae.engine.guards import Guards, guard, has_checks, written_inputs
 from pvae.engine.onednn import onednn_is_faster, use_onednn
+from pvae.engine.reads import CaptureError, Reads
 from pvae.engine.step import Step
 from pvae.engine.view_elimination import eliminate_views
 from pvae.pair.locations import user_frame
 from pvae.pair.preserve import preserve_generators, preserve_gradients, preserve_tensors
 
-__all__ = ["CaptureError", "Recording", "record"]
-
-
-class CaptureError(Exception):
-    """A step that cannot be recorded; the message names the reason and the line of the user."""
+__all__ = ["Recording", "record", "summary"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +39,10 @@ class Recording:
         trained: those of them that get a gradient.
         how: "recorded", "compiled", or either as a CUDA graph.
         copies: whether gradients are copied because they share memory with other values.
+        guards: what must be read of the step's tensors for a replay to be right; None if nothing.
+        inside: whether the graph itself checks values or shapes, and may raise `GuardError`.
+        written: indices of the inputs that the step changes in place, such as the averages of a
+            BatchNorm.
     """
 
     graph: GraphModule
@@ -57,6 +54,14 @@ class Recording:
     trained: list[Tensor]
     how: str = "recorded"
     copies: bool = False
+    guards: Guards | None = None
+    inside: bool = False
+    written: tuple[int, ...] = ()
+
+    @property
+    def is_cuda_graph(self) -> bool:
+        """Whether all kernels are launched at once."""
+        return self.how.endswith("CUDA graph")
 
     def __call__(self, tensors: Sequence[Tensor]) -> Step:
         """Replay the step on these tensors."""
@@ -74,6 +79,8 @@ def record(
     buffers: Sequence[Tensor],
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
+    *,
+    guarded: bool = False,
 ) -> Recording:
     """Record the losses and gradients of a step.
 
@@ -87,13 +94,16 @@ def record(
         args: positional arguments of the programs; tensors are inputs of the graph, everything else
             is constant.
         kwargs: keyword arguments of the programs.
+        guarded: whether the step may read values of tensors, and have shapes that depend on values;
+            the recording is then right only where they are the same.
 
     Raises:
-        CaptureError: if the step reads the value of a tensor, or contains what cannot be recorded.
+        CaptureError: if the step contains what cannot be recorded.
     """
     flat, structure = tree_flatten((args, dict(kwargs)))
     places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
     shape: dict[str, Any] = {}
+    watch = Reads(guarded)
 
     def step(*tensors: Tensor) -> list[Tensor]:
         leaves = list(flat)
@@ -102,13 +112,14 @@ def record(
         own_args, own_kwargs = tree_unflatten(leaves, structure)
         for parameter in params:
             parameter.grad = None
-        with _NoReads(), pyro.validation_enabled(False):
+        with watch, pyro.validation_enabled(False):
             loss = loss_and_grads(*own_args, **own_kwargs)
         losses = list(loss) if isinstance(loss, tuple) else [loss]
         shape["several"], shape["losses"] = isinstance(loss, tuple), len(losses)
         shape["trained"] = [p for p in params if p.grad is not None]
         gradients = [p.grad for p in shape["trained"]]
-        return [torch.as_tensor(cast(Any, loss)) for loss in losses] + gradients
+        outputs = [torch.as_tensor(cast(Any, loss)) for loss in losses] + gradients
+        return outputs + watch.tensors
 
     try:
         # One mode for the shapes of all values: make_fx would make one for each.
@@ -122,61 +133,43 @@ def record(
     except CaptureError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        raise CaptureError(f"{_line(error)}{_summary(error)}") from error
-    graph, constants = _lifted(traced)
-    return Recording(graph, graph, constants, params=params, **shape)
+        raise CaptureError(f"{_line(error)}{summary(error)}") from error
+    graph, constants = _lifted(traced.graph, traced)
+    guards = guard(graph, watch.reads)
+    if has_checks(graph) and not guarded:
+        raise CaptureError("shapes in the step depend on values")
+    module = _module(graph)
+    return Recording(
+        module, module.forward, constants, params=params,
+        guards=None if guards is None else Guards(_module(guards[0]).forward, guards[1]),
+        inside=has_checks(graph),
+        written=tuple(written_inputs(graph)),
+        **shape,
+    )  # fmt: skip
 
 
-class _NoReads(TorchFunctionMode):
-    """Rejects reads of tensor values, except those that Pyro's objectives make of their loss."""
-
-    _READS = frozenset(
-        getattr(Tensor, name)
-        for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__")
-    )
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> object:
-        if func not in self._READS:
-            return func(*args, **(kwargs or {}))
-        caller = sys._getframe(1)
-        code = caller.f_code
-        if code in (warn_if_nan.__code__, torch_isnan.__code__):
-            return False  # training checks for NaN itself
-        of_objective = Path(code.co_filename).parent.name == "infer" and "pyro" in code.co_filename
-        if func is Tensor.item and (code is torch_item.__code__ or of_objective):
-            return args[0].detach()  # the loss, which stays a tensor
-        own = user_frame(traceback.extract_stack(caller))
-        where = own or f"{code.co_filename}:{caller.f_lineno}"
-        name = getattr(func, "__name__", str(func))
-        raise CaptureError(
-            f"{where}: {name} reads the value of a tensor, on which the step may depend"
-        )
-
-
-def _lifted(traced: GraphModule) -> tuple[GraphModule, tuple[Tensor, ...]]:
+def _lifted(graph: Graph, owner: nn.Module) -> tuple[Graph, tuple[Tensor, ...]]:
     """Turn the tensors that a graph contains into inputs; returns the graph and those tensors."""
-    graph = traced.graph
     first = next(node for node in graph.nodes if node.op != "placeholder")
     inputs: dict[str, tuple[Any, Tensor]] = {}
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         name = str(node.target)
         if name not in inputs:
             with graph.inserting_before(first):
-                inputs[name] = graph.placeholder(f"constant_{len(inputs)}"), getattr(traced, name)
+                inputs[name] = graph.placeholder(f"constant_{len(inputs)}"), getattr(owner, name)
         inputs[name][0].meta.update(node.meta)
         node.replace_all_uses_with(inputs[name][0])
+    return graph, tuple(constant for _, constant in inputs.values())
+
+
+def _module(graph: Graph) -> GraphModule:
+    """The graph as an executable module, with fewer and faster operations."""
     eliminate_views(graph)
     if onednn_is_faster():
         use_onednn(graph)
     graph.eliminate_dead_code()
     graph.lint()
-    return GraphModule(nn.Module(), graph), tuple(constant for _, constant in inputs.values())
+    return GraphModule(nn.Module(), graph)
 
 
 def _line(error: BaseException) -> str:
@@ -184,6 +177,9 @@ def _line(error: BaseException) -> str:
     return f"{where}: " if where else ""
 
 
-def _summary(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
+    """The first line of an error, without torch's internals."""
     lines = str(error).strip().splitlines()
+    if lines and "tracing tensor" in lines[0]:
+        return "torch reads the value of a tensor here"
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -7,12 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyro
+import torch
 from torch import Tensor, nn
 
 from pvae.engine.cache_key import CacheKey, Key, describe_arguments
 from pvae.engine.cuda_graph import graph_recording, on_cuda
+from pvae.engine.guards import GuardError
 from pvae.engine.inductor import compile_recording
-from pvae.engine.recording import CaptureError, Recording, record
+from pvae.engine.reads import CaptureError
+from pvae.engine.recording import Recording, record, summary
 from pvae.engine.schedule import Schedule
 from pvae.engine.step import Step, eager_step
 from pvae.engine.verification import aliased, difference
@@ -23,7 +27,20 @@ __all__ = ["Replay"]
 
 _MAX_ENTRIES = 32  # one for each shape and mode in use is enough
 _MAX_KEYS = 64  # if hardly any step is replayed, recording stops after this many keys
+_MAX_VARIANTS = 8  # recordings of one key, which differ in the values that they read
+_MAX_MISSES = 32  # steps whose values were not those of a recording
 _OFTEN, _RARELY = 100, 1000  # steps between verifications, before and after this many steps
+_HIDDEN = 10  # steps between them if a key cannot hold all values that the programs refer to
+
+
+@dataclass
+class _Variant:
+    """A recording, and what happened to it. Variants of an entry read different values."""
+
+    recording: Recording
+    compiled: bool = False
+    verified: bool = False
+    last_verified: int = 0
 
 
 @dataclass
@@ -33,11 +50,9 @@ class _Entry:
     arguments: str
     params: list[Tensor]
     count: int
-    recording: Recording | None = None
-    tried: bool = False
-    compiled: bool = False
-    verified: bool = False
-    last_verified: int = 0
+    variants: list[_Variant] = field(default_factory=list)  # the last one that fitted comes first
+    closed: bool = False  # nothing more is recorded
+    missed: int = 0  # steps that no variant fitted
     differed: bool = False
 
 
@@ -45,9 +60,11 @@ class _Entry:
 class Replay:
     """Executes steps from recordings, each under its cache key.
 
-    The key holds arguments, modes, parameters, buffers, and the numbers, strings and container
-    sizes that the programs refer to. Any other dependency of a step is detected by verification: a
-    replay is compared with an eager step under the same random numbers.
+    The key holds arguments, modes, parameters, buffers, and the values that the programs refer to
+    (`CapturedValues`). Values of tensors that a step reads are guards: a recording is replayed only
+    where the same values are read. Any other dependency of a step is detected by verification: a
+    replay is compared with an eager step under the same random numbers. A replay that fails is
+    undone, and the step is eager.
 
     Args:
         loss_and_grads: the objective's `loss_and_grads` for the pair.
@@ -99,7 +116,7 @@ class Replay:
                 "steps are eager: the programs take arguments other than tensors, numbers and "
                 "strings, which may change unnoticed"
             )
-        if arguments is None or self._given_up:
+        if arguments is None or self._given_up or self._is_surrounded():
             return self._eager(args, kwargs)
         key = self._key(arguments)
         entry = self._cache.get(key)
@@ -139,7 +156,7 @@ class Replay:
         kwargs: Mapping[str, object], count: int,
     ) -> Step:  # fmt: skip
         """The first step with a key: Pyro's own, with its errors and warnings."""
-        before, captured = _outside_torch(), self._key.captured()
+        before, captured = _outside_torch(), self._key.captured.snapshot()
         with Registrations(None) as registrations:
             done = self._eager(args, kwargs)
         if _outside_torch() != before:
@@ -155,7 +172,7 @@ class Replay:
                 "cache key of their own, since arguments, modes or captured values keep changing"
             )
             return done
-        own = self._key.captured.changed(captured, self._key.captured())
+        own = self._key.captured.update(captured)
         if own:
             self._note(
                 f"steps are eager: the programs update {', '.join(map(repr, own))} on each call, "
@@ -166,65 +183,119 @@ class Replay:
         self.networks += [
             network for _, network in registrations.networks if id(network) not in known
         ]
-        self._key = CacheKey(self.programs, self.networks)
+        self._key = CacheKey(self.programs, self.networks, self._key.captured.caches)
         self._cache[self._key(arguments)] = _Entry(str(arguments), done.params, count)
         while len(self._cache) > _MAX_ENTRIES:
             self._cache.popitem(last=False)
         return done
 
+    def _is_surrounded(self) -> bool:
+        """Whether something around the step changes what it computes."""
+        what = None
+        if pyro.poutine.runtime._PYRO_STACK:
+            what = "effect handlers surround them: put these around the model and the guide"
+        elif torch._C._is_any_autocast_enabled():
+            what = "torch.autocast surrounds them: pvae replays steps with precision='bfloat16'"
+        elif not torch.is_grad_enabled():
+            what = "torch.no_grad surrounds them"
+        if what is not None:
+            self._note(f"steps are eager while {what}")
+        return what is not None
+
     def _replay(
         self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
     ) -> Step:
         tensors = _tensors(args, kwargs)
-        if not entry.tried:
-            self._record(entry, args, kwargs)
-        if entry.recording is not None and not entry.compiled:
-            self._compile(entry, tensors)
-        if entry.recording is not None and self._due(entry, number):
-            entry.last_verified = number
-            self._verify(entry, args, kwargs, tensors)
-        if entry.recording is None:
-            return self._eager(args, kwargs)
+        for variant in list(entry.variants):
+            done = self._try(entry, variant, args, kwargs, tensors, number)
+            if done is not None:
+                return done
+        new = None if entry.closed else self._record(entry, args, kwargs)
+        done = None if new is None else self._try(entry, new, args, kwargs, tensors, number)
+        if done is not None:
+            return done
+        entry.missed += 1
+        if entry.missed > _MAX_MISSES and entry.missed > entry.count / 2 and entry.variants:
+            entry.variants.clear()
+            self._note("steps are eager: they read values of tensors that are seldom the same")
+        return self._eager(args, kwargs)
+
+    def _try(
+        self, entry: _Entry, variant: _Variant, args: tuple[object, ...],
+        kwargs: Mapping[str, object], tensors: Sequence[Tensor], number: int,
+    ) -> Step | None:  # fmt: skip
+        """Replay a variant if it fits; None, with the state as before, if it does not."""
+        guards = variant.recording.guards
+        if guards is not None and not guards.hold((*tensors, *variant.recording.constants)):
+            return None
+        if not variant.compiled:
+            self._compile(entry, variant, tensors)
+        if self._due(entry, variant, number) and not self._verify(
+            entry, variant, args, kwargs, tensors, number
+        ):
+            return None
+        recording = variant.recording
+        undo = _undo(recording, tensors)
+        try:
+            done = recording(tensors)
+        except GuardError:
+            undo()
+            return None
+        except Exception as error:  # noqa: BLE001 (a replay never raises)
+            undo()
+            entry.variants.remove(variant)
+            entry.closed = True
+            self._note(f"steps are eager: a replay failed with {summary(error)}")
+            return None
+        if entry.variants[0] is not variant:
+            entry.variants.remove(variant)
+            entry.variants.insert(0, variant)
         self.replayed += 1
-        self.since.setdefault(entry.recording.how, number)
-        return entry.recording(tensors)
+        self.since.setdefault(recording.how, number)
+        return done
 
     # Recording
 
     def _record(
         self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> None:
-        entry.tried, entry.compiled, entry.verified = True, False, False
+    ) -> _Variant | None:
+        """Record the step as another variant; None if it cannot be recorded."""
         self.recorded += 1
         buffers = [buffer for network in self.networks for buffer in network.buffers()]
         try:
-            entry.recording = record(self.loss_and_grads, entry.params, buffers, args, kwargs)
-            self._make_cuda_graph(entry, _tensors(args, kwargs))
+            recording = record(
+                self.loss_and_grads, entry.params, buffers, args, kwargs, guarded=True
+            )
         except CaptureError as error:
-            entry.recording = None
+            entry.closed = True
             self._note(f"steps are eager: they cannot be recorded; {error}")
+            return None
+        variant = _Variant(recording)
+        self._make_cuda_graph(variant, _tensors(args, kwargs))
+        entry.variants.insert(0, variant)
+        guarded = recording.guards is not None or recording.inside
+        entry.closed = not guarded or len(entry.variants) == _MAX_VARIANTS
+        return variant
 
-    def _compile(self, entry: _Entry, tensors: Sequence[Tensor]) -> None:
-        assert entry.recording is not None
-        if not self.schedule.compiles(entry.recording, entry.count - 1):
+    def _compile(self, entry: _Entry, variant: _Variant, tensors: Sequence[Tensor]) -> None:
+        if not self.schedule.compiles(variant.recording, entry.count - 1):
             return
-        entry.compiled, entry.verified = True, False
+        variant.compiled, variant.verified = True, False
         try:
             with preserve_state(self.networks):
-                entry.recording = compile_recording(entry.recording, tensors)
+                variant.recording = compile_recording(variant.recording, tensors)
         except CaptureError as error:
             self._note(f"recorded steps are replayed without compilation; {error}")
             return
-        self._make_cuda_graph(entry, tensors)
+        self._make_cuda_graph(variant, tensors)
 
-    def _make_cuda_graph(self, entry: _Entry, tensors: Sequence[Tensor]) -> None:
+    def _make_cuda_graph(self, variant: _Variant, tensors: Sequence[Tensor]) -> None:
         """Turn the recording into a CUDA graph if it is on a CUDA device."""
-        assert entry.recording is not None
-        if not on_cuda((*tensors, *entry.recording.constants)):
+        if not on_cuda((*tensors, *variant.recording.constants)):
             return
         try:
             with preserve_state(self.networks):
-                entry.recording = graph_recording(entry.recording, tensors)
+                variant.recording = graph_recording(variant.recording, tensors)
         except CaptureError as error:
             self._note(f"the kernels of a step are launched one by one; {error}")
 
@@ -235,44 +306,55 @@ class Replay:
 
     # Verification
 
-    def _due(self, entry: _Entry, number: int) -> bool:
+    def _due(self, entry: _Entry, variant: _Variant, number: int) -> bool:
         wanted, self.verify_next = self.verify_next, False
         every = _OFTEN if entry.differed or number < _RARELY else _RARELY
-        return wanted or not entry.verified or number - entry.last_verified >= every
+        if not self._key.captured.complete:
+            every = _HIDDEN
+        return wanted or not variant.verified or number - variant.last_verified >= every
 
     def _verify(
-        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object],
-        tensors: Sequence[Tensor],
-    ) -> None:  # fmt: skip
-        """Compare a replay with an eager step; if they differ, record again or give up."""
-        different = self._difference(entry, args, kwargs, tensors)
+        self, entry: _Entry, variant: _Variant, args: tuple[object, ...],
+        kwargs: Mapping[str, object], tensors: Sequence[Tensor], number: int,
+    ) -> bool:  # fmt: skip
+        """Compare a replay with an eager step; if they differ, record again or give up.
+
+        Returns:
+            Whether the variant may be replayed.
+        """
+        variant.last_verified = number
+        different = self._difference(variant, args, kwargs, tensors)
         if different is None:
-            return
+            return True
         for other in self._cache.values():  # the cause may affect them as well
-            other.verified, other.differed = False, True
-        self._record(entry, args, kwargs)
-        if entry.recording is None:
-            return
-        self._compile(entry, tensors)
-        again = self._difference(entry, args, kwargs, tensors)
-        if again is None:
-            self._note(
-                f"{different} of a replay differed from Pyro's, so the step was recorded again"
-            )
-        else:
-            entry.recording = None
+            other.differed = True
+            for one in other.variants:
+                one.verified = False
+        entry.variants.remove(variant)
+        new = self._record(entry, args, kwargs)
+        if new is None:
+            return False
+        variant.recording, variant.compiled = new.recording, False
+        entry.variants[0] = variant
+        self._compile(entry, variant, tensors)
+        again = self._difference(variant, args, kwargs, tensors)
+        if again is not None:
+            entry.variants.remove(variant)
+            entry.closed = True
             self._note(f"steps are eager: {again} of a replay differs from Pyro's")
+            return False
+        self._note(f"{different} of a replay differed from Pyro's, so the step was recorded again")
+        return True
 
     def _difference(
-        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object],
+        self, variant: _Variant, args: tuple[object, ...], kwargs: Mapping[str, object],
         tensors: Sequence[Tensor],
     ) -> str | None:  # fmt: skip
-        assert entry.recording is not None
-        if not entry.verified and aliased(entry.recording, tensors, self.networks):
-            entry.recording = dataclasses.replace(entry.recording, copies=True)
-        entry.verified = True
+        if not variant.verified and aliased(variant.recording, tensors, self.networks):
+            variant.recording = dataclasses.replace(variant.recording, copies=True)
+        variant.verified = True
         return difference(
-            entry.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
+            variant.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
             coarse=self.coarse,
         )  # fmt: skip
 
@@ -283,6 +365,26 @@ class Replay:
 
 def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
     return [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
+
+
+def _undo(recording: Recording, tensors: Sequence[Tensor]) -> Callable[[], None]:
+    """A function that restores what a replay changes before it fails."""
+    if recording.is_cuda_graph:  # which cannot fail half-way
+        return lambda: None
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    inputs = [(*tensors, *recording.constants)[i] for i in recording.written]
+    kept = [tensor.clone() for tensor in inputs] if recording.inside else []
+
+    def undo() -> None:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+        with torch.no_grad():
+            for tensor, value in zip(inputs, kept, strict=False):
+                tensor.copy_(value)
+
+    return undo
 
 
 def _outside_torch() -> tuple[object, ...]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pvae.engine.inductor import compile_recording
-from pvae.engine.recording import CaptureError, Recording, record
+from pvae.engine.reads import CaptureError
+from pvae.engine.recording import Recording, record
 from pvae.pair.log_prob import Terms
 from pvae.pair.preserve import preserve_generators
 

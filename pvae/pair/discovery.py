@@ -3,17 +3,17 @@
 import dis
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-__all__ = ["Namespaces", "Registrations", "namespaces", "reach", "register"]
+__all__ = ["Namespaces", "Registrations", "Space", "is_library", "namespaces", "reach", "register"]
 
 T = TypeVar("T")
 
@@ -40,18 +40,28 @@ def reach(programs: Mapping[str, Callable[..., object]], kind: type[T]) -> list[
 
 
 @dataclass
-class Namespaces:
-    """The namespaces from which programs read values.
+class Space:
+    """Names from which programs read values.
 
     Attributes:
-        spaces: attributes of the user's objects with the type of the object, and globals with None;
-            and the names in them that are read.
-        cells: of closures.
-        code: of the functions found.
+        get: from a name to its present value; None if there is none.
+        names: the names.
+        identity: of the object that holds them, which stays the same between two searches.
+        owner: the type of the user's object whose attributes they are; None for all others:
+            globals, variables of closures, default arguments.
     """
 
-    spaces: list[tuple[Mapping[str, object], list[str], type | None]] = field(default_factory=list)
-    cells: list[CellType] = field(default_factory=list)
+    get: Callable[[str], object]
+    names: list[str]
+    identity: int
+    owner: type | None = None
+
+
+@dataclass
+class Namespaces:
+    """The namespaces from which programs read values, and the code of their functions."""
+
+    spaces: list[Space] = field(default_factory=list)
     code: list[CodeType] = field(default_factory=list)
 
 
@@ -109,7 +119,7 @@ class _Walk:
             yield from self.function(value, depth + 1)
         elif isinstance(value, functools.partial):
             yield from self.visit(name, value.func, depth)
-            yield from self.visit(name, [*value.args, *value.keywords.values()], depth)
+            yield from self.fixed(name, dict(enumerate(value.args)) | value.keywords, value, depth)
         elif isinstance(value, Mapping):
             for key, item in list(value.items()):
                 yield from self.visit(f"{name}.{key}", item, depth + 1)
@@ -123,12 +133,25 @@ class _Walk:
 
     def attributes(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
         """The attributes of a user's object; modules of a network belong to it already."""
-        if _is_foreign(type(value)) or isinstance(value, nn.Module):
+        kind = type(value)
+        if isinstance(value, nn.Module) or (_is_foreign(kind) and not isinstance(value, Messenger)):
             return
-        own = getattr(value, "__dict__", {})
-        self.found.spaces.append((own, list(own), type(value)))
-        for key, item in list(own.items()):
+        slots = [slot for base in kind.__mro__ for slot in _slots(base)]
+        keys = [*getattr(value, "__dict__", {}), *slots]
+        space = Space(lambda key: getattr(value, key, None), keys, id(value), kind)
+        if not slots and hasattr(value, "__dict__"):
+            space.get = value.__dict__.get
+        self.found.spaces.append(space)
+        for key in keys:
+            item = space.get(key)
             yield from self.visit(f"{name}.{key}" if name else key, item, depth + 1)
+
+    def fixed(
+        self, name: str, values: Mapping[Any, object], owner: object, depth: int
+    ) -> Iterator[tuple[str, T]]:
+        """Values that a function is called with: defaults, or the arguments of a partial."""
+        self.found.spaces.append(Space(values.get, list(values), id(owner)))
+        yield from self.visit(name, values, depth)
 
     def beside(self, name: str, value: object, depth: int) -> Iterator[tuple[str, T]]:
         """Networks that a network refers to, alone or in containers, without registering them."""
@@ -147,22 +170,29 @@ class _Walk:
             return
         if not isinstance(function, FunctionType) or _is_foreign(function):
             return
-        cells = function.__closure__ or ()
-        self.found.cells.extend(cells)
-        self.found.code.append(function.__code__)
-        for name, cell in zip(function.__code__.co_freevars, cells, strict=False):
-            try:
-                value = cell.cell_contents
-            except ValueError:  # a variable that is not bound yet
-                continue
-            yield from self.visit(name, value, depth + 1)
-        named = list(_globals_named(function.__code__))
-        self.found.spaces.append((function.__globals__, named, None))
+        code = function.__code__
+        self.found.code.append(code)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+            space = Space(functools.partial(_content, cell), [name], id(cell))
+            self.found.spaces.append(space)
+            yield from self.visit(name, space.get(name), depth + 1)
+        named = list(_globals_named(code))
+        own = function.__globals__
+        self.found.spaces.append(Space(own.get, named, id(own)))
         for name in named:
-            if name in function.__globals__:
-                yield from self.visit(name, function.__globals__[name], depth + 1)
-        for value in (function.__defaults__, function.__kwdefaults__):
-            yield from self.visit("default", value, depth + 1)
+            value = own.get(name)
+            if isinstance(value, ModuleType | type) and not is_library(value):
+                attributes = [key for key in code.co_names if key in vars(value)]
+                self.found.spaces.append(Space(vars(value).get, attributes, id(value)))
+                for key in attributes:
+                    yield from self.visit(f"{name}.{key}", vars(value)[key], depth + 1)
+            else:
+                yield from self.visit(name, value, depth + 1)
+        last = code.co_varnames[: code.co_argcount][-len(function.__defaults__ or ()) :]
+        defaults = dict(zip(last, function.__defaults__ or (), strict=False))
+        yield from self.fixed(
+            "default", defaults | (function.__kwdefaults__ or {}), code, depth + 1
+        )
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
             yield from self.visit("wrapped", wrapped, depth + 1)
@@ -189,8 +219,27 @@ def _globals_named(code: CodeType) -> Iterator[str]:
             yield from _globals_named(constant)
 
 
+def _slots(kind: type) -> Sequence[str]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _content(cell: CellType, name: str) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that is not bound yet
+        return None
+
+
 def _is_foreign(thing: type | FunctionType) -> bool:
     return (thing.__module__ or "").partition(".")[0] in _FOREIGN
+
+
+def is_library(thing: type | ModuleType) -> bool:
+    """Whether a module or class is not the user's."""
+    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+    top = (name or "").partition(".")[0]
+    return top in _FOREIGN or top in sys.stdlib_module_names or top == "pvae"
 
 
 def register(name: str, network: nn.Module) -> None:

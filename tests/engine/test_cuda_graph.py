@@ -36,7 +36,7 @@ def test_graph_reads_new_data_in_place(monkeypatch):
     for _ in range(2):
         svi.step(BATCHES[0])
     (kind,) = svi.replay._cache.values()
-    plain = kind.recording
+    plain = kind.variants[0].recording
     launched = cuda_graph.graph_recording(plain, [BATCHES[0]])
     assert launched.how == "recorded as a CUDA graph"
     places = set()

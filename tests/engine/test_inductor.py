@@ -59,12 +59,13 @@ def test_gradients_with_shared_memory():
     for _ in range(2):
         svi.step(X)
     (kind,) = svi.replay._cache.values()
-    assert not pvae.engine.verification.aliased(kind.recording, [X], [])
-    kind.recording, kind.verified = share(kind.recording), False
-    assert pvae.engine.verification.aliased(kind.recording, [X], [])
+    (variant,) = kind.variants
+    assert not pvae.engine.verification.aliased(variant.recording, [X], [])
+    variant.recording, variant.verified = share(variant.recording), False
+    assert pvae.engine.verification.aliased(variant.recording, [X], [])
     for _ in range(4):
         svi.step_tensor((X,), divisor=len(X))
-    assert kind.recording.copies
+    assert variant.recording.copies
     got = pyro.get_param_store()["a"].detach().clone()
     with pyro.get_param_store().scope():
         eager = pvae.SVI(model, lambda x: None, torch.optim.SGD, Trace_ELBO(), engine="eager")
@@ -79,8 +80,8 @@ def test_gradients_of_verification_stay_separate(monkeypatch):
     """Also for parameters known only to the optimizer, if a recording is discarded."""
     record = pvae.engine.replay.record
 
-    def record_wrongly(*given):
-        done = record(*given)
+    def record_wrongly(*given, **options):
+        done = record(*given, **options)
         return dataclasses.replace(done, run=lambda *t: [2 * out for out in done.graph(*t)])
 
     monkeypatch.setattr(pvae.engine.replay, "record", record_wrongly)

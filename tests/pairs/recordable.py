@@ -172,12 +172,15 @@ class Changing(nn.Module):
         self.factor = 1.0
         self.deep = False
         self.extra = []
-        self.options = {"factor": 1.0}
+        self.options = {"a": {"b": {"c": {"d": {"factor": 1.0}}}}}  # deeper than keys describe
         self.dropout = nn.Dropout(0.5)
+
+    def hidden(self):
+        return self.options["a"]["b"]["c"]["d"]
 
     def model(self, x):
         pyro.module("net", self.net)
-        loc = self.net(self.dropout(x)) * self.factor * self.options["factor"]
+        loc = self.net(self.dropout(x)) * self.factor * self.hidden()["factor"]
         if self.deep:
             loc = loc.tanh()
         for shift in self.extra:
