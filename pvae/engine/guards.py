@@ -12,6 +12,10 @@ from torch.fx.node import has_side_effect
 __all__ = ["GuardError", "Guards", "Read", "guard", "has_checks", "written_inputs"]
 
 
+# Their schemas do not say that they change the running mean and variance.
+_BATCH_NORMS = {f"aten::{kind}_batch_norm" for kind in ("native", "cudnn", "miopen")}
+
+
 class GuardError(Exception):
     """A replay reads another value than its recording."""
 
@@ -135,9 +139,12 @@ def _ancestors(node: Node) -> set[Node]:
 
 
 def _written_arguments(node: Node) -> list[Node]:
+    """The arguments that an operation changes in place."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
+    if schema is None:
         return []
+    if schema.name in _BATCH_NORMS:
+        return [value for value in node.args[3:5] if isinstance(value, Node)]
     given = dict(zip([a.name for a in schema.arguments], node.args, strict=False)) | node.kwargs
     changed = [
         given.get(a.name) for a in schema.arguments if a.alias_info and a.alias_info.is_write

@@ -201,3 +201,24 @@ def test_failing_replay_is_undone():
     assert losses["recorded"] == pytest.approx(losses["eager"], rel=1e-6)
     (note,) = svi.notes
     assert note == "steps are eager: a replay failed with IndexError: out of memory, say"
+
+
+def test_guard_after_batch_norm():
+    """A read after the running averages have changed is no guard ahead of the replay."""
+
+    def make():
+        net, norm = linear(3, 3), torch.nn.BatchNorm1d(3, affine=False)
+
+        def model(x):
+            pyro.module("net", net)
+            pyro.module("norm", norm)
+            loc = norm(x)
+            loc = net(loc) * 2 if loc[0, 0] > 0.3 else net(loc)
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        return model, lambda x: None
+
+    got = run(make, "recorded", 60)
+    assert_same(got, run(make, None, 60), 1e-6)
+    assert got[3].replay.replayed >= 40
