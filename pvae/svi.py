@@ -38,10 +38,14 @@ class SVI(pyro.infer.SVI):
     - "auto" is eager for the first 100 steps with a cache key, then recorded, and captured after
       some thousand more. These counts depend on the pair alone, so that resumed runs are the same.
 
-    Recordings are cached by shapes, modes, parameters and captured Python values. The first step
-    with each key is Pyro's own, with its errors and warnings. Replays are verified when they are
-    new and at intervals: their losses, gradients and buffers are compared with those of Pyro's
-    step. Steps that cannot be recorded, or that differ, are eager, and `notes` says why.
+    Recordings are cached by shapes, modes, parameters and captured Python values: numbers, strings
+    and flags that the programs refer to, and what lists, dicts, sets and arrays of up to 64 items
+    hold, four levels deep. What a step reads of tensors, as `int(lengths.max())` does, is a guard:
+    a step is replayed if it would read the same. The first step with each key is Pyro's own, with
+    its errors and warnings. Replays are verified when they are new and at intervals: their losses,
+    gradients and buffers are compared with those of Pyro's step. Steps that cannot be recorded,
+    that differ, or that run inside effect handlers or `torch.autocast`, are eager, and `notes` says
+    why. A replay that fails is undone and becomes an eager step.
 
     Side effects such as printing are not replayed. A program that counts its calls in an attribute
     of its own stays eager.

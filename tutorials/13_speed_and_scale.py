@@ -237,22 +237,24 @@ print(
 assert abs(followed["eager"][-1] - followed["recorded"][-1]) < 1e-4 * abs(followed["eager"][-1])
 
 # %% [markdown]
-# A program whose control flow depends on the value of a tensor cannot be recorded. Its steps remain
-# Pyro's own, and a note names the reason and the line:
+# A program whose control flow depends on the value of a tensor has a recording for each value that
+# it reads, up to eight, and a step is replayed if it would read the same value. A program that
+# reads ever new values cannot be replayed. Its steps remain Pyro's own, and a note names the line:
 
 
 # %%
 def data_dependent(x):
     loc = pyro.param("loc", torch.zeros(784))
-    if loc.mean() > 0:  # the branch depends on the value of a tensor
+    if loc.mean() > 0:  # true or false: two recordings
         loc = loc * 2
+    loc = loc * (1 + loc.abs().max().item())  # another value in each step
     with pyro.plate("data", len(x)):
         pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
 
 with pyro.get_param_store().scope():
     svi = pvae.SVI(data_dependent, lambda x: None, adam, Trace_ELBO(), engine="recorded")
-    for _ in range(3):
+    for _ in range(80):
         svi.step(x)
 print(svi.engine)
 for note in svi.notes:

@@ -27,10 +27,12 @@ class Read:
     Attributes:
         how: the method of `Tensor` that read it, such as "item".
         value: what it returned.
+        where: file and line of the program.
     """
 
     how: str
     value: object
+    where: str = ""
 
 
 @dataclass(frozen=True)

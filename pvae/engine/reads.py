@@ -98,7 +98,7 @@ class Reads(TorchFunctionMode):
         with disable_proxy_modes_tracing():
             value = getattr(tensor, how)()
         self.tensors.append(tensor.detach())
-        self.reads.append(Read(how, value))
+        self.reads.append(Read(how, value, _line(caller)))
         return value
 
     def _one_hot(self, labels: Tensor, num_classes: int = -1, *, of_draws: bool) -> Tensor:

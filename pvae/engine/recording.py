@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pvae.engine.guards import Guards, guard, has_checks, written_inputs
+from pvae.engine.guards import Guards, Read, guard, has_checks, written_inputs
 from pvae.engine.onednn import onednn_is_faster, use_onednn
 from pvae.engine.reads import CaptureError, Reads
 from pvae.engine.step import Step
@@ -40,6 +40,7 @@ class Recording:
         how: "recorded", "compiled", or either as a CUDA graph.
         copies: whether gradients are copied because they share memory with other values.
         guards: what must be read of the step's tensors for a replay to be right; None if nothing.
+        reads: what the step read of tensors, here and there.
         inside: whether the graph itself checks values or shapes, and may raise `GuardError`.
         written: indices of the inputs that the step changes in place, such as the averages of a
             BatchNorm.
@@ -55,6 +56,7 @@ class Recording:
     how: str = "recorded"
     copies: bool = False
     guards: Guards | None = None
+    reads: tuple[Read, ...] = ()
     inside: bool = False
     written: tuple[int, ...] = ()
 
@@ -142,6 +144,7 @@ def record(
     return Recording(
         module, module.forward, constants, params=params,
         guards=None if guards is None else Guards(_module(guards[0]).forward, guards[1]),
+        reads=tuple(watch.reads),
         inside=has_checks(graph),
         written=tuple(written_inputs(graph)),
         **shape,

@@ -216,8 +216,8 @@ class Replay:
             return done
         entry.missed += 1
         if entry.missed > _MAX_MISSES and entry.missed > entry.count / 2 and entry.variants:
+            self._note(f"steps are eager: {_changing(entry.variants)} is seldom the same")
             entry.variants.clear()
-            self._note("steps are eager: they read values of tensors that are seldom the same")
         return self._eager(args, kwargs)
 
     def _try(
@@ -365,6 +365,17 @@ class Replay:
 
 def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
     return [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
+
+
+def _changing(variants: Sequence[_Variant]) -> str:
+    """What differs between variants, in words."""
+    values: dict[str, set[str]] = {}
+    for read in [read for variant in variants for read in variant.recording.reads]:
+        values.setdefault(read.where, set()).add(repr(read.value))
+    where = [line for line, several in values.items() if len(several) > 2]
+    if not where:
+        return "a shape, which depends on values of tensors,"
+    return f"the value of a tensor that is read at {' and '.join(where)}"
 
 
 def _undo(recording: Recording, tensors: Sequence[Tensor]) -> Callable[[], None]:
