@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # Objects of these packages are leaves: their attributes are not the user's.
 _FOREIGN = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "scipy", "sklearn"}
-_DEPTH = 4
+_DEPTH = 8
 # Attributes that all of torch's modules have; their parts are among these.
 _COMMON = frozenset(vars(nn.Module()))
 _HOLDERS = (nn.Module, Mapping, list, tuple)

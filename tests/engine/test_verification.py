@@ -48,3 +48,22 @@ def test_gradient_tolerance(sensitive, wrong_by, passes):
     found = difference(Wrong(), [X], loss_and_grads, (X,), {}, [])
     assert (found is None) == (sensitive if passes is None else passes)
     assert all(torch.equal(p, value) for p, value in zip(params, before, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_replay_without_numbers(value):
+    loss = Trace_ELBO().loss_and_grads
+    model, guide = pair(False)
+
+    def loss_and_grads(x):
+        return loss(model, guide, x)
+
+    params = eager_step(loss_and_grads, (X,), {}).params
+    recording = record(loss_and_grads, params, [], (X,), {})
+    broken = dataclasses.replace(
+        recording, run=lambda *given: [out * value for out in recording.run(*given)]
+    )
+    assert difference(broken, [X], loss_and_grads, (X,), {}, []) == "the loss"
+    own = [X * value]
+    assert difference(recording, own, loss_and_grads, tuple(own), {}, []) is None  # as Pyro's step
