@@ -13,7 +13,7 @@ from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
 from pvae.pair.distributions import base_distribution, distribution_name
 from pvae.pair.locations import location_of_error
-from pvae.pair.log_prob import log_probs
+from pvae.pair.log_prob import log_probs, site_log_prob
 from pvae.pair.preserve import preserve_generators
 from pvae.pair.traces import PROGRAM_ERRORS, Site, latent_sites, observed_sites
 
@@ -75,7 +75,7 @@ def undeclared_dimensions(inspection: Inspection) -> Iterator[Finding]:
 
 
 def _undeclared(name: str, site: Site, rows: int) -> str:
-    shape: tuple[int, ...] = tuple(_log_prob(site).shape)
+    shape: tuple[int, ...] = tuple(site_log_prob({**site, "mask": None}, None).shape)
     plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
     left = [dim for dim in range(-len(shape), 0) if shape[dim] > 1 and dim not in plates]
     if not left:
@@ -102,11 +102,6 @@ def _undeclared(name: str, site: Site, rows: int) -> str:
         f"{said}, of which {sizes} are outside all plates: mark the dimensions of one datum with "
         f".to_event({len(left)})"
     )
-
-
-def _log_prob(site: Site) -> Tensor:
-    value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return value
 
 
 def global_sites_in_the_data_plate(inspection: Inspection) -> Iterator[Finding]:

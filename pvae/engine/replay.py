@@ -322,8 +322,13 @@ class Replay:
         Returns:
             Whether the variant may be replayed.
         """
+        before = variant.verified
+        try:
+            different = self._difference(variant, args, kwargs, tensors)
+        except GuardError:  # this step is another variant's
+            variant.verified = before
+            return False
         variant.last_verified = number
-        different = self._difference(variant, args, kwargs, tensors)
         if different is None:
             return True
         for other in self._cache.values():  # the cause may affect them as well

@@ -7,9 +7,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.pair.log_prob import log_probs
+from pvae.pair.log_prob import site_log_prob, sum_to_rows
 from pvae.pair.plate import DataPlate
 from pvae.pair.preserve import preserve_generators, seeded
+from pvae.pair.traces import guide_trace_of, sample_sites
 
 __all__ = ["dependent_sites"]
 
@@ -44,7 +45,7 @@ def dependent_sites(
         return []
     programs = {"guide": guide, "model": model}
     with preserve_generators(), pyro.validation_enabled(False):
-        values = poutine.trace(guide).get_trace(*batch)
+        values = guide_trace_of(guide, *batch)
         before, again, after = (
             _at_values(programs, values, plate, data) for data in (batch, batch, other)
         )
@@ -70,11 +71,16 @@ def _at_values(
             role: poutine.trace(poutine.replay(program, trace=values)).get_trace(*batch)
             for role, program in programs.items()
         }
-    return {
-        (role, name): value
-        for role, trace in traces.items()
-        for name, value in log_probs(trace, plate).local.items()
-    }
+    found: _Terms = {}
+    for role, trace in traces.items():
+        for name, site in sample_sites(trace):
+            if plate.frame(site) is None:
+                continue
+            try:
+                found[role, name] = sum_to_rows(site_log_prob(site, plate), site, plate)
+            except (LookupError, NotImplementedError):
+                continue  # a flow without an inverse knows the density of its own draws alone
+    return found
 
 
 def _changed(before: _Terms, after: _Terms) -> list[tuple[str, str]]:
@@ -82,7 +88,8 @@ def _changed(before: _Terms, after: _Terms) -> list[tuple[str, str]]:
     return [
         site
         for site, values in before.items()
-        if not torch.allclose(
+        if site in after
+        and not torch.allclose(
             values[1:], after[site][1:], rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True
         )
     ]

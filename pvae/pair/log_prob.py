@@ -78,7 +78,9 @@ def site_log_prob(site: Site, plate: DataPlate | None, *, scaled: bool = False) 
         scaled: multiply by the site's scale, except for the part that stands for data outside the
             batch (the scale of a data plate that is larger than the batch).
     """
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    log_prob = site.get("unscaled_log_prob")  # of a guide's own draw
+    if log_prob is None:
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     scale = own_scale(site, plate) if scaled else 1.0
     masked: Tensor = scale_and_mask(log_prob, scale, site["mask"])
     return masked

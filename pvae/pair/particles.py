@@ -15,7 +15,7 @@ from torch import Tensor
 from pvae.pair.log_prob import Terms, log_probs, site_log_prob, sum_to_rows
 from pvae.pair.plate import DataPlate
 from pvae.pair.tiling import Oversized, tiled_arguments
-from pvae.pair.traces import Site, sample_sites
+from pvae.pair.traces import Site, guide_trace_of, sample_sites
 
 __all__ = ["Draw", "Particles", "Proposal", "total", "trace_of"]
 
@@ -149,16 +149,20 @@ class Particles:
         depth = self.depth if at is None else at.depth
         # Around the trace, which records the values that the program continues with.
         with _Detach() if detached else nullcontext():
+            traced = guide_trace_of if at is None else _trace
             if tiled or not depth:
-                return Proposal(_on_tiles(guide, batch, count), count, 0)
+                with Oversized():
+                    trace = traced(guide, *tiled_arguments(batch, count))
+                return Proposal(trace, count, 0)
             with pyro.plate(_PLATE, count, dim=-depth - 1):
-                return Proposal(poutine.trace(guide).get_trace(*batch), count, depth)
+                return Proposal(traced(guide, *batch), count, depth)
 
     def evaluate(self, batch: _Batch, proposal: Proposal) -> Draw:
         """Run the model at the values of a proposal."""
         values = {n: self.as_rows(proposal, n, value) for n, value in proposal.values.items()}
         at_values = poutine.replay(self.model, trace=trace_of(values))
-        trace = _on_tiles(at_values, batch, proposal.count)
+        with Oversized():
+            trace = _trace(at_values, *tiled_arguments(batch, proposal.count))
         found = log_probs(trace, self.plate, scaled=self.scaled)
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.global_)  # fmt: skip
@@ -228,9 +232,8 @@ class Particles:
         return value
 
 
-def _on_tiles(program: Callable[..., object], batch: _Batch, count: int) -> poutine.Trace:
-    with Oversized():
-        return poutine.trace(program).get_trace(*tiled_arguments(batch, count))
+def _trace(program: Callable[..., object], *batch: Any) -> poutine.Trace:
+    return poutine.trace(program).get_trace(*batch)
 
 
 def total(by_site: Mapping[str, Tensor]) -> Tensor:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from pyro import poutine
+from pyro.distributions import TransformedDistribution
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 __all__ = [
     "PROGRAM_ERRORS",
     "Site",
+    "guide_trace_of",
     "latent_sites",
     "observed_sites",
     "paired_traces",
@@ -35,9 +37,25 @@ def paired_traces(
     model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """A trace of the model, replayed against a trace of the guide, and the guide's trace."""
-    guide_trace = poutine.trace(guide).get_trace(*batch)
+    guide_trace = guide_trace_of(guide, *batch)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     return model_trace, guide_trace
+
+
+def guide_trace_of(guide: Callable[..., object], *batch: object) -> poutine.Trace:
+    """A trace of the guide that knows the densities of its draws.
+
+    A flow without an inverse knows the density of its last draw alone, and forgets it when it draws
+    again. As in Pyro's objectives, it is asked at once.
+    """
+    trace = poutine.trace(guide).get_trace(*batch)
+    for site in latent_sites(trace).values():
+        fn = site["fn"]
+        while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
+            fn = fn.base_dist
+        if isinstance(fn, TransformedDistribution):
+            site["unscaled_log_prob"] = site["fn"].log_prob(site["value"])
+    return trace
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Site]]:
