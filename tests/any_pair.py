@@ -94,35 +94,23 @@ def use(row, make, engine="recorded"):
     kind = make()
     data = kind.data if len(kind.data) > 1 else kind.data[0]
     with noted(row, "check"):
-        pvae.check(
-            kind.model,
-            kind.guide,
-            *(part[:BATCH] for part in kind.data),
-            objective=kind.objective(),
-        )
+        batch = [part[:BATCH] for part in kind.data]
+        pvae.check(kind.model, kind.guide, *batch, objective=kind.objective())
     with tempfile.TemporaryDirectory() as folder, noted(row, "fit"):
-        options = {
-            "batch_size": BATCH, "valid": data, "out": Path(folder) / "run", "progress": False,
-            "engine": engine,
-        }  # fmt: skip
-        options["objective"] = kind.objective()
-        fit = pvae.fit(kind.model, kind.guide, data, epochs=2, **options)
-        bound = pvae.elbo(fit.model, fit.guide, data)
+        run = Path(folder) / "run"
+        common = {"batch_size": BATCH, "valid": data, "progress": False, "engine": engine}
+
+        def fit(kind, **options):
+            options |= common | {"objective": kind.objective(), "out": run}
+            return pvae.fit(kind.model, kind.guide, data, **options)
+
+        trained = fit(kind, epochs=2)
         again = make()
-        loaded = pvae.load(Path(folder) / "run", model=again.model, guide=again.guide)
-        found = pvae.elbo(loaded.model, loaded.guide, data)
-        if abs(found.mean - bound.mean) > 1e-4 * abs(bound.mean):
-            row.failures.append(f"load: {found.mean} instead of {bound.mean}")
-        again = make()
-        pvae.fit(
-            again.model,
-            again.guide,
-            data,
-            objective=again.objective(),
-            epochs=3,
-            resume=True,
-            **options,
-        )
+        loaded = pvae.load(run, model=again.model, guide=again.guide)
+        bounds = [pvae.elbo(one.model, one.guide, data).mean for one in (trained, loaded)]
+        if abs(bounds[1] - bounds[0]) > 1e-4 * abs(bounds[0]):
+            row.failures.append(f"load: {bounds[1]} instead of {bounds[0]}")
+        fit(make(), epochs=3, resume=True)
 
 
 def examine(name, steps=STEPS):
