@@ -12,10 +12,11 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from pvae.pair.discovery import Space, is_library, namespaces
 
-__all__ = ["CacheKey", "CapturedValues", "Key", "describe_arguments"]
+__all__ = ["CacheKey", "CapturedValues", "Key", "describe_arguments", "tensor_arguments"]
 
 Key = tuple[object, ...]
 _Place = tuple[int, str]
@@ -74,17 +75,34 @@ def describe_arguments(
     args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> tuple[object, ...] | None:
     """The part of a key that describes the arguments; None if one of them may change unnoticed."""
-    described = [_argument(leaf) for leaf in (*args, *kwargs.values())]
-    return None if None in described else (*described, *kwargs)
+    leaves = [*args, *kwargs.values()]
+    structure: object = tuple(kwargs)
+    if any(isinstance(leaf, _CONTAINERS) for leaf in leaves):
+        leaves, structure = tree_flatten((args, dict(kwargs)))
+    described = [_argument(leaf) for leaf in leaves]
+    return None if None in described else (*described, structure)
+
+
+def tensor_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
+    """The tensors among the arguments and in their containers, in a fixed order."""
+    leaves = [*args, *kwargs.values()]
+    if any(isinstance(leaf, _CONTAINERS) for leaf in leaves):
+        leaves = tree_leaves((args, dict(kwargs)))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _argument(leaf: object) -> object:
     """What decides the operations on an argument; None if that is unknown."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    if isinstance(leaf, bool | int | float | str | type(None)):
+    if type(leaf) in _PLAIN:
         return type(leaf), leaf
-    return None
+    if isinstance(leaf, type | FunctionType | np.generic):
+        return leaf
+    own = vars(leaf) if hasattr(leaf, "__dict__") else leaf
+    described = _describe(own)
+    opaque = described == id(own) or isinstance(leaf, nn.Module) or _reaches_beyond(described)
+    return None if opaque else (type(leaf), id(leaf), described)
 
 
 class CapturedValues:

@@ -24,6 +24,7 @@ _READS = {
     getattr(Tensor, name): name
     for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__")
 }
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _NAN_CHECKS = (warn_if_nan.__code__, torch_isnan.__code__)
 _EXPECTATION = Dice.compute_expectation.__code__
 
@@ -41,6 +42,7 @@ class Reads(TorchFunctionMode):
     Attributes:
         tensors: those that were read.
         reads: what was read of each.
+        masks: lines that index with a boolean mask, so that shapes depend on values.
     """
 
     def __init__(self, allowed: bool) -> None:
@@ -48,6 +50,7 @@ class Reads(TorchFunctionMode):
         self.allowed = allowed
         self.tensors: list[Tensor] = []
         self.reads: list[Read] = []
+        self.masks: list[str] = []
 
     def __torch_function__(
         self,
@@ -84,6 +87,8 @@ class Reads(TorchFunctionMode):
         if func in (F.one_hot, torch._C._nn.one_hot):
             of_draws = Path(code.co_filename).parent.name == "distributions"
             return self._one_hot(*args, of_draws=of_draws, **kwargs)
+        if func is Tensor.__getitem__:
+            return self._item(*args)
         if func is Tensor.numpy:
             raise CaptureError(f"{_line(caller)}: numpy reads the values of a tensor")
         return func(*args, **kwargs)
@@ -100,6 +105,16 @@ class Reads(TorchFunctionMode):
         self.tensors.append(tensor.detach())
         self.reads.append(Read(how, value, _line(caller)))
         return value
+
+    def _item(self, tensor: Tensor, index: object) -> Tensor:
+        """`tensor[index]`; a single integer in a tensor would be read."""
+        indices = index if isinstance(index, tuple) else (index,)
+        kinds = [(i.dtype, i.dim()) for i in indices if isinstance(i, Tensor)]
+        if any(kind in (torch.bool, torch.uint8) for kind, _ in kinds):
+            self.masks.append(_line(sys._getframe(2)))
+        if len(indices) == 1 and kinds and kinds[0][0] in _INTEGERS and not kinds[0][1]:
+            return tensor.index_select(0, cast(Tensor, indices[0]).reshape(1).long()).squeeze(0)
+        return tensor[index]  # type: ignore[index]
 
     def _one_hot(self, labels: Tensor, num_classes: int = -1, *, of_draws: bool) -> Tensor:
         """`F.one_hot`, which reads whether labels are in range where no recording can see it."""

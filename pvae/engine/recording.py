@@ -41,6 +41,7 @@ class Recording:
         copies: whether gradients are copied because they share memory with other values.
         guards: what must be read of the step's tensors for a replay to be right; None if nothing.
         reads: what the step read of tensors, here and there.
+        masks: lines that index with a boolean mask.
         inside: whether the graph itself checks values or shapes, and may raise `GuardError`.
         written: indices of the inputs that the step changes in place, such as the averages of a
             BatchNorm.
@@ -57,6 +58,7 @@ class Recording:
     copies: bool = False
     guards: Guards | None = None
     reads: tuple[Read, ...] = ()
+    masks: tuple[str, ...] = ()
     inside: bool = False
     written: tuple[int, ...] = ()
 
@@ -145,6 +147,7 @@ def record(
         module, module.forward, constants, params=params,
         guards=None if guards is None else Guards(_module(guards[0]).forward, guards[1]),
         reads=tuple(watch.reads),
+        masks=tuple(dict.fromkeys(watch.masks)),
         inside=has_checks(graph),
         written=tuple(written_inputs(graph)),
         **shape,

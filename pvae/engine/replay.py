@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pvae.engine.cache_key import CacheKey, Key, describe_arguments
+from pvae.engine.cache_key import CacheKey, Key, describe_arguments, tensor_arguments
 from pvae.engine.cuda_graph import graph_recording, on_cuda
 from pvae.engine.guards import GuardError
 from pvae.engine.inductor import compile_recording
@@ -113,8 +113,8 @@ class Replay:
         arguments = describe_arguments(args, kwargs)
         if arguments is None:
             self._note(
-                "steps are eager: the programs take arguments other than tensors, numbers and "
-                "strings, which may change unnoticed"
+                "steps are eager: the programs take arguments other than tensors, numbers, strings "
+                "and containers of these, which may change unnoticed"
             )
         if arguments is None or self._given_up or self._is_surrounded():
             return self._eager(args, kwargs)
@@ -205,7 +205,7 @@ class Replay:
     def _replay(
         self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
     ) -> Step:
-        tensors = _tensors(args, kwargs)
+        tensors = tensor_arguments(args, kwargs)
         for variant in list(entry.variants):
             done = self._try(entry, variant, args, kwargs, tensors, number)
             if done is not None:
@@ -216,7 +216,7 @@ class Replay:
             return done
         entry.missed += 1
         if entry.missed > _MAX_MISSES and entry.missed > entry.count / 2 and entry.variants:
-            self._note(f"steps are eager: {_changing(entry.variants)} is seldom the same")
+            self._note(f"steps are eager: {_changing(entry.variants)}")
             entry.variants.clear()
         return self._eager(args, kwargs)
 
@@ -271,7 +271,7 @@ class Replay:
             self._note(f"steps are eager: they cannot be recorded; {error}")
             return None
         variant = _Variant(recording)
-        self._make_cuda_graph(variant, _tensors(args, kwargs))
+        self._make_cuda_graph(variant, tensor_arguments(args, kwargs))
         entry.variants.insert(0, variant)
         guarded = recording.guards is not None or recording.inside
         entry.closed = not guarded or len(entry.variants) == _MAX_VARIANTS
@@ -368,19 +368,21 @@ class Replay:
             self.notes.append(sentence)
 
 
-def _tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Tensor]:
-    return [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
-
-
 def _changing(variants: Sequence[_Variant]) -> str:
     """What differs between variants, in words."""
     values: dict[str, set[str]] = {}
     for read in [read for variant in variants for read in variant.recording.reads]:
         values.setdefault(read.where, set()).add(repr(read.value))
     where = [line for line, several in values.items() if len(several) > 2]
-    if not where:
-        return "a shape, which depends on values of tensors,"
-    return f"the value of a tensor that is read at {' and '.join(where)}"
+    if where:
+        return f"the value of a tensor that is read at {' and '.join(where)} is seldom the same"
+    masks = variants[0].recording.masks
+    if masks:
+        return (
+            f"a boolean mask chooses ever other numbers of elements at {' and '.join(masks)}: "
+            "torch.where has one shape for all values"
+        )
+    return "shapes depend on values of tensors"
 
 
 def _undo(recording: Recording, tensors: Sequence[Tensor]) -> Callable[[], None]:

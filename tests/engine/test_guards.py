@@ -63,7 +63,12 @@ def one_hot_of_unknown_size(net, x):
     return net(F.pad(codes, (0, 3 - codes.shape[1])))
 
 
-READS = [branch, length, listed, equal, close, one_hot, one_hot_of_unknown_size]
+def indexed(net, x):
+    scales = torch.tensor([0.5, 1.0, 2.0])
+    return net(x) * scales[x[0, 0].clamp(0, 2).long()]
+
+
+READS = [branch, length, listed, equal, close, indexed, one_hot, one_hot_of_unknown_size]
 
 
 @pytest.mark.parametrize("loc_of", READS)
@@ -132,6 +137,17 @@ def test_failed_replay_restores_buffers():
     got = run(make, "recorded", 60)
     assert_same(got, run(make, None, 60), 1e-6)
     assert got[3].replay.replayed >= 40
+
+
+def test_masks_that_choose_ever_other_numbers():
+    def masked(net, x):
+        draws = torch.randn(4000)
+        return net(x) + draws[draws > 0.0].mean()
+
+    got = run(observing(masked), "recorded", 300)
+    assert_same(got, run(observing(masked), None, 300), 1e-6)
+    line = masked.__code__.co_firstlineno + 2
+    assert f"test_guards.py:{line}: torch.where has one shape for all values" in got[3].notes[-1]
 
 
 def test_labels_out_of_range():

@@ -1,6 +1,7 @@
 """Cache keys and verification of recordings, and programs that cannot be recorded."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -253,20 +254,41 @@ def test_array_of_tensor_values():
 
 
 def test_unknown_arguments_are_eager():
-    def model(x, options):
+    def model(x, net):
         loc = pyro.param("loc", torch.zeros(3))
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(loc * options["factor"], 1.0).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(loc * net.weight[0].detach(), 1.0).to_event(1), obs=x)
 
-    svi = pvae.SVI(
-        model,
-        lambda x, o: None,
-        pyro.optim.SGD({"lr": 1e-3}),
-        Trace_ELBO(),
-        engine="recorded",
-    )
-    svi.step(X, {"factor": 2.0})
-    assert "arguments other than tensors, numbers and strings" in svi.replay.notes[0]
+    optim = pyro.optim.SGD({"lr": 1e-3})
+    svi = pvae.SVI(model, lambda x, net: None, optim, Trace_ELBO(), engine="recorded")
+    svi.step(X, linear(3, 3))
+    assert "arguments other than tensors, numbers, strings" in svi.replay.notes[0]
+
+
+@pytest.mark.parametrize("kind", [dict, SimpleNamespace])
+def test_containers_as_arguments(kind):
+    """Tensors in them are inputs of the recording, and all other values belong to its key."""
+
+    def model(x, options):
+        values = options if kind is dict else vars(options)
+        loc = pyro.param("loc", torch.ones(3)) * values["factor"] + values["shift"]
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    losses = {}
+    for engine in ("eager", "recorded"):
+        with pyro.get_param_store().scope():
+            optim = pyro.optim.SGD({"lr": 1e-3})
+            svi = pvae.SVI(model, lambda x, o: None, optim, Trace_ELBO(), engine=engine)
+            options = kind(factor=1.0, shift=torch.zeros(3))
+            values = options if kind is dict else vars(options)
+            losses[engine] = []
+            for step in range(9):
+                if step % 3 == 0:
+                    values.update(factor=1.0 + step, shift=torch.full((3,), step / 10))
+                losses[engine].append(svi.step(X, options))
+    assert losses["recorded"] == pytest.approx(losses["eager"], rel=1e-6)
+    assert svi.replay.replayed == 6
 
 
 def test_number_argument_in_cache_key():
