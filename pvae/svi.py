@@ -16,7 +16,7 @@ from pvae.engine.precision import PRECISIONS, NetworkAutocast, check_precision, 
 from pvae.engine.replay import Replay
 from pvae.engine.schedule import SCHEDULES
 from pvae.engine.step import Step, eager_step
-from pvae.objectives import Objective
+from pvae.objectives import Objective, require_instance
 from pvae.pair.discovery import reach
 from pvae.pair.preserve import preserve_state
 
@@ -71,7 +71,7 @@ class SVI(pyro.infer.SVI):
 
     Raises:
         ValueError: if the engine or precision is unknown, or the device lacks the precision.
-        TypeError: if `loss_and_grads` is a string.
+        TypeError: if `loss_and_grads` is a string, or `loss` is a class.
 
     Example:
         >>> import pyro.distributions as dist
@@ -110,6 +110,7 @@ class SVI(pyro.infer.SVI):
                 f"loss_and_grads is {loss_and_grads!r}, not a callable: give the engine by its "
                 f"name, engine={loss_and_grads!r}"
             )
+        require_instance(loss)
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}: give one of {list(ENGINES)}")
         if precision not in PRECISIONS:

@@ -9,11 +9,21 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
+from pvae.checking.dependence import (
+    constraint_missing,
+    data_made_by_the_model,
+    likelihood_ignores_latents,
+    parameters_detached_in_part,
+)
 from pvae.checking.failures import failed
 from pvae.checking.inspection import Inspection, describe_sites
 from pvae.checking.leaks import leaks_across_rows
 from pvae.checking.likelihood import probabilities_as_logits, saturated_outputs
-from pvae.checking.objective import draws_without_gradient, incompatible_objective
+from pvae.checking.objective import (
+    draws_without_gradient,
+    enumeration_without_effect,
+    incompatible_objective,
+)
 from pvae.checking.parameters import (
     names_used_twice,
     parameters_without_gradient,
@@ -24,6 +34,7 @@ from pvae.checking.plates import (
     global_sites_in_the_data_plate,
     no_data_plate,
     one_batch_size_only,
+    subsample_replaced,
     undeclared_dimensions,
 )
 from pvae.checking.report import Finding, PairError, Report, SiteRow
@@ -32,7 +43,7 @@ from pvae.checking.sites import shapes_of_latents, sites_at_random, unmatched_si
 from pvae.checking.supports import data_outside_support, guide_outside_prior
 from pvae.data import Splits, batches
 from pvae.data.minibatches import default_batch_size
-from pvae.objectives import Objective
+from pvae.objectives import Objective, require_instance
 from pvae.objectives import get as get_objective
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import (
@@ -54,7 +65,7 @@ _CHECKS: tuple[tuple[_Check, ...], ...] = (
     (guide_outside_prior,),
     (undeclared_dimensions,),
     (no_data_plate, one_batch_size_only, wrong_scales, names_used_twice, thawed_parameters),
-    (incompatible_objective,),
+    (incompatible_objective, enumeration_without_effect, subsample_replaced),
     (
         unregistered_networks,
         sites_at_random,
@@ -64,6 +75,10 @@ _CHECKS: tuple[tuple[_Check, ...], ...] = (
         global_sites_in_the_data_plate,
         leaks_across_rows,
         parameters_without_gradient,
+        parameters_detached_in_part,
+        data_made_by_the_model,
+        likelihood_ignores_latents,
+        constraint_missing,
     ),
 )
 
@@ -116,6 +131,7 @@ def check(
     batch = tuple(part.clone() for part in _batch_of(data))  # a program may change them in place
     if isinstance(objective, str):
         objective = get_objective(objective, x_shape=batch[0].shape[1:])
+    require_instance(objective)
     # A pair of its own, so that what the check registers disappears with it.
     pair = Pair(model, guide)
     with pair.scope(), _preserve(pair):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from re import Match
 
+import torch
 from torch import Tensor
 
 from pvae.checking.report import Finding, PairError
@@ -105,9 +106,16 @@ _KNOWN: dict[str, Callable[[Match[str], tuple[Tensor, ...]], str]] = {
     ),
     r"must have the same dtype|expected scalar type|dtypes? mismatch": lambda found, batch: (
         "data and networks have different types: convert the data with x.float()"
+        if batch[0].dtype != torch.float32
+        else "a network or a constant is not float32, as the data are: convert it with .float()"
+    ),
+    r"Attempted to use an uninitialized parameter": lambda found, batch: (
+        "a lazy layer, such as nn.LazyLinear, has no parameters until it is called: call it once "
+        "before training, or remove it if nothing calls it"
     ),
     r"(?:takes|missing) .*positional argument": lambda found, batch: (
         f"model and guide are both called with the {len(batch)} argument(s) of a batch: give them "
-        "the same signature"
+        "the same signature; the labels of a data set are an argument if it was loaded with "
+        "labels=True (on the command line, --labels)"
     ),
 }

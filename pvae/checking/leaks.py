@@ -13,7 +13,7 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def leaks_across_rows(inspection: Inspection) -> Iterator[Finding]:
-    """Terms that depend on other rows of the batch, at fixed latent values."""
+    """Terms that depend on other rows of the batch, or on their latent values."""
     moved = inspection.find_dependent_sites()
     if not moved:
         return

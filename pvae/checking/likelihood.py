@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
+from pvae.checking.dependence import SAME_ELEMENTS
 from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
 from pvae.pair.distributions import base_distribution, distribution_name
@@ -13,7 +14,6 @@ from pvae.pair.traces import Site, observed_sites
 
 __all__ = ["probabilities_as_logits", "saturated_outputs"]
 
-_FEWEST = 32  # elements from which a pattern is not coincidence
 _IMPOSSIBLE = -10.0  # nats of one element
 _SHARE = 0.05
 _FAR = 100.0  # scales between a value and its mean
@@ -46,22 +46,34 @@ def saturated_outputs(inspection: Inspection) -> Iterator[Finding]:
 
 
 def probabilities_as_logits(inspection: Inspection) -> Iterator[Finding]:
-    """Logits that all lie in [0, 1], like the outputs of a sigmoid or softmax."""
+    """Logits that are the output of a sigmoid or softmax."""
     for name, site in observed_sites(inspection.model).items():
         logits = _given_logits(site)
-        if logits is None or logits.numel() < _FEWEST:
-            continue
-        if logits.min() >= 0 and logits.max() <= 1 and logits.std() > 0:
+        last = None if logits is None else _last_function(logits)
+        if logits is not None and last is not None:
             low, high = logits.min().item(), logits.max().item()
             kind = distribution_name(site["fn"])
             yield Finding.at(
                 inspection.location("model", name),
                 "warning",
                 f"the logits of the {kind} at {name!r} all lie between {low:.2f} and {high:.2f}, "
-                "as probabilities do. If the network ends in a sigmoid or softmax, it is applied "
-                "twice: "
-                "give probs= instead, or remove the last activation",
+                f"since they are the output of a {last}, which is applied twice: give probs= "
+                "instead, or remove the last activation",
             )
+
+
+def _last_function(tensor: Tensor) -> str | None:
+    """The name of the sigmoid or softmax that a tensor is the output of."""
+    step: Any = tensor.grad_fn
+    while step is not None:
+        name = step.name()
+        for function in ("Sigmoid", "Softmax"):
+            if name.startswith(function):
+                return function.lower()
+        if not name.startswith(SAME_ELEMENTS):
+            return None
+        step = next((function for function, _ in step.next_functions if function is not None), None)
+    return None
 
 
 def _given_logits(site: Site) -> Tensor | None:
@@ -69,4 +81,4 @@ def _given_logits(site: Site) -> Tensor | None:
     fn = base_distribution(site["fn"])
     logits = vars(fn).get("logits")
     given = isinstance(logits, Tensor) and logits is getattr(fn, "_param", None)
-    return cast(Tensor, logits).detach() if given else None
+    return cast(Tensor, logits) if given else None

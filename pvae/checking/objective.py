@@ -8,6 +8,7 @@ from pyro.infer import (
     TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
+    TraceTMC_ELBO,
 )
 
 from pvae.checking.inspection import Inspection
@@ -16,7 +17,7 @@ from pvae.objectives import IncompatibleObjectiveError, Objective
 from pvae.pair.distributions import distribution_name
 from pvae.pair.traces import latent_sites
 
-__all__ = ["draws_without_gradient", "incompatible_objective"]
+__all__ = ["draws_without_gradient", "enumeration_without_effect", "incompatible_objective"]
 
 
 def incompatible_objective(inspection: Inspection) -> Iterator[Finding]:
@@ -29,6 +30,29 @@ def incompatible_objective(inspection: Inspection) -> Iterator[Finding]:
         objective.prepare(*programs, *inspection.batch)
     except IncompatibleObjectiveError as error:
         yield Finding("error", str(error))
+
+
+def enumeration_without_effect(inspection: Inspection) -> Iterator[Finding]:
+    """Sites that are annotated for enumeration, under an objective that draws them."""
+    objective = inspection.objective
+    if isinstance(objective, TraceEnum_ELBO | TraceTMC_ELBO):
+        return
+    drawn = latent_sites(inspection.guide)
+    for name, site in {**latent_sites(inspection.model), **drawn}.items():
+        if not site["infer"].get("enumerate"):
+            continue
+        of = type(objective).__name__
+        yield Finding.at(
+            inspection.location("guide" if name in drawn else "model", name),
+            "warning" if name in drawn else "error",
+            f"site {name!r} is annotated for enumeration, and {of} does not enumerate: "
+            + (
+                "it is drawn"
+                if name in drawn
+                else "it is drawn from its prior, whose parameters get a wrong gradient"
+            )
+            + "; use TraceEnum_ELBO, or remove the annotation",
+        )
 
 
 def draws_without_gradient(inspection: Inspection) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import torch
 
 from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
-from pvae.pair.locations import Location
+from pvae.pair.locations import Location, line_naming
 from pvae.pair.preserve import preserve_state
 
 __all__ = [
@@ -46,8 +46,10 @@ def parameters_without_gradient(inspection: Inspection) -> Iterator[Finding]:
 
 def unregistered_networks(inspection: Inspection) -> Iterator[Finding]:
     """Networks that the programs use without registering them."""
+    programs = {"model": inspection.pair.model.fn, "guide": inspection.pair.guide.fn}
     for name in inspection.pair.unused:
-        yield Finding(
+        yield Finding.at(
+            line_naming(programs, name.rpartition(".")[2]),
             "warning",
             f"network {name!r} is used but not passed to pyro.module: it is not trained",
         )

@@ -1,11 +1,13 @@
 """Are the sites in the right plates?"""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pvae.checking.failures import failed
@@ -14,13 +16,14 @@ from pvae.checking.report import Finding
 from pvae.pair.distributions import base_distribution, distribution_name
 from pvae.pair.locations import location_of_error
 from pvae.pair.log_prob import log_probs, site_log_prob
-from pvae.pair.preserve import preserve_generators
+from pvae.pair.preserve import preserve_generators, seeded
 from pvae.pair.traces import PROGRAM_ERRORS, Site, latent_sites, observed_sites
 
 __all__ = [
     "global_sites_in_the_data_plate",
     "no_data_plate",
     "one_batch_size_only",
+    "subsample_replaced",
     "undeclared_dimensions",
 ]
 
@@ -61,6 +64,33 @@ def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
             f"the pair runs on {inspection.rows} rows, but not on {inspection.rows - 1}: it has "
             f"sizes that fit this batch only; {failed(error, fewer).message}",
         )
+
+
+def subsample_replaced(inspection: Inspection) -> Iterator[Finding]:
+    """Rows that the model chose, and that a plate of the guide with the same name replaced."""
+    pair = inspection.pair
+    alone = []
+    for seed in (0, 1):
+        with seeded(seed):
+            trace = poutine.trace(pair.model).get_trace(*inspection.batch)
+        rows = {n: site["value"] for n, site in trace.nodes.items() if _is_subsample(site)}
+        alone.append(cast("dict[str, Tensor]", rows))
+    for name, site in inspection.model.nodes.items():
+        if not _is_subsample(site) or any(name not in found for found in alone):
+            continue
+        first, second, replayed = (
+            cast(Tensor, v) for v in (alone[0][name], alone[1][name], site["value"])
+        )
+        if torch.equal(first, second) and not torch.equal(first, replayed):
+            yield Finding(
+                "error",
+                f"the model chooses the rows of plate {name!r} with subsample=, and the guide's "
+                "plate of that name replaces them by its own: give both the same subsample=",
+            )
+
+
+def _is_subsample(site: Any) -> bool:
+    return site["type"] == "sample" and site_is_subsample(site)
 
 
 def undeclared_dimensions(inspection: Inspection) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The result of `check`: a table of sites and the findings; and the error for a wrong pair."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from pvae.pair.locations import Location
 
 __all__ = ["Finding", "PairError", "Report", "SiteRow"]
 
+_FOLDED = 3  # rows alike that are shown one by one
 _HEAD = ("site", "program", "plates", "batch", "event", "distribution")
 
 
@@ -128,6 +130,18 @@ class SiteRow:
         return self.site, self.program, plates, *shapes, what
 
 
+def _folded(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Rows that differ in the number in their name alone, such as steps of a sequence, as one."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, *rest in rows:
+        alike.setdefault((re.sub(r"\d+", "#", name), *rest), []).append(name)
+    lines = []
+    for (_, *rest), names in alike.items():
+        folded = [f"{names[0]} ... {names[-1]} ({len(names)})"] if len(names) > _FOLDED else names
+        lines += [(name, *rest) for name in folded]
+    return lines
+
+
 @dataclass(frozen=True)
 class Report:
     """The sites of a pair as Pyro sees them, and the findings about it.
@@ -162,7 +176,7 @@ class Report:
 
     def __str__(self) -> str:
         """The table, then one line per finding."""
-        lines = [_HEAD, *(row.cells() for row in self.sites)] if self.sites else []
+        lines = [_HEAD, *_folded([row.cells() for row in self.sites])] if self.sites else []
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -1,6 +1,6 @@
 """Do the sites of model and guide match: names, shapes, and from run to run?"""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 
@@ -8,6 +8,8 @@ from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
 from pvae.pair.preserve import seeded
 from pvae.pair.traces import latent_sites, observed_sites, paired_traces, sample_sites
+
+_SHOWN = 4  # names that a message lists
 
 __all__ = ["shapes_of_latents", "sites_at_random", "unmatched_sites"]
 
@@ -32,13 +34,14 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
         # A site that the objective sums out belongs to the model only.
         if name not in proposed and not site["infer"].get("enumerate")
     ]
-    for name in missing:
+    if missing:
+        one = repr(missing[0]) if len(missing) == 1 else ""
         yield Finding.at(
-            inspection.location("model", name),
+            inspection.location("model", missing[0]),
             "error",
-            f"guide has no site {name!r}; the model samples {list(latent)}, the guide "
-            f"{list(proposed)}: "
-            "add one to the guide, or observe it in the model (obs=x)",
+            f"guide has no site {one or _listed(missing)}; the model samples {_listed(latent)}, "
+            f"the guide {_listed(proposed)}: add {'one' if one else 'them'} to the guide, or "
+            "observe it in the model (obs=x)",
         )
     for name, site in proposed.items():
         if name not in latent and not site["infer"].get("is_auxiliary"):
@@ -48,7 +51,7 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
                 inspection.location("guide", name),
                 "error",
                 f"guide samples {name!r}, but the model {what}; its latent sites are "
-                f"{list(latent)}: give it one of these names, or mark it with "
+                f"{_listed(latent)}: give it one of these names, or mark it with "
                 "infer={'is_auxiliary': True}",
             )
 
@@ -73,6 +76,13 @@ def shapes_of_latents(inspection: Inspection) -> Iterator[Finding]:
                 f"dimension(s), and the model's prior has shape {own} with {events[0]}: use the "
                 "same shape and the same .to_event(k) in both",
             )
+
+
+def _listed(names: Collection[str]) -> str:
+    """A list of names, of which the first ones stand for many."""
+    shown = list(names)[:_SHOWN]
+    more = len(names) - len(shown)
+    return f"{shown} and {more} more" if more else f"{shown}"
 
 
 _RUNS = 5

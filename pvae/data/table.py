@@ -258,7 +258,8 @@ def _check_finite(name: str, argument: Tensor) -> None:
     listed = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     raise ValueError(
         f"{name} has NaN or infinity in {len(bad)} of its {len(argument)} rows, counted from 0: "
-        f"{listed}; remove or impute them"
+        f"{listed}; remove or impute them, or give 0 in their place, the mask as a further "
+        "argument, and poutine.mask(mask=...) or obs_mask=... in the model"
     )
 
 

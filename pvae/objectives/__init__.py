@@ -39,6 +39,7 @@ __all__ = [
     "WakeSleep",
     "get",
     "names",
+    "require_instance",
 ]
 
 _OWN: dict[str, type[Objective]] = {
@@ -70,6 +71,20 @@ def _named() -> dict[str, type[pyro.infer.ELBO]]:
 
 names: tuple[str, ...] = tuple(_named())
 """The names that `get` knows."""
+
+
+def require_instance(objective: object) -> None:
+    """Refuse a class of objectives in the place of an objective.
+
+    Raises:
+        TypeError: if it is a class.
+
+    Example:
+        >>> require_instance(pyro.infer.Trace_ELBO())
+    """
+    if isinstance(objective, type):
+        name = objective.__name__
+        raise TypeError(f"objective is the class {name}: give an instance, such as {name}()")
 
 
 def get(name: str, *, x_shape: Sequence[int] | None = None, **options: object) -> pyro.infer.ELBO:

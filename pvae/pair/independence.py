@@ -1,6 +1,7 @@
 """Do rows of a batch depend on each other?"""
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import pyro
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from pvae.pair.log_prob import site_log_prob, sum_to_rows
 from pvae.pair.plate import DataPlate
 from pvae.pair.preserve import preserve_generators, seeded
-from pvae.pair.traces import guide_trace_of, sample_sites
+from pvae.pair.traces import guide_trace_of, latent_sites, sample_sites
 
 __all__ = ["dependent_sites"]
 
@@ -25,10 +26,11 @@ def dependent_sites(
     plate: DataPlate | None,
     batch: tuple[Tensor, ...],
 ) -> list[tuple[str, str]]:
-    """Sites whose log-probability at one row changes when another row of the batch changes.
+    """Sites whose log-probability at one row changes when another row changes.
 
-    One row of the batch is replaced by a copy of another, which stays within any support; latent
-    values and dropout masks are held fixed. Random number generator states are restored afterward.
+    One row of the batch is replaced by a copy of another, which stays within any support, while
+    latent values and dropout masks are held fixed; then one row of the latent values, while the
+    batch is. Random number generator states are restored afterward.
 
     Args:
         model: p(x, z).
@@ -40,24 +42,50 @@ def dependent_sites(
         (program, site) pairs, such as ("guide", "z"). Empty if rows are independent, if all rows
         are equal, or if the programs draw random numbers that cannot be held fixed.
     """
-    other = _perturbed(batch)
-    if plate is None or not plate.vectorized or plate.subsamples or other is None:
+    row = _other_row(batch)
+    if plate is None or not plate.vectorized or plate.subsamples or row is None:
         return []
+    other = tuple(torch.cat([part[row : row + 1], part[1:]]) for part in batch)
     programs = {"guide": guide, "model": model}
     with preserve_generators(), pyro.validation_enabled(False):
         values = guide_trace_of(guide, *batch)
-        before, again, after = (
-            _at_values(programs, values, plate, data) for data in (batch, batch, other)
+        before, again, by_data, copied, by_latents = (
+            _at_values(programs, given, plate, data)
+            for given, data in (
+                (values, batch),
+                (values, batch),
+                (values, other),
+                (_with_latents_of(values, plate, 0), batch),
+                (_with_latents_of(values, plate, row), batch),
+            )
         )
-    return [] if _changed(before, again) else _changed(before, after)
+    if _changed(before, again):
+        return []
+    return list(dict.fromkeys([*_changed(before, by_data), *_changed(copied, by_latents)]))
 
 
-def _perturbed(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    first = batch[0]
-    for row in range(1, len(first)):
+def _other_row(batch: tuple[Tensor, ...]) -> int | None:
+    """A row that differs from the first."""
+    for row in range(1, len(batch[0])):
         if any(not torch.equal(part[0], part[row]) for part in batch):
-            return tuple(torch.cat([part[row : row + 1], part[1:]]) for part in batch)
+            return row
     return None
+
+
+def _with_latents_of(trace: poutine.Trace, plate: DataPlate, row: int) -> poutine.Trace:
+    """A trace in which the latent values of the first row are those of another row."""
+    changed = trace.copy()
+    for name, site in latent_sites(trace).items():
+        frame = plate.frame(site)
+        if frame is None or frame.dim is None:
+            continue
+        dim = frame.dim - len(site["fn"].event_shape)
+        value = site["value"]
+        if -dim <= value.dim() and value.shape[dim] > row:
+            rows = torch.arange(value.shape[dim], device=value.device)
+            rows[0] = row
+            changed.nodes[name] = cast(Any, {**site, "value": value.index_select(dim, rows)})
+    return changed
 
 
 def _at_values(

@@ -1,9 +1,11 @@
 """File and line of the user's sample and parameter statements, and of errors."""
 
+import dis
+import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, cast
@@ -13,12 +15,14 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["Location", "Locations", "location_of_error", "user_frame"]
+from pvae.pair.discovery import namespaces
 
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-_OWN = str(Path(__file__).parent.parent)
+__all__ = ["Location", "Locations", "line_naming", "location_of_error", "user_frame"]
+
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
+_OWN = str(Path(__file__).parent.parent) + os.sep
 _CALLER = str(Path(_OWN, "pair", "program.py"))  # frames further out call the program
-_ZOO = tuple(str(Path(_OWN, name)) for name in ("models", "guides"))
+_ZOO = tuple(str(Path(_OWN, name)) + os.sep for name in ("models", "guides"))
 
 
 class Location(NamedTuple):
@@ -70,9 +74,19 @@ def location_of_error(passed: TracebackType | None) -> Location | None:
     return location
 
 
+def line_naming(programs: Mapping[str, Callable[..., object]], name: str) -> Location | None:
+    """The first line of the programs' functions that reads a variable or attribute of a name."""
+    for code in namespaces(programs).code:
+        for instruction in dis.get_instructions(code):
+            line = instruction.positions.lineno if instruction.positions else None
+            if instruction.argval == name and instruction.opname.startswith("LOAD") and line:
+                return Location(code.co_filename, line)
+    return None
+
+
 def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
     """File and line of the innermost frame of the user's code, as `file.py:12`; "" if none."""
-    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _OWN))]
+    own = [frame for frame in frames if not _is_foreign(frame.filename)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pvae.pair.discovery import reach
 from pvae.pair.program import Program
@@ -125,7 +126,7 @@ def preserve_state(networks: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def preserve_flags(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Restore `requires_grad` on exit."""
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
+    flags = [(p, p.requires_grad) for p in parameters if not is_lazy(p)]
     try:
         yield
     finally:

@@ -228,6 +228,12 @@ def _prepare(
         raise program_failed(error, example, pair.elsewhere()) from error
     fit = Fit(pair.model, pair.guide, engine=svi.engine)
     fit.notes = [*map(str, report.findings), *scaling.notes]
+    warmup = options.warmup or getattr(objective, "warmup", 0)
+    if warmup >= options.epochs > 0:
+        fit.notes.append(
+            f"the warm-up of {warmup} epochs is not over after the {options.epochs} epochs of this "
+            "training, so the last bound is not the one on log p(x)"
+        )
     fixed = [name for name, p in parameters.items() if optimized and id(p) not in optimized]
     if fixed:
         fit.notes.append(f"the optimizer was not given parameters {fixed}, so they stay fixed")

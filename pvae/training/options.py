@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from pvae._validation import at_least, positive
 from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
-from pvae.objectives import RWS, WakeSleep
+from pvae.objectives import RWS, WakeSleep, require_instance
 from pvae.svi import ENGINES
 
 __all__ = ["Options"]
@@ -40,11 +40,11 @@ class Options:
     seed: int
 
     def __post_init__(self) -> None:
+        require_instance(self.objective)
         if self.objective is not None and not isinstance(self.objective, ELBO):
-            given = self.objective
-            hint = f"{given.__name__}()" if isinstance(given, type) else "pyro.infer.Trace_ELBO()"
             raise TypeError(
-                f"objective is {given!r}, not an instance of pyro.infer.ELBO: give {hint}"
+                f"objective is {self.objective!r}, not an instance of pyro.infer.ELBO: give "
+                "pyro.infer.Trace_ELBO()"
             )
         if self.engine not in ENGINES:
             raise ValueError(f"unknown engine {self.engine!r}: give one of {list(ENGINES)}")

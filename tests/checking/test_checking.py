@@ -1,6 +1,7 @@
 """Each wrong pair has a finding with its line; correct pairs have none."""
 
 import inspect
+import os
 import re
 
 import pyro
@@ -8,10 +9,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import callables as kinds
-from pairs import invalid_distributions, invalid_plates, invalid_sites  # noqa: F401
-from pairs.invalid import WRONG, Pair, data, normal
+from pairs import (  # noqa: F401
+    invalid_dependence,
+    invalid_distributions,
+    invalid_plates,
+    invalid_sites,
+)
+from pairs.invalid import WRONG, Pair, X, data, normal
 from pairs.invalid_parameters import batch_norm, frozen_network_in_a_pyro_module
 from pairs.valid import RIGHT
+from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from torch import nn
 
@@ -235,3 +242,93 @@ def test_empty_batch_and_missing_attribute():
         pvae.check(pair.model, pair.guide, data()[:0])
     with pytest.raises(PairError, match=r"test_checking.py:\d+: the pair fails .* 'nothing'"):
         pvae.check(pair.model, lambda x: x.nothing, data())
+
+
+def zoo_pairs():
+    """A model, a guide and data for each combination that fits, and for both kinds of network."""
+    for network, shape in (("mlp", (6,)), ("conv", (8, 8))):
+        for likelihood in pvae.likelihoods.names:
+            yield network, shape, likelihood
+
+
+@pytest.mark.parametrize(("network", "shape", "likelihood"), zoo_pairs())
+def test_zoo_has_no_findings(network, shape, likelihood):
+    x = torch.rand(12, *shape).round()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        given = {"x_shape": shape, "network": network, "hidden": 8, "z_dim": 2}
+        model = pvae.models.VAE(**given, likelihood=likelihood)
+        guide = (pvae.guides.MeanField if seed % 2 else pvae.guides.FullRank)(**given)
+        assert findings(model, guide, x) == []
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "bernoulli"])
+def test_hierarchies_have_no_findings(latent):
+    x = torch.rand(12, 6).round()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model = pvae.models.HelmholtzMachine(x_shape=(6,), dims=(4, 3), latent=latent)
+        guides = [pvae.guides.BottomUp(x_shape=(6,), dims=(4, 3), latent=latent)]
+        if latent == "gaussian":
+            guides.append(pvae.guides.Ladder(model=model))
+        objective = pvae.objectives.VIMCO(4) if latent == "bernoulli" else None
+        for guide in guides:
+            assert findings(model, guide, x, objective) == []
+
+
+def test_many_missing_sites_are_one_message():
+    def model(x):
+        for i in range(13):
+            pyro.sample(f"w{i}", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(x.new_zeros(X), 1.0).to_event(1), obs=x)
+
+    (found,) = findings(model, lambda x: None, data())
+    assert "guide has no site ['w0', 'w1', 'w2', 'w3'] and 9 more" in found.message
+
+
+def test_steps_of_a_sequence_are_one_line():
+    def model(x):
+        z = x.new_zeros(len(x))
+        with pyro.plate("data", len(x)):
+            for t in range(15):
+                z = pyro.sample(f"z{t}", dist.Normal(z, 1.0))
+                pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[:, t % X])
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(15))
+        with pyro.plate("data", len(x)):
+            for t in range(15):
+                pyro.sample(f"z{t}", dist.Normal(loc[t] + x[:, 0], 1.0))
+
+    lines = str(pvae.check(model, guide, data())).splitlines()
+    assert len(lines) == 5
+    assert lines[1].startswith("z0 ... z14 (15)  guide")
+    assert lines[3].startswith("x0 ... x14 (15)  model")
+
+
+def test_file_beside_the_package_is_the_users():
+    from pvae.pair import locations
+
+    package = locations._OWN.removesuffix(os.sep)
+    assert locations._is_foreign(f"{package}{os.sep}svi.py")
+    assert not locations._is_foreign(f"{package}-experiments{os.sep}pair.py")
+
+
+def test_forgotten_labels():
+    def program(x, y):
+        pass
+
+    with pytest.raises(PairError, match="labels=True"):
+        pvae.check(program, program, pvae.data.load("digits"))
+
+
+@pytest.mark.parametrize("objective", [Trace_ELBO, pvae.objectives.IWAE])
+def test_class_instead_of_an_objective(objective):
+    pair = Pair()
+    message = f"objective is the class {objective.__name__}: give an instance"
+    for call in (pvae.check, pvae.fit):
+        with pytest.raises(TypeError, match=message):
+            call(pair.model, pair.guide, data(), objective=objective)
+    with pytest.raises(TypeError, match=message):
+        pvae.SVI(pair.model, pair.guide, torch.optim.Adam, objective)

@@ -178,7 +178,11 @@ def test_unregistered_network_is_named():
     before = net.bias.item()
     fit = pvae.fit(model, lambda x: None, torch.randn(8, 1), epochs=1, batch_size=8, progress=False)
     assert net.bias.item() == before
-    assert fit.notes == ["network 'net' is used but not passed to pyro.module: it is not trained"]
+    line = model.__code__.co_firstlineno + 3
+    said = "network 'net' is used but not passed to pyro.module: it is not trained"
+    assert [note for note in fit.notes if "'net'" in note] == [
+        f"tests/pair/test_pair.py:{line}: {said}"
+    ]
 
 
 def test_saved_values_of_another_pair_raise(tmp_path):

@@ -300,3 +300,9 @@ def test_network_of_optimizer_alone():
     trained = fit(model, lambda x: None, torch.ones(8, 1), **options)
     assert net.weight.item() == pytest.approx(0.3)
     assert not any("not trained" in note for note in trained.notes)
+
+
+def test_warmup_longer_than_the_training():
+    pair = kinds.make("functions", 0)
+    fit = pvae.fit(*pair, kinds.toy_data(32), epochs=2, warmup=5, progress=False)
+    assert any("the warm-up of 5 epochs is not over after the 2 epochs" in n for n in fit.notes)
