@@ -196,7 +196,7 @@ def _batch_of(data: tuple[object, ...]) -> tuple[Tensor, ...]:
     (source,) = data
     source = source.train if isinstance(source, Splits) else source
     size = default_batch_size(source)
-    return next(batches(source, batch_size=size, device=torch.device("cpu"), seed=0).epoch(0))
+    return batches(source, batch_size=size, device=torch.device("cpu"), seed=0).first()
 
 
 @contextmanager

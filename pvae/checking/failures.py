@@ -109,6 +109,11 @@ _KNOWN: dict[str, Callable[[Match[str], tuple[Tensor, ...]], str]] = {
         if batch[0].dtype != torch.float32
         else "a network or a constant is not float32, as the data are: convert it with .float()"
     ),
+    r"Value is not broadcastable with batch_shape": lambda found, batch: (
+        f"this batch has {len(batch[0])} rows, and a guide with a row of parameters for each "
+        "datum, such as an autoguide over local sites, is for one number of rows: train on all "
+        "data at once, with batch_size=len(data), or use a guide that computes q(z | x) from x"
+    ),
     r"Attempted to use an uninitialized parameter": lambda found, batch: (
         "a lazy layer, such as nn.LazyLinear, has no parameters until it is called: call it once "
         "before training, or remove it if nothing calls it"

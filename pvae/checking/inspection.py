@@ -34,6 +34,8 @@ class Inspection:
         plate: the data plate, or None.
         rows: the number of rows of the batch.
         params: keyed by program, the (unconstrained) parameters that it uses, keyed by name.
+        sized: whether the guide has a row of parameters for each datum of the batch; known after
+            `one_batch_size_only`.
         dependent: program and site of terms that depend on other rows of the batch; None until
             `find_dependent_sites` has run.
     """
@@ -48,6 +50,7 @@ class Inspection:
         self.model, self.guide = self._traced(batch)
         self.params = {role: locations.values for role, locations in self.locations.items()}
         self.plate: DataPlate | None = find_data_plate(self.traces, batch)
+        self.sized = False
         self.dependent: list[tuple[str, str]] | None = None
 
     @property

@@ -58,6 +58,7 @@ def one_batch_size_only(inspection: Inspection) -> Iterator[Finding]:
             for name, param in params.items()
             if "$$$" not in name
         )
+        inspection.sized = sized
         yield Finding.at(
             location_of_error(error.__traceback__),
             "warning" if sized else "error",

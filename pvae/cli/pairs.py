@@ -96,4 +96,4 @@ def _pair_and_batch(
     built, splits = pair_and_data(given)
     size = given["batch_size"] or min(128, len(splits.train))
     source = batches(splits.train, batch_size=size, device=device, seed=given["seed"])
-    return built, next(source.epoch(0))
+    return built, source.first()

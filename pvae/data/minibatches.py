@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +36,9 @@ class Batches(Protocol):
     @property
     def batch_size(self) -> int | None:
         """Number of rows in a full batch; None if unknown."""
+
+    def first(self) -> tuple[Tensor, ...]:
+        """The first batch of the first epoch, which that epoch has as well."""
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches of one epoch, each the arguments of the programs, on the device."""
@@ -123,6 +126,9 @@ class _RowBatches:
         self.batch_size: int | None = batch_size
         self._table, self._size, self._seed, self._steps = table, batch_size, seed, steps
 
+    def first(self) -> tuple[Tensor, ...]:
+        return next(self.epoch(0))
+
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
         generator = torch.Generator(self._table.device).manual_seed(_mixed(self._seed, number))
         if self._steps is None:
@@ -160,9 +166,23 @@ class _LoaderBatches:
         self.batch_size = loader.batch_size
         self._loader, self._device, self._seed, self._steps = loader, device, seed, steps
         self._levels: int | None = None
+        self._begun: Iterator[tuple[Tensor, ...]] | None = None
         self._stream: Iterator[tuple[Tensor, ...]] | None = None
 
+    def first(self) -> tuple[Tensor, ...]:
+        batches = self.epoch(0)
+        batch = next(batches)
+        if isinstance(self._loader.dataset, IterableDataset):  # which may yield it only once
+            if self._stream is None:
+                self._begun = chain([batch], batches)
+            else:
+                self._stream = chain([batch], self._stream)
+        return batch
+
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            return begun
         if self._seed is not None:
             assert self._loader.generator is not None
             self._loader.generator.manual_seed(_mixed(self._seed, number))

@@ -1,6 +1,6 @@
 """A common interface to Pyro's and torch's optimizers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +117,29 @@ class TorchOptim(PyroOptim):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
         }
+
+    def order(self, params: Mapping[str, Tensor]) -> list[list[str]] | None:
+        """Names of the parameters in each group; None if one is not among those named."""
+        assert self.optimizer is not None
+        names = {id(parameter): name for name, parameter in params.items()}
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        if any(id(parameter) not in names for group in groups for parameter in group):
+            return None
+        return [[names[id(parameter)] for parameter in group] for group in groups]
+
+    def match(self, order: Sequence[Sequence[str]], params: Mapping[str, Tensor]) -> None:
+        """Group the parameters as `order` returned, since some may have appeared later."""
+        assert self.optimizer is not None
+        groups = self.optimizer.param_groups
+        kept = {name for names in order for name in names}
+        for name, parameter in params.items():
+            if name not in kept:
+                self.optimizer.state.pop(parameter, None)
+        del groups[len(order) :]
+        for group, names in zip(groups, order, strict=False):
+            group["params"] = [params[name] for name in names]
+        for names in order[len(groups) :]:
+            self.optimizer.add_param_group({"params": [params[name] for name in names]})
 
     def set_state(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `get_state` returned."""

@@ -84,7 +84,7 @@ def require_instance(objective: object) -> None:
     """
     if isinstance(objective, type):
         name = objective.__name__
-        raise TypeError(f"objective is the class {name}: give an instance, such as {name}()")
+        raise TypeError(f"objective is the class {name}: give {name}(), an instance")
 
 
 def get(name: str, *, x_shape: Sequence[int] | None = None, **options: object) -> pyro.infer.ELBO:

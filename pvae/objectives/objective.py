@@ -71,6 +71,7 @@ class Objective(ELBO):
         self._structure: PairStructure | None = None
         self._asked: tuple[object, ...] = ()
         self._parts: list[nn.Module] = []
+        self._named: tuple[object, Program, Program] | None = None
 
     def _check_number(self) -> None:
         if self.num_particles < self.min_particles:
@@ -109,7 +110,7 @@ class Objective(ELBO):
         """The present values of schedules, for the history."""
         return {}
 
-    def prepare(self, model: Program, guide: Program, *batch: Any) -> PairStructure:
+    def prepare(self, model: Program, guide: Program, *batch: Any, **named: Any) -> PairStructure:
         """Find the structure of a pair, once, and check that it is compatible.
 
         Generators, buffers and gradients are preserved.
@@ -118,10 +119,12 @@ class Objective(ELBO):
             model: p(x, z).
             guide: q(z | x).
             *batch: the arguments of the programs, each of shape (rows, ...).
+            **named: further arguments, by name.
 
         Raises:
             IncompatibleObjectiveError: if this objective does not fit the pair.
         """
+        model, guide, batch = self._in_order(model, guide, batch, named)
         modes = [part.training for part in self._parts]
         asked = (model, guide, self.num_particles, modes)
         if self._structure is None or self._asked != asked:
@@ -137,32 +140,49 @@ class Objective(ELBO):
             self._structure, self._asked = structure, (model, guide, self.num_particles, modes)
         return self._structure
 
-    def per_datum(self, model: Program, guide: Program, *batch: Any) -> Tensor:
+    def _in_order(
+        self, model: Program, guide: Program, batch: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Program, Program, tuple[Any, ...]]:
+        """Programs that take named arguments by their position, after the others."""
+        if not named:
+            return model, guide, batch
+        asked = model, guide, len(batch), tuple(named)
+        if self._named is None or self._named[0] != asked:
+            ordered = [_by_position(p, len(batch), list(named)) for p in (model, guide)]
+            self._named = asked, ordered[0], ordered[1]
+        return self._named[1], self._named[2], (*batch, *named.values())
+
+    def per_datum(self, model: Program, guide: Program, *batch: Any, **named: Any) -> Tensor:
         """The bound of each datum, shape (rows,), in nats, without terms of global sites."""
+        model, guide, batch = self._in_order(model, guide, batch, named)
         with torch.no_grad():
             return self.estimate(self.prepare(model, guide, *batch), batch).value
 
-    def differentiable_loss(self, model: Program, guide: Program, *batch: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *batch: Any, **named: Any
+    ) -> Tensor:
         """Minus the bound, summed over the data; its gradient is the estimator's.
 
         Args:
             model: p(x, z).
             guide: q(z | x).
             *batch: the arguments of the programs, each of shape (rows, ...).
+            **named: further arguments, by name.
         """
+        model, guide, batch = self._in_order(model, guide, batch, named)
         structure = self.prepare(model, guide, *batch)
         found = self.estimate(structure, batch)
         bound = found.surrogate + (found.value - found.surrogate).detach()
         return -(bound.sum() * structure.scale(len(batch[0])) + found.global_terms)
 
-    def loss(self, model: Program, guide: Program, *batch: Any) -> float:
+    def loss(self, model: Program, guide: Program, *batch: Any, **named: Any) -> float:
         """Minus the bound, summed over the data, without a gradient."""
         with torch.no_grad():
-            return _read(self.differentiable_loss(model, guide, *batch))
+            return _read(self.differentiable_loss(model, guide, *batch, **named))
 
-    def loss_and_grads(self, model: Program, guide: Program, *batch: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *batch: Any, **named: Any) -> float:
         """Minus the bound, summed over the data; accumulates the gradients of the parameters."""
-        loss = self.differentiable_loss(model, guide, *batch)
+        loss = self.differentiable_loss(model, guide, *batch, **named)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return _read(loss)
@@ -173,6 +193,15 @@ class Objective(ELBO):
         """One draw, as Pyro's base class asks for."""
         del kwargs
         return paired_traces(model, guide, args)
+
+
+def _by_position(program: Program, count: int, names: list[str]) -> Program:
+    """A program that takes the arguments of these names by position, after `count` others."""
+
+    def run(*batch: Any) -> object:
+        return program(*batch[:count], **dict(zip(names, batch[count:], strict=True)))
+
+    return run
 
 
 def _read(loss: Tensor) -> float:

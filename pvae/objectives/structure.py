@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -108,7 +109,7 @@ def find_structure(
             f"{name} takes a batch, x of shape (rows, ...), as the first argument of the "
             f"programs, not {_shape_of(batch[0]) if batch else 'nothing'}; use Trace_ELBO"
         )
-    traces = paired_traces(model, guide, batch)
+    traces = _traces(model, guide, batch)
     plate = find_data_plate(lambda part: paired_traces(model, guide, part), batch)
     if plate is None or not plate.vectorized or plate.subsamples:
         what = (
@@ -146,6 +147,17 @@ def find_structure(
             f"{name} needs reparameterized global sites, and {loose} are not: use Trace_ELBO"
         )
     return structure
+
+
+def _traces(
+    model: Program, guide: Program, batch: tuple[Any, ...]
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """Traces that hold no graphs, if the programs run without gradients."""
+    try:
+        with torch.no_grad():
+            return paired_traces(model, guide, batch)
+    except RuntimeError:  # a guide may take gradients itself
+        return paired_traces(model, guide, batch)
 
 
 def _has_own_size(model: Program, guide: Program, plate: DataPlate, batch: tuple[Any, ...]) -> bool:

@@ -10,8 +10,10 @@ import torch
 from pyro import poutine
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor, nn
+from torch.distributions import transform_to
 
 from pvae.data import Rows, rows
+from pvae.pair.constraints import constraint_from_plain, constraint_to_plain
 from pvae.pair.discovery import Registrations, reach, register
 from pvae.pair.preserve import preserve_generators, preserve_tensors
 from pvae.pair.program import Program
@@ -60,6 +62,7 @@ class Pair:
         self.unregistered: dict[str, dict[str, nn.Parameter]] = {}
         self.duplicate_names: list[tuple[str, nn.Module, nn.Module]] = []
         self.unused: dict[str, dict[str, nn.Parameter]] = {}
+        self._first: set[str] = set()
         for name, network in reach({"model": model, "guide": guide}, nn.Module):
             self._add(name, network)
         self.frozen = [
@@ -159,6 +162,7 @@ class Pair:
             ]
             self._drop_parts()
             self._register_rest([network for _, network in seen.networks])
+        self._first = set(self.parameters())
         return traces
 
     def _drop_parts(self) -> None:
@@ -231,15 +235,22 @@ class Pair:
 
     def state_dict(self) -> dict[str, dict[str, object]]:
         """A copy of everything that was trained: networks with buffers, and other parameters."""
-        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
+        params = self._own_parameters()
+        with self.scope():
+            known = dict(pyro.get_param_store()._constraints)
         return {
             "networks": {n: copy.deepcopy(net.state_dict()) for n, net in self.networks.items()},
-            "params": {
-                name: parameter.detach().clone()
-                for name, parameter in self.parameters().items()
-                if id(parameter) not in owned
+            "params": {name: parameter.detach().clone() for name, parameter in params.items()},
+            # Those that appeared after the first step, with what is needed to make them again.
+            "late": {
+                name: constraint_to_plain(known[name]) for name in params if name not in self._first
             },
         }
+
+    def _own_parameters(self) -> dict[str, Tensor]:
+        """The parameters that belong to no network."""
+        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
+        return {name: p for name, p in self.parameters().items() if id(p) not in owned}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, object]]) -> None:
         """Copy saved values into the networks and parameters, after `initialize`.
@@ -247,11 +258,20 @@ class Pair:
         Raises:
             ValueError: if the saved names or shapes differ from those of this pair.
         """
-        params = self.parameters()
-        owned = {id(p) for network in self.networks.values() for p in network.parameters()}
-        own = {n for n, p in params.items() if id(p) not in owned}
+        late = state.get("late", {})
+        own = self._own_parameters()
         _check_names("networks", set(state["networks"]), set(self.networks))
-        _check_names("parameters", set(state["params"]), own)
+        _check_names(
+            "parameters", set(state["params"]) - set(late), (set(own) & self._first) - set(late)
+        )
+        with self.scope():
+            store = pyro.get_param_store()
+            for name in set(own) - set(state["params"]):
+                del store[name]  # it appeared after the state was saved
+            for name, plain in late.items():
+                if name not in own:
+                    _make_parameter(name, plain, cast(Tensor, state["params"][name]))
+        params = self._own_parameters()
         for name, network in self.networks.items():
             saved = cast(Mapping[str, Tensor], state["networks"][name])
             try:
@@ -261,7 +281,7 @@ class Pair:
                     f"the saved values do not fit network {name!r}: {error}"
                 ) from error
         with torch.no_grad():
-            for name in own:
+            for name in params:
                 value = cast(Tensor, state["params"][name])
                 if value.shape != params[name].shape:
                     raise ValueError(
@@ -269,6 +289,17 @@ class Pair:
                         f"the program makes it with {tuple(params[name].shape)}"
                     )
                 params[name].copy_(value)
+
+
+def _make_parameter(name: str, plain: object, value: Tensor) -> None:
+    """Make a parameter in Pyro's store, from its unconstrained value."""
+    if plain is None:
+        raise ValueError(
+            f"parameter {name!r} appeared after the first step, with a constraint that cannot be "
+            "saved: make it in every step, or with one of pyro.distributions.constraints"
+        )
+    constraint = constraint_from_plain(cast("list[object]", plain))
+    pyro.param(name, transform_to(constraint)(value), constraint=constraint)
 
 
 def pair_of(*programs: Callable[..., object]) -> Pair | None:

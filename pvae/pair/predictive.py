@@ -5,6 +5,8 @@ from typing import Any, cast
 
 import torch
 from pyro import poutine
+from pyro.poutine import runtime
+from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
@@ -168,10 +170,12 @@ def _expected(
 
 
 class _Free(UnconditionMessenger):
-    """Draws observed sites, except `pyro.deterministic` ones."""
+    """Draws observed sites, except `pyro.deterministic` ones and those of `poutine.condition`."""
 
     def _pyro_sample(self, msg: Message[Any, Any]) -> None:
-        if not (msg["infer"] or {}).get("_deterministic"):
+        given = [h.data for h in runtime._PYRO_STACK if isinstance(h, ConditionMessenger)]
+        fixed = any(str(msg["name"]) in data for data in given)
+        if not fixed and not (msg["infer"] or {}).get("_deterministic"):
             super()._pyro_sample(msg)
 
 

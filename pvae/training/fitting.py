@@ -10,7 +10,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pvae.checking import PairError, Supports, inspect_pair, program_failed
+from pvae.checking import Finding, PairError, Supports, inspect_pair, program_failed
 from pvae.data import Batches, Rows, Splits, batches, rows
 from pvae.data.minibatches import default_batch_size
 from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
@@ -160,7 +160,7 @@ def fit(
 
 def _first_batch(source: Batches) -> tuple[Tensor, ...]:
     with preserve_generators():
-        return next(source.epoch(0))
+        return source.first()
 
 
 def _pair(model: Callable[..., object], guide: Callable[..., object], device: torch.device) -> Pair:
@@ -204,6 +204,14 @@ def _prepare(
     report, inspection = inspect_pair(pair, example, objective)
     if report.errors or inspection is None:
         raise PairError(list(report.findings))
+    if inspection.sized and source.rows is not None and source.rows > len(example[0]):
+        message = (
+            f"the guide has a row of parameters for each of {len(example[0])} data, as autoguides "
+            f"over local sites have, and the batches take turns with {source.rows} data, which "
+            "would share them: train on all data at once, with batch_size=len(data), or use a "
+            "guide that computes q(z | x) from x"
+        )
+        raise PairError([Finding("error", message)])
     if not parameters:
         raise ValueError(
             "neither program registers a parameter, so there is nothing to train: pass networks to "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvae.engine.optimizers import restore_optimizer
+from pvae.engine.optimizers import TorchOptim, restore_optimizer
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
@@ -37,6 +37,7 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in types that load without pickle."""
+        optim = self.svi.optim
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -44,6 +45,7 @@ class TrainingState:
             "best": dict(self.best),
             "pair": self.pair.state_dict(),
             "optimizer": copy.deepcopy(self.svi.optim.get_state()),
+            "order": optim.order(self.pair.parameters()) if isinstance(optim, TorchOptim) else None,
             "engine": self.svi.counts(),
             "generators": generator_state(),
         }
@@ -54,7 +56,10 @@ class TrainingState:
         self.epochs_since_best = state["epochs_since_best"]
         self.best = dict(state["best"])
         self.pair.load_state_dict(state["pair"])
-        restore_optimizer(self.svi.optim, copy.deepcopy(state["optimizer"]))
+        optim = self.svi.optim
+        if isinstance(optim, TorchOptim) and state["order"] is not None:
+            optim.match(state["order"], self.pair.parameters())
+        restore_optimizer(optim, copy.deepcopy(state["optimizer"]))
         self.svi.resume(state["engine"])
         restore_generators(state["generators"])
 

@@ -326,7 +326,8 @@ def test_forgotten_labels():
 @pytest.mark.parametrize("objective", [Trace_ELBO, pvae.objectives.IWAE])
 def test_class_instead_of_an_objective(objective):
     pair = Pair()
-    message = f"objective is the class {objective.__name__}: give an instance"
+    name = objective.__name__
+    message = rf"objective is the class {name}: give {name}\(\), an instance"
     for call in (pvae.check, pvae.fit):
         with pytest.raises(TypeError, match=message):
             call(pair.model, pair.guide, data(), objective=objective)

@@ -297,3 +297,27 @@ def test_non_broadcasting_guide_is_tiled():
     plate = find_data_plate(lambda b: paired_traces(model, guide, b), (X[:5],))
     assert vectorized_particles(model, guide, plate, (X[:4],)) is None
     assert objectives.IWAE(3).per_datum(model, guide, X[:5]).shape == (5,)
+
+
+@pytest.mark.parametrize("engine", ["eager", "recorded"])
+def test_named_arguments(engine):
+    """Batches may be given by name; the numbers are those of arguments in order."""
+    losses = []
+    for named in (False, True):
+        torch.manual_seed(0)
+        with pyro.get_param_store().scope():
+            model, guide = kinds.make("functions", 0)
+            optim = pyro.optim.SGD({"lr": 1e-3})
+            svi = pvae.SVI(model, guide, optim, pvae.objectives.IWAE(3), engine=engine)
+            x = kinds.toy_data(12)
+            losses.append([svi.step(x=x) if named else svi.step(x) for _ in range(4)])
+            losses[-1].append(svi.evaluate_loss(x=x) if named else svi.evaluate_loss(x))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_no_graph_is_held():
+    model, guide = kinds.make("functions", 0)
+    objective = pvae.objectives.IWAE(3)
+    structure = objective.prepare(model, guide, kinds.toy_data(12))
+    sites = [*structure.model_trace.nodes.values(), *structure.guide_trace.nodes.values()]
+    assert all(site["value"].grad_fn is None for site in sites if site["type"] == "sample")

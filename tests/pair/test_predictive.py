@@ -3,6 +3,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import linear_gaussian as lg
+from pyro import poutine
 
 import pvae
 from pvae.pair.predictive import decode
@@ -94,3 +95,18 @@ def test_deterministic_sites():
     assert {name: value.shape for name, value in draws.items()} == {"z": (6, 2), "obs": (6, 5)}
     expected = lg.posterior_loc(x) @ lg.WEIGHT.T + lg.BIAS
     torch.testing.assert_close(pvae.reconstruct(model, lg.posterior, x), expected)
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_conditioned_sites_keep_their_values(around):
+    """`poutine.condition` counts around the model and around the call; data are still drawn."""
+    model = pvae.models.VAE(x_shape=(4,), z_dim=2, hidden=8, likelihood="gaussian")
+    handler = poutine.condition(data={"z": torch.full((3, 2), 2.0)})
+    like = torch.zeros(3, 4)
+    if around:
+        with handler:
+            draws = pvae.sample(model, like)
+    else:
+        draws = pvae.sample(handler(model), like)
+    assert (draws["z"] == 2.0).all()
+    assert not torch.equal(draws["x"], like)

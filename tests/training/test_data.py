@@ -73,3 +73,31 @@ def test_per_datum_guide_parameters():
         "there are no terms by site: the pair does not run on 2 rows" in note
         for note in trained.notes
     )
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_data_that_can_be_read_once(sized):
+    class Once(torch.utils.data.IterableDataset):
+        def __init__(self):
+            self.rows = iter(kinds.toy_data(48))
+
+        def __iter__(self):
+            return self.rows
+
+    class Sized(Once):
+        def __len__(self):
+            return 48
+
+    steps = {} if sized else {"steps_per_epoch": 4}
+    data = Sized() if sized else Once()
+    pair = kinds.make("functions", 0)
+    fit = pvae.fit(*pair, data, epochs=1, batch_size=12, progress=False, **steps)
+    assert fit.history[-1]["step"] == 4
+
+
+@pytest.mark.parametrize("batch_size", [20, 12])
+def test_rows_of_parameters_are_not_shared(batch_size):
+    model, _ = kinds.make("functions", 0)
+    guide = AutoNormal(model)
+    with pytest.raises(pvae.PairError, match="would share them: train on all data at once"):
+        pvae.fit(model, guide, kinds.toy_data(48), epochs=1, batch_size=batch_size, progress=False)
