@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.fx import Graph
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae.engine.onednn import register_lowering_of_onednn
@@ -18,6 +19,25 @@ __all__ = ["MAX_NODES", "compile_recording"]
 # Compilation takes about 20 ms per operation. A graph with more operations, such as an unrolled
 # model, would compile for minutes and is replayed without compilation.
 MAX_NODES = 5000
+
+
+def _has_cpp_calls(graph: Graph) -> bool:
+    """Whether Inductor's wrapper in C++ calls all operations of a graph itself.
+
+    It calls others, such as triangular solves, through an executor that has corrupted the heap.
+    """
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.lowering import fallbacks, lowerings
+    from torchgen.aoti.fallback_ops import inductor_fallback_ops  # type: ignore[import-untyped]
+
+    called = {node.target for node in graph.nodes if node.op == "call_function"}
+    called = {target for target in called if isinstance(target, torch._ops.OpOverload)}
+    called = {target for target in called if not target._schema.is_mutable}  # made functional
+    direct = {target for target in called if target in lowerings and target not in fallbacks}
+    rest = called - direct - set(select_decomp_table())
+    return all(
+        target.namespace != "aten" or str(target) in inductor_fallback_ops for target in rest
+    )
 
 
 def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
@@ -43,11 +63,13 @@ def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Record
 
         register_lowering_of_onednn()
 
+        with torch.no_grad(), preserve_generators():
+            flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
         # Inductor's own generator would draw other numbers than eager; and a wrapper in C++ calls
         # the kernels of a small step in less time than one in Python.
-        settings = {"fallback_random": True, "cpp_wrapper": inputs[0].device.type == "cpu"}
+        in_cpp = inputs[0].device.type == "cpu" and _has_cpp_calls(flat.graph)
+        settings = {"fallback_random": True, "cpp_wrapper": in_cpp}
         with torch.no_grad(), config.patch(settings), preserve_generators():
-            flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
             run = inductor.standalone_compile(flat, inputs, dynamic_shapes="from_example_inputs")
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError) as error:
         lines = str(error).strip().splitlines()

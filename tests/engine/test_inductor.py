@@ -107,3 +107,16 @@ def test_gradients_of_verification_stay_separate(monkeypatch):
     assert not torch.equal(ends["eager"], start)
     assert torch.equal(ends["eager"], ends["recorded"])
     assert "differs from Pyro's" in svi.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("operation", "in_cpp"),
+    [
+        (lambda x: torch.nn.functional.dropout(x.tanh() @ x.T), True),
+        (lambda x: torch.linalg.solve_triangular(torch.eye(3), x.T, upper=False), False),
+    ],
+)
+def test_wrapper_in_cpp(operation, in_cpp):
+    """Operations that the wrapper cannot call itself have corrupted the heap."""
+    graph = make_fx(operation)(torch.randn(4, 3)).graph
+    assert pvae.engine.inductor._has_cpp_calls(graph) == in_cpp
