@@ -5,9 +5,11 @@ import re
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from pairs.recordable import X, assert_same, linear, make_changing, run
 from pyro.infer import Trace_ELBO
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import pvae
 
