@@ -1,7 +1,7 @@
 """CUDA graphs of recorded steps: all kernels in one launch."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,15 +10,10 @@ from torch import Tensor
 from pvae.engine.reads import CaptureError
 from pvae.engine.recording import Recording
 
-__all__ = ["graph_of", "graph_recording", "on_cuda"]
+__all__ = ["graph_of", "graph_recording"]
 
 T = TypeVar("T")
 _WARM = 3  # runs before a capture, in which libraries allocate their workspaces
-
-
-def on_cuda(tensors: Iterable[Tensor]) -> bool:
-    """Whether any of the tensors is on a CUDA device."""
-    return any(tensor.is_cuda for tensor in tensors)
 
 
 def graph_of(work: Callable[[], T], *, warm: int = 0) -> tuple[Callable[[], None], T]:
@@ -39,8 +34,15 @@ def graph_of(work: Callable[[], T], *, warm: int = 0) -> tuple[Callable[[], None
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        given = work()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            given = work()
+    except BaseException:
+        # A capture that fails leaves the generator's state in capture mode, for good.
+        generator.graphsafe_set_state(before)
+        raise
     return graph.replay, given
 
 

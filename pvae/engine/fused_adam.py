@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from pvae.engine.cuda_graph import graph_of, on_cuda
+from pvae.engine.cuda_graph import graph_of
+from pvae.engine.recording import on_cuda
 
 __all__ = ["FusedAdam", "is_fused"]
 

@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph
+from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pvae.engine.draw_order import compile_around_draws, draws
 from pvae.engine.onednn import register_lowering_of_onednn
 from pvae.engine.reads import CaptureError
-from pvae.engine.recording import Recording
+from pvae.engine.recording import Recording, on_cuda
 from pvae.pair.preserve import preserve_generators
 
 __all__ = ["MAX_NODES", "compile_recording"]
@@ -40,6 +41,17 @@ def _has_cpp_calls(graph: Graph) -> bool:
     )
 
 
+def _compile(flat: GraphModule, inputs: Sequence[Any]) -> Any:
+    import torch._inductor as inductor
+    from torch._inductor import config
+
+    # Inductor's own generator would draw other numbers than eager; and a wrapper in C++ calls the
+    # kernels of a small step in less time than one in Python.
+    in_cpp = not on_cuda(inputs) and _has_cpp_calls(flat.graph)
+    with config.patch({"fallback_random": True, "cpp_wrapper": in_cpp}):
+        return inductor.standalone_compile(flat, list(inputs), dynamic_shapes="from_example_inputs")
+
+
 def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
     """Compile a recording with Inductor; the step is executed once.
 
@@ -58,22 +70,17 @@ def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Record
     # Detached: nothing here is differentiated again.
     inputs: list[Any] = [tensor.detach() for tensor in (*tensors, *recording.constants)]
     try:
-        import torch._inductor as inductor
-        from torch._inductor import config
-
         register_lowering_of_onednn()
-
         with torch.no_grad(), preserve_generators():
             flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
-        # Inductor's own generator would draw other numbers than eager; and a wrapper in C++ calls
-        # the kernels of a small step in less time than one in Python.
-        in_cpp = inputs[0].device.type == "cpu" and _has_cpp_calls(flat.graph)
-        settings = {"fallback_random": True, "cpp_wrapper": in_cpp}
-        with torch.no_grad(), config.patch(settings), preserve_generators():
-            run = inductor.standalone_compile(flat, inputs, dynamic_shapes="from_example_inputs")
+            if on_cuda(inputs) and len(draws(flat.graph)) > 1:
+                # One launch executes all parts; on a CPU, each would be called from Python.
+                run: Any = compile_around_draws(flat.graph, inputs, _compile)
+            else:
+                run = _compile(flat, inputs)
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError) as error:
         lines = str(error).strip().splitlines()
         summary = f"{type(error).__name__}: {lines[0] if lines else ''}"
         raise CaptureError(f"it does not compile: {summary}") from error
     constants = tuple(inputs[len(tensors) :])
-    return dataclasses.replace(recording, run=cast(Any, run), constants=constants, how="compiled")
+    return dataclasses.replace(recording, run=run, constants=constants, how="compiled")

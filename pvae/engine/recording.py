@@ -1,7 +1,7 @@
 """Record one gradient step of a pair as a graph of tensor operations."""
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from pvae.engine.view_elimination import eliminate_views
 from pvae.pair.locations import user_frame
 from pvae.pair.preserve import preserve_generators, preserve_gradients, preserve_tensors
 
-__all__ = ["Recording", "record", "summary"]
+__all__ = ["Recording", "on_cuda", "record", "summary"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ class Recording:
         if self.copies:
             gradients = [gradient.clone() for gradient in gradients]
         return Step(losses, self.several, self.params, self.trained, gradients)
+
+
+def on_cuda(tensors: Iterable[object]) -> bool:
+    """Whether any of the tensors is on a CUDA device."""
+    return any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in tensors)
 
 
 def record(

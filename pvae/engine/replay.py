@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pvae.engine.cache_key import CacheKey, Key, describe_arguments, tensor_arguments
-from pvae.engine.cuda_graph import graph_recording, on_cuda
+from pvae.engine.cuda_graph import graph_recording
 from pvae.engine.guards import GuardError
 from pvae.engine.inductor import compile_recording
 from pvae.engine.reads import CaptureError
-from pvae.engine.recording import Recording, record, summary
+from pvae.engine.recording import Recording, on_cuda, record, summary
 from pvae.engine.schedule import Schedule
 from pvae.engine.step import Step, eager_step
 from pvae.engine.verification import aliased, difference
