@@ -52,8 +52,28 @@ def _compile(flat: GraphModule, inputs: Sequence[Any]) -> Any:
         return inductor.standalone_compile(flat, list(inputs), dynamic_shapes="from_example_inputs")
 
 
+def _in_layout_of(params: Sequence[Tensor], run: Any, outputs: Sequence[Tensor]) -> Any:
+    """What returns each gradient in the memory layout of its parameter, as a backward pass does.
+
+    Fused optimizers read both element by element, in the order of their memory.
+    """
+    gradients = outputs[len(outputs) - len(params) :]
+    if all(p.stride() == g.stride() for p, g in zip(params, gradients, strict=True)):
+        return run
+
+    def in_layout(*given: Any) -> list[Tensor]:
+        losses_and_gradients = list(run(*given))
+        for place, parameter in enumerate(params, len(outputs) - len(params)):
+            gradient = losses_and_gradients[place]
+            if gradient.stride() != parameter.stride():
+                losses_and_gradients[place] = torch.empty_like(parameter).copy_(gradient)
+        return losses_and_gradients
+
+    return in_layout
+
+
 def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Recording:
-    """Compile a recording with Inductor; the step is executed once.
+    """Compile a recording with Inductor; the step is executed twice.
 
     Args:
         recording: from `record`.
@@ -78,6 +98,7 @@ def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Record
                 run: Any = compile_around_draws(flat.graph, inputs, _compile)
             else:
                 run = _compile(flat, inputs)
+            run = _in_layout_of(recording.trained, run, run(*inputs))
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError) as error:
         lines = str(error).strip().splitlines()
         summary = f"{type(error).__name__}: {lines[0] if lines else ''}"

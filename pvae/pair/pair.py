@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import constraints, transform_to
 
 from pvae.data import Rows, rows
 from pvae.pair.constraints import constraint_from_plain, constraint_to_plain
@@ -103,12 +103,15 @@ class Pair:
 
     def parameters(self) -> dict[str, Tensor]:
         """The trained (unconstrained) parameters by their name in the scope, each tensor once."""
-        store = pyro.get_param_store()
         named: dict[int, tuple[str, Tensor]] = {}
-        with self.scope():
-            for name, parameter in store._params.items():
-                named.setdefault(id(parameter), (name, parameter))
+        for name, parameter in self.named_parameters().items():
+            named.setdefault(id(parameter), (name, parameter))
         return dict(named.values())
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        """The parameters under every name that they have in the scope."""
+        with self.scope():
+            return dict(pyro.get_param_store()._params)
 
     def to(self, device: torch.device) -> None:
         """Move networks and parameters to a device; later parameters are made there."""
@@ -243,7 +246,9 @@ class Pair:
             "params": {name: parameter.detach().clone() for name, parameter in params.items()},
             # Those that appeared after the first step, with what is needed to make them again.
             "late": {
-                name: constraint_to_plain(known[name]) for name in params if name not in self._first
+                name: constraint_to_plain(known.get(name, constraints.real))
+                for name in params
+                if name not in self._first
             },
         }
 

@@ -45,7 +45,9 @@ class TrainingState:
             "best": dict(self.best),
             "pair": self.pair.state_dict(),
             "optimizer": copy.deepcopy(self.svi.optim.get_state()),
-            "order": optim.order(self.pair.parameters()) if isinstance(optim, TorchOptim) else None,
+            "order": optim.order(self.pair.named_parameters())
+            if isinstance(optim, TorchOptim)
+            else None,
             "engine": self.svi.counts(),
             "generators": generator_state(),
         }
@@ -58,7 +60,7 @@ class TrainingState:
         self.pair.load_state_dict(state["pair"])
         optim = self.svi.optim
         if isinstance(optim, TorchOptim) and state["order"] is not None:
-            optim.match(state["order"], self.pair.parameters())
+            optim.match(state["order"], self.pair.named_parameters())
         restore_optimizer(optim, copy.deepcopy(state["optimizer"]))
         self.svi.resume(state["engine"])
         restore_generators(state["generators"])

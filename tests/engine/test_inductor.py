@@ -122,3 +122,20 @@ def test_wrapper_in_cpp(operation, in_cpp):
     """Operations that the wrapper cannot call itself have corrupted the heap."""
     graph = make_fx(operation)(torch.randn(4, 3)).graph
     assert pvae.engine.inductor._has_cpp_calls(graph) == in_cpp
+
+
+def test_gradients_in_the_layout_of_parameters():
+    """A compiler may return them transposed."""
+    parameter = torch.zeros(2, 3)
+
+    def run(x):
+        return [x.sum(), torch.arange(6.0).reshape(3, 2).t()]
+
+    x = torch.ones(3)
+    outputs = run(x)
+    assert outputs[1].stride() != parameter.stride()
+    _, got = pvae.engine.inductor._in_layout_of([parameter], run, outputs)(x)
+    assert got.stride() == parameter.stride()
+    assert torch.equal(got, outputs[1])
+    same = pvae.engine.inductor._in_layout_of([outputs[1]], run, outputs)
+    assert same is run
