@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pairs.kinds import KINDS
 
 import pvae
 from pvae import zoo
@@ -57,6 +58,8 @@ def test_counts():
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
     models, guides = (words[len(zoo.entries(role))] for role in ("model", "guide"))
     likelihoods = words[len(pvae.likelihoods.names)]
+    assert f"{len(KINDS)} kinds of pairs" in README
+    assert f"{len(KINDS)} kinds" in (ROOT / "CONTRIBUTING.md").read_text()
     assert f"{models} models, {guides} guides and {likelihoods} likelihoods" in README
 
 
