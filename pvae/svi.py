@@ -45,7 +45,7 @@ class SVI(pyro.infer.SVI):
     its errors and warnings. Replays are verified when they are new and at intervals: their losses,
     gradients and buffers are compared with those of Pyro's step. Steps that cannot be recorded,
     that differ, or that run inside effect handlers or `torch.autocast`, are eager, and `notes` says
-    why. A replay that fails is undone and becomes an eager step.
+    why. A replay that fails is reversed, and the step is eager.
 
     Side effects such as printing are not replayed. A program that counts its calls in an attribute
     of its own stays eager.

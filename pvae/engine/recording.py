@@ -112,7 +112,7 @@ def record(
     flat, structure = tree_flatten((args, dict(kwargs)))
     places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
     shape: dict[str, Any] = {}
-    watch = Reads(guarded)
+    reads = Reads(guarded)
 
     def step(*tensors: Tensor) -> list[Tensor]:
         leaves = list(flat)
@@ -121,14 +121,14 @@ def record(
         own_args, own_kwargs = tree_unflatten(leaves, structure)
         for parameter in params:
             parameter.grad = None
-        with watch, pyro.validation_enabled(False):
+        with reads, pyro.validation_enabled(False):
             loss = loss_and_grads(*own_args, **own_kwargs)
         losses = list(loss) if isinstance(loss, tuple) else [loss]
         shape["several"], shape["losses"] = isinstance(loss, tuple), len(losses)
         shape["trained"] = [p for p in params if p.grad is not None]
         gradients = [p.grad for p in shape["trained"]]
         outputs = [torch.as_tensor(cast(Any, loss)) for loss in losses] + gradients
-        return outputs + watch.tensors
+        return outputs + reads.tensors
 
     try:
         # One mode for the shapes of all values: make_fx would make one for each.
@@ -144,15 +144,15 @@ def record(
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise CaptureError(f"{_line(error)}{summary(error)}") from error
     graph, constants = _lifted(traced.graph, traced)
-    guards = guard(graph, watch.reads)
+    guards = guard(graph, reads.reads)
     if has_checks(graph) and not guarded:
         raise CaptureError("shapes in the step depend on values")
     module = _module(graph)
     return Recording(
         module, module.forward, constants, params=params,
         guards=None if guards is None else Guards(_module(guards[0]).forward, guards[1]),
-        reads=tuple(watch.reads),
-        masks=tuple(dict.fromkeys(watch.masks)),
+        reads=tuple(reads.reads),
+        masks=tuple(dict.fromkeys(reads.masks)),
         inside=has_checks(graph),
         written=tuple(written_inputs(graph)),
         **shape,

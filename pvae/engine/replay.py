@@ -64,7 +64,7 @@ class Replay:
     (`CapturedValues`). Values of tensors that a step reads are guards: a recording is replayed only
     where the same values are read. Any other dependency of a step is detected by verification: a
     replay is compared with an eager step under the same random numbers. A replay that fails is
-    undone, and the step is eager.
+    reversed, and the step is eager.
 
     Args:
         loss_and_grads: the objective's `loss_and_grads` for the pair.
