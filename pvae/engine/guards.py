@@ -48,9 +48,12 @@ class Guards:
     reads: tuple[Read, ...]
 
     def hold(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether the same values would be read."""
-        with torch.no_grad():
-            return all(map(_agrees, self.run(*inputs), self.reads))
+        """Whether the same values would be read; not if they cannot be computed."""
+        try:
+            with torch.no_grad():
+                return all(map(_agrees, self.run(*inputs), self.reads))
+        except Exception:  # noqa: BLE001 (a replay never raises)
+            return False
 
 
 def guard(graph: Graph, reads: Sequence[Read]) -> tuple[Graph, tuple[Read, ...]] | None:

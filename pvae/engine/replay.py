@@ -355,13 +355,15 @@ class Replay:
         self, variant: _Variant, args: tuple[object, ...], kwargs: Mapping[str, object],
         tensors: Sequence[Tensor],
     ) -> str | None:  # fmt: skip
-        if not variant.verified and aliased(variant.recording, tensors, self.networks):
-            variant.recording = dataclasses.replace(variant.recording, copies=True)
-        variant.verified = True
-        return difference(
+        found = difference(
             variant.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
             coarse=self.coarse,
         )  # fmt: skip
+        new = found is None and not variant.verified
+        if new and aliased(variant.recording, tensors, self.networks):
+            variant.recording = dataclasses.replace(variant.recording, copies=True)
+        variant.verified = True
+        return found
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -8,7 +8,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pvae.engine.recording import Recording
+from pvae.engine.guards import GuardError
+from pvae.engine.recording import Recording, summary
 from pvae.engine.step import eager_step
 from pvae.pair.preserve import preserve_state, preserve_tensors
 
@@ -45,7 +46,12 @@ def difference(
     """
     factor = _COARSE if coarse else 1.0
     with preserve_state(networks):
-        got = recording(tensors)
+        try:
+            got = recording(tensors)
+        except GuardError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a replay never raises)
+            return f"the error {summary(error)!r}"
         buffers = _buffers(networks)
     with preserve_state(networks):
         wanted = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)

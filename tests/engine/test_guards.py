@@ -181,6 +181,20 @@ def test_ever_new_values_are_eager():
     assert note.endswith(f"test_guards.py:{line} is seldom the same")
 
 
+def test_replay_that_fails_at_once(monkeypatch):
+    """A recording that raises when it is verified is dropped, and nothing is raised."""
+    record = pvae.engine.replay.record
+
+    def record_what_fails(*given, **options):
+        return dataclasses.replace(record(*given, **options), run=lambda *inputs: inputs[0].nope)
+
+    monkeypatch.setattr(pvae.engine.replay, "record", record_what_fails)
+    got = run(observing(branch), "recorded", 12)
+    assert_same(got, run(observing(branch), None, 12), 0.0)
+    assert got[3].replay.replayed == 0
+    assert "AttributeError" in got[3].notes[0]
+
+
 def test_failing_replay_is_undone():
     """Whatever a replay raises, the step is Pyro's under the same random numbers."""
 
