@@ -2,7 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ Key = tuple[object, ...]
 _Place = tuple[int, str]
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
-_CONTAINERS = (Mapping, list, tuple, set, frozenset, np.ndarray)
+_CONTAINERS = (Mapping, list, tuple, set, frozenset, deque, np.ndarray)
 _DEPTH = 4  # levels of nested containers that are described by value
 _ITEMS, _BYTES = 64, 4096  # the largest container and array that are described by value
 _BEYOND = "beyond what is described by value"
@@ -137,6 +138,10 @@ class CapturedValues:
         self.caches = set(caches)
         self.complete = True
         self._places: dict[_Place, Space] = {}
+        # A new attribute may hide one of the class, and a hook may change what a module returns.
+        self._grow: list[Sized] = [space.all for space in found.spaces if space.all is not None]
+        for part in parts:
+            self._grow += [vars(part), part._forward_hooks, part._forward_pre_hooks]
         for space in found.spaces:
             if space.owner is None or not issubclass(space.owner, nn.Module):
                 whole = space.owner is None or _is_data(space.owner)
@@ -178,6 +183,7 @@ class CapturedValues:
             tuple([v if type(v) in _PLAIN else id(v) for v in plain]),
             tuple([id(get(name)) for get, name in self._objects]),
             tuple([_describe(get(name), 0, ids) for get, name, ids in self._containers]),
+            tuple(map(len, self._grow)),
         )
 
     def snapshot(self) -> dict[_Place, tuple[object, object]]:

@@ -49,12 +49,14 @@ class Space:
         identity: of the object that holds them, which stays the same between two searches.
         owner: the type of the user's object whose attributes they are; None for all others:
             globals, variables of closures, default arguments.
+        all: all attributes of that object.
     """
 
     get: Callable[[str], object]
     names: list[str]
     identity: int
     owner: type | None = None
+    all: Mapping[str, object] | None = None
 
 
 @dataclass
@@ -138,7 +140,8 @@ class _Walk:
             return
         slots = [slot for base in kind.__mro__ for slot in _slots(base)]
         keys = [*getattr(value, "__dict__", {}), *slots]
-        space = Space(lambda key: getattr(value, key, None), keys, id(value), kind)
+        own = getattr(value, "__dict__", None)
+        space = Space(lambda key: getattr(value, key, None), keys, id(value), kind, own)
         if not slots and hasattr(value, "__dict__"):
             space.get = value.__dict__.get
         self.found.spaces.append(space)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pyro
@@ -226,6 +226,58 @@ def of_default_dtype(net, x):
 
 def plain(net, x):
     return net(x)
+
+
+def subclass_attribute():
+    """Set on the object, it hides the attribute of its class."""
+    holder = Settings()
+    return Trap(lambda net, x: net(x) * holder.beta, lambda: setattr(holder, "beta", 0.5))
+
+
+def module_class_attribute():
+    class Scaled(nn.Module):
+        beta = 1.0
+
+        def forward(self, x):
+            return x * self.beta
+
+    scaled = Scaled()
+    return Trap(lambda net, x: scaled(net(x)), lambda: setattr(scaled, "beta", 0.5))
+
+
+def forward_replaced():
+    trap = Trap(plain)
+
+    def change():
+        forward = trap.net.forward
+        trap.net.forward = lambda x: 0.5 * forward(x)
+
+    trap.change = change
+    return trap
+
+
+def hook():
+    trap = Trap(plain)
+    trap.change = lambda: trap.net.register_forward_hook(lambda net, given, out: 0.5 * out)
+    return trap
+
+
+def weight_replaced():
+    trap = Trap(plain)
+    trap.change = lambda: setattr(trap.net, "weight", nn.Parameter(0.5 * trap.net.weight.detach()))
+    return trap
+
+
+def of_a_module():
+    MODULE.beta, MODULE.loc = 1.0, scaled_by_its_module
+    return Trap(lambda net, x: MODULE.loc(net(x)), lambda: setattr(MODULE, "beta", 0.5))
+
+
+def scaled_by_its_module(value):
+    return value * MODULE.beta
+
+
+MODULE = ModuleType("of_the_user")
 
 
 def named_beta(value):
