@@ -95,7 +95,8 @@ def tensor_arguments(args: tuple[object, ...], kwargs: Mapping[str, object]) -> 
 def _argument(leaf: object) -> object:
     """What decides the operations on an argument; None if that is unknown."""
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+        layout = leaf.stride() if leaf.layout is torch.strided else leaf.layout
+        return leaf.shape, layout, leaf.dtype, leaf.device, leaf.requires_grad
     if type(leaf) in _PLAIN:
         return type(leaf), leaf
     if isinstance(leaf, type | FunctionType | np.generic):
@@ -166,7 +167,8 @@ class CapturedValues:
         for place, space in self._places.items():
             value = space.get(place[1])
             if type(value) in _PLAIN:
-                self._plain.append((space.get, place[1]))
+                if place not in self.caches:
+                    self._plain.append((space.get, place[1]))
             elif _is_constant(value) and place not in self.caches:
                 self._objects.append((space.get, place[1]))
             elif isinstance(value, _CONTAINERS):
@@ -205,12 +207,10 @@ class CapturedValues:
         for place, (value, identity) in self.snapshot().items():
             old, old_identity = before.get(place, (None, None))
             owner = self._places[place].owner
-            if value != old and None not in (value, old):
-                if owner is None or not issubclass(owner, Messenger):
-                    changed.append(place[1])
-                    continue
-                self._places.pop(place)
-            elif value == old and identity != old_identity:
+            of_handler = owner is not None and issubclass(owner, Messenger)
+            if value != old and None not in (value, old) and not of_handler:
+                changed.append(place[1])
+            elif identity != old_identity and (of_handler or value == old):
                 self.caches.add(place)
         return list(dict.fromkeys(changed))
 

@@ -1,11 +1,13 @@
 """Reads of tensor values while a step is recorded."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pyro
 import torch
 import torch.nn.functional as F
 from pyro.infer.util import Dice, torch_item
@@ -26,6 +28,10 @@ _READS = {
 }
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _NAN_CHECKS = (warn_if_nan.__code__, torch_isnan.__code__)
+_DISTRIBUTIONS = tuple(
+    os.path.dirname(str(package.__file__)) + os.sep
+    for package in (torch.distributions, pyro.distributions)
+)
 _EXPECTATION = Dice.compute_expectation.__code__
 
 
@@ -74,9 +80,8 @@ class Reads(TorchFunctionMode):
                 return args[0].detach()  # the loss, which stays a tensor
             return self._read(args[0], _READS[func])
         if func is Tensor.masked_select and code is _EXPECTATION:
-            return torch.where(
-                args[1], args[0], 0.0
-            )  # of a fixed shape; what is summed is the same
+            # The sum of what is selected, in a shape that does not depend on values.
+            return torch.where(args[1], args[0], 0.0)
         if func in (torch.equal, Tensor.equal):
             one, other = args
             return one.shape == other.shape and self._read((one == other).all(), "__bool__")
@@ -85,7 +90,7 @@ class Reads(TorchFunctionMode):
         if func in (torch.is_nonzero, Tensor.is_nonzero):
             return self._read(args[0], "__bool__")
         if func in (F.one_hot, torch._C._nn.one_hot):
-            of_draws = Path(code.co_filename).parent.name == "distributions"
+            of_draws = code.co_filename.startswith(_DISTRIBUTIONS)
             return self._one_hot(*args, of_draws=of_draws, **kwargs)
         if func is Tensor.__getitem__:
             return self._item(*args)

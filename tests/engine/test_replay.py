@@ -10,6 +10,7 @@ import pytest
 import torch
 from pairs.recordable import X, assert_same, linear, make_changing, run
 from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
 
 import pvae
 
@@ -263,6 +264,32 @@ def test_unknown_arguments_are_eager():
     svi = pvae.SVI(model, lambda x, net: None, optim, Trace_ELBO(), engine="recorded")
     svi.step(X, linear(3, 3))
     assert "arguments other than tensors, numbers, strings" in svi.replay.notes[0]
+
+
+def test_handlers_may_note_their_calls():
+    """What a handler around a program counts in itself is no part of the key."""
+
+    class Counting(Messenger):
+        def __init__(self):
+            super().__init__()
+            self.seen = 0
+
+        def _pyro_sample(self, msg):
+            self.seen += 1
+
+    def make():
+        net, counting = linear(3, 3), Counting()
+
+        def model(x):
+            pyro.module("net", net)
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
+
+        return counting(model), lambda x: None
+
+    got = run(make, "recorded", 24)
+    assert_same(got, run(make, None, 24), 1e-6)
+    assert got[3].replay.replayed >= 20
 
 
 @pytest.mark.parametrize("kind", [dict, SimpleNamespace])
