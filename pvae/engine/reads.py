@@ -29,7 +29,7 @@ _READS = {
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _NAN_CHECKS = (warn_if_nan.__code__, torch_isnan.__code__)
 _DISTRIBUTIONS = tuple(
-    os.path.dirname(str(package.__file__)) + os.sep
+    str(Path(str(package.__file__)).parent) + os.sep
     for package in (torch.distributions, pyro.distributions)
 )
 _EXPECTATION = Dice.compute_expectation.__code__
