@@ -32,6 +32,18 @@ def test_use(name):
     assert row.failures == []
 
 
+@pytest.mark.parametrize("name", ["planar", "neural_autoregressive"])
+def test_measures_of_a_flow_without_an_inverse(name):
+    kind = KINDS[name]()
+    use = pvae.evaluation.latent_use(kind.model, kind.guide, kind.data[0])
+    assert use.information is None
+    assert use.divergence["z"].std_error > 0
+    with pytest.raises(pvae.UndefinedQuantityError, match="a flow without an inverse"):
+        pvae.evaluation.information(kind.model, kind.guide, kind.data[0])
+    with pytest.raises(pvae.UndefinedQuantityError, match="cannot be rebuilt"):
+        pvae.evaluation.amortization_gap(kind.model, kind.guide, kind.data[0])
+
+
 def test_one_row_is_the_longest():
     """Without it, the sequences of the batch have fewer sites."""
     kind = KINDS["sequences, trimmed"]()

@@ -208,7 +208,14 @@ def _densities(
     own, aggregated = [], []
     for part in parts(size, _TABLE // size):
         here = {name: value[part] for name, value in values.items()}
-        table = _table(guide, context, rows, here)
+        try:
+            table = _table(guide, context, rows, here)
+        except (LookupError, NotImplementedError) as error:
+            raise UndefinedQuantityError(
+                f"the density of sites {context.latent_sites} is known at the guide's own draws "
+                "alone, as that of a flow without an inverse, and the mutual information needs it "
+                "at the draws of other data"
+            ) from error
         own.append(table[:, part].diagonal())
         aggregated.append(table.logsumexp(1) - math.log(size))
     return torch.cat(own), torch.cat(aggregated)
