@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
@@ -125,9 +126,7 @@ class Objective(ELBO):
             IncompatibleObjectiveError: if this objective does not fit the pair.
         """
         model, guide, batch = self._in_order(model, guide, batch, named)
-        modes = [part.training for part in self._parts]
-        asked = (model, guide, self.num_particles, modes)
-        if self._structure is None or self._asked != asked:
+        if self._structure is None or self._asked != self._depends_on(model, guide):
             self._check_number()
             networks = [network for _, network in reach({"": model, " ": guide}, nn.Module)]
             with preserve_state(networks):
@@ -136,9 +135,15 @@ class Objective(ELBO):
                 structure = find_structure(name, *programs, batch, several=several)
                 self.check_compatible(structure, batch)
             self._parts = [part for network in networks for part in network.modules()]
-            modes = [part.training for part in self._parts]
-            self._structure, self._asked = structure, (model, guide, self.num_particles, modes)
+            self._structure, self._asked = structure, self._depends_on(model, guide)
         return self._structure
+
+    def _depends_on(self, model: Program, guide: Program) -> tuple[object, ...]:
+        """What the structure of a pair depends on, apart from the batch."""
+        modes = [part.training for part in self._parts]
+        store = pyro.get_param_store()._params
+        params = [id(p) for name, p in store.items() if not name.startswith("objective.")]
+        return model, guide, self.num_particles, modes, params
 
     def _in_order(
         self, model: Program, guide: Program, batch: tuple[Any, ...], named: dict[str, Any]

@@ -321,3 +321,32 @@ def test_no_graph_is_held():
     structure = objective.prepare(model, guide, kinds.toy_data(12))
     sites = [*structure.model_trace.nodes.values(), *structure.guide_trace.nodes.values()]
     assert all(site["value"].grad_fn is None for site in sites if site["type"] == "sample")
+
+
+@pytest.mark.parametrize("make", [objectives.DReG, objectives.STL, objectives.RWS])
+def test_used_again_with_new_parameters(make):
+    """After the parameter store was cleared, gradients are those of a new objective."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        loc, scale = pyro.param("loc", torch.tensor(START)), pyro.param("scale", torch.tensor(0.8))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc + 0.3 * x, scale))
+
+    START = 0.5
+    x, used = torch.linspace(-1.0, 1.0, 6), make(3)
+    gradients = []
+    for objective in (used, used, make(3)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        objective.prepare(model, guide, x)
+        torch.manual_seed(1)
+        objective.loss_and_grads(model, guide, x)
+        gradients.append([p.grad.clone() for p in pyro.get_param_store()._params.values()])
+        START = -1.0
+    for got, wanted in zip(gradients[1], gradients[2], strict=True):
+        assert torch.equal(got, wanted)
