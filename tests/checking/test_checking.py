@@ -251,10 +251,14 @@ def zoo_pairs():
             yield network, shape, likelihood
 
 
+SEEDS = [range(4), pytest.param(range(4, 20), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=["4", "16 more"])
 @pytest.mark.parametrize(("network", "shape", "likelihood"), zoo_pairs())
-def test_zoo_has_no_findings(network, shape, likelihood):
+def test_zoo_has_no_findings(network, shape, likelihood, seeds):
     x = torch.rand(12, *shape).round()
-    for seed in range(20):
+    for seed in seeds:
         torch.manual_seed(seed)
         given = {"x_shape": shape, "network": network, "hidden": 8, "z_dim": 2}
         model = pvae.models.VAE(**given, likelihood=likelihood)
@@ -262,10 +266,11 @@ def test_zoo_has_no_findings(network, shape, likelihood):
         assert findings(model, guide, x) == []
 
 
+@pytest.mark.parametrize("seeds", SEEDS, ids=["4", "16 more"])
 @pytest.mark.parametrize("latent", ["gaussian", "bernoulli"])
-def test_hierarchies_have_no_findings(latent):
+def test_hierarchies_have_no_findings(latent, seeds):
     x = torch.rand(12, 6).round()
-    for seed in range(20):
+    for seed in seeds:
         torch.manual_seed(seed)
         model = pvae.models.HelmholtzMachine(x_shape=(6,), dims=(4, 3), latent=latent)
         guides = [pvae.guides.BottomUp(x_shape=(6,), dims=(4, 3), latent=latent)]
