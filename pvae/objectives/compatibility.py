@@ -5,7 +5,7 @@ import torch
 from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.objective import Objective
 from pvae.objectives.structure import IncompatibleObjectiveError, PairStructure
-from pvae.pair.distributions import distribution_name
+from pvae.pair.distributions import base_distribution, distribution_name
 from pvae.pair.log_prob import Terms
 from pvae.pair.particles import total
 from pvae.pair.preserve import preserve_generators
@@ -14,6 +14,7 @@ __all__ = [
     "require_local_sites",
     "require_reparameterized",
     "require_repeatable_guide",
+    "require_scores_of_parameters",
     "require_separate_parameters",
 ]
 
@@ -60,6 +61,25 @@ def require_separate_parameters(
         raise IncompatibleObjectiveError(
             f"{name} trains model and guide on separate losses, and they share parameters "
             f"({shown}{more}): use {nearest}"
+        )
+
+
+def require_scores_of_parameters(
+    objective: Objective, structure: PairStructure, batch: tuple[object, ...], nearest: str
+) -> None:
+    """Require that no point mass of the guide has parameters, on which log q does not depend."""
+    with preserve_generators(), torch.enable_grad():
+        drawn = structure.particles.propose(batch, 1, detached=True)
+    points = [
+        name
+        for name in drawn.point_masses
+        if base_distribution(drawn.sites[name]["fn"]).v.requires_grad
+    ]
+    if points:
+        raise IncompatibleObjectiveError(
+            f"{type(objective).__name__} trains the guide by log q at its draws, which does not "
+            f"depend on the place of a point mass, so that sites {points} (Delta) would stay where "
+            f"they are: use {nearest}"
         )
 
 

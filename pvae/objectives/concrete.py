@@ -1,18 +1,23 @@
 """Continuous relaxations of discrete layers during training."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from pvae._validation import positive
 from pvae.objectives.compatibility import require_reparameterized
 from pvae.objectives.iwae import importance_weighted
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
+from pvae.pair.distributions import base_distribution
 
 __all__ = ["Concrete"]
 
@@ -22,10 +27,12 @@ Program = Callable[..., object]
 class Concrete(Objective):
     """The bound of `IWAE` on a relaxed pair.
 
-    Each latent Bernoulli or one-hot categorical site of the user's programs is replaced by Pyro's
-    relaxed distribution, whose draws lie between 0 and 1 and are reparameterized; both densities
-    are the relaxed ones. The objective is a bound on the relaxed model's evidence, which is biased
-    for the discrete pair; lower temperatures reduce the bias. Evaluation uses the discrete pair.
+    Each latent Bernoulli or one-hot categorical site of the user's programs is replaced by its
+    relaxation, whose draws lie between 0 and 1 and are reparameterized; both densities are the
+    relaxed ones. Draws are kept as logits or logarithms, at which both densities are evaluated, so
+    that a draw which rounds to 0 or 1 keeps its density. The objective is a bound on the relaxed
+    model's evidence, which is biased for the discrete pair; lower temperatures reduce the bias.
+    Evaluation uses the discrete pair.
 
     References:
         The Concrete Distribution (C. J. Maddison, A. Mnih, Y. W. Teh, 2017),
@@ -82,7 +89,11 @@ class Concrete(Objective):
 
 
 class _Relax(Messenger):
-    """Replaces discrete distributions by relaxed ones at latent sites."""
+    """Relaxes discrete latent sites.
+
+    The trace around this handler holds logits or logarithms; the program receives their values
+    between 0 and 1.
+    """
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -92,18 +103,93 @@ class _Relax(Messenger):
         if not msg["is_observed"]:
             msg["fn"] = self._relaxed(msg["fn"])
 
+    def _pyro_post_sample(self, msg: Message[Any, Any]) -> None:
+        fn = base_distribution(msg["fn"])
+        if isinstance(fn, _RelaxedInLogits | _RelaxedInLogarithms):
+            msg["value"] = fn.relaxed(cast(Tensor, msg["value"]))
+
     def _relaxed(self, fn: Any) -> Any:
         if isinstance(fn, dist.Independent):
             return self._relaxed(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
-        logits = getattr(fn, "logits", None)
-        if not isinstance(logits, Tensor):
-            return fn
-        temperature = logits.new_tensor(self.temperature)
+        if isinstance(fn, dist.MaskedDistribution):
+            return self._relaxed(fn.base_dist).mask(fn._mask)
         if isinstance(fn, dist.Bernoulli):
-            return dist.RelaxedBernoulli(temperature, logits=logits)
+            return _RelaxedInLogits(fn.logits, self.temperature)
         if isinstance(fn, dist.OneHotCategorical):
-            return dist.RelaxedOneHotCategorical(temperature, logits=logits)
+            return _RelaxedInLogarithms(fn.logits, self.temperature)
         return fn
+
+
+class _RelaxedInLogits(dist.TorchDistribution):
+    """The logit of a relaxed Bernoulli variable: logistic noise, shifted and scaled.
+
+    Args:
+        logits: of the Bernoulli variable.
+        temperature: above 0.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float) -> None:
+        self.logits, self.temperature = logits, temperature
+        super().__init__(logits.shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_RelaxedInLogits":
+        return _RelaxedInLogits(self.logits.expand(batch_shape), self.temperature)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        noise = _uniform(self.logits, (*sample_shape, *self.logits.shape))
+        return (self.logits + noise.log() - (-noise).log1p()) / self.temperature
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        apart = self.logits - self.temperature * value
+        return math.log(self.temperature) + apart - 2 * softplus(apart)
+
+    def relaxed(self, value: Tensor) -> Tensor:
+        """The variable, in [0, 1]."""
+        return value.sigmoid()
+
+
+class _RelaxedInLogarithms(dist.TorchDistribution):
+    """The logarithm of a relaxed one-hot variable.
+
+    Args:
+        logits: normalized, shape (*batch_shape, classes).
+        temperature: above 0.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float) -> None:
+        self.logits, self.temperature = logits, temperature
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_RelaxedInLogarithms":
+        shape = (*batch_shape, *self.event_shape)
+        return _RelaxedInLogarithms(self.logits.expand(shape), self.temperature)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        noise = _uniform(self.logits, (*sample_shape, *self.logits.shape))
+        return ((self.logits - (-noise.log()).log()) / self.temperature).log_softmax(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        classes = self.event_shape[0]
+        factor = math.lgamma(classes) + (classes - 1) * math.log(self.temperature)
+        return factor + (self.logits - self.temperature * value).log_softmax(-1).sum(-1)
+
+    def relaxed(self, value: Tensor) -> Tensor:
+        """The variable, on the simplex."""
+        return value.exp()
+
+
+def _uniform(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draws between 0 and 1, both excluded."""
+    tiny = torch.finfo(like.dtype).eps
+    return torch.rand(shape, dtype=like.dtype, device=like.device).clamp(tiny, 1 - tiny)
 
 
 def _relaxed(program: Program, temperature: float) -> Program:

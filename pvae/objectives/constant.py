@@ -18,7 +18,7 @@ __all__ = ["log_q_of_values"]
 def log_q_of_values(structure: PairStructure, batch: tuple[Any, ...], proposal: Proposal) -> Terms:
     """log q at the values of a proposal by site, differentiated through these values alone.
 
-    Runs the guide again.
+    Runs the guide again, which computes its point masses from the other values.
 
     Args:
         structure: model and guide.

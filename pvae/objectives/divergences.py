@@ -1,10 +1,11 @@
 """The divergence from posterior to prior by latent site: in closed form, or at the draws."""
 
+import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pvae.pair.kl import closed_form_kl, sites_with_exact_kl
-from pvae.pair.log_prob import own_scale, sum_to_rows
+from pvae.pair.log_prob import own_scale, scale_within, site_log_prob, sum_to_rows
 from pvae.pair.particles import Draw, Particles
 from pvae.pair.traces import Site, latent_sites
 
@@ -30,26 +31,35 @@ def analytic(particles: Particles, draw: Draw) -> dict[str, Tensor]:
     for name in sites_with_exact_kl(list(model), list(guide)):
         if name in draw.log_q.local:
             value = _closed_form(particles, guide[name], model[name])
-            if value is not None:
+            if value is not None:  # otherwise at the draws
                 found[name] = value.reshape(draw.proposal.count, -1)
     return found
 
 
 def _closed_form(particles: Particles, proposed: Site, prior: Site) -> Tensor | None:
-    """The divergence by row; None if scales or masks differ, or no formula is known."""
-    masks = (proposed["mask"], prior["mask"])
-    scales = tuple(own_scale(site, particles.plate) for site in (proposed, prior))
-    if masks[0] is not masks[1] or not _same(*scales):
-        return None
+    """The divergence by row, at the draw where scales or masks differ; None without a formula."""
     divergence = closed_form_kl(proposed["fn"], prior["fn"])
     if divergence is None:
         return None
-    divergence = scale_and_mask(divergence, scales[0] if particles.scaled else 1.0, masks[0])
-    return sum_to_rows(divergence, proposed, particles.plate)
+    plate, scaled = particles.plate, particles.scaled
+    scale = own_scale(proposed, plate) if scaled else scale_within(proposed, plate)
+    divergence = scale_and_mask(divergence, scale, proposed["mask"])
+    same = _same(*(own_scale(site, plate) for site in (proposed, prior)))
+    same = same & _same(*(_mask(site) for site in (proposed, prior)))
+    if not isinstance(same, bool):
+        log_q, log_p = (site_log_prob(s, plate, scaled=scaled) for s in (proposed, prior))
+        divergence = torch.where(same, divergence, log_q - log_p)
+    elif not same:
+        return None
+    return sum_to_rows(divergence, proposed, plate)
 
 
-def _same(one: float | Tensor, other: float | Tensor) -> bool:
-    """Whether two scales are the same tensor or the same number."""
+def _mask(site: Site) -> bool | Tensor:
+    return True if site["mask"] is None else site["mask"]
+
+
+def _same(one: float | Tensor, other: float | Tensor) -> bool | Tensor:
+    """Whether two scales or masks are the same; by element if that takes reading a device."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return one is other
+        return True if one is other else torch.as_tensor(one == other)
     return one == other

@@ -1,7 +1,11 @@
 """The importance-weighted bound; its signal-to-noise ratio does not vanish as K grows."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pvae.objectives.compatibility import (
@@ -10,9 +14,10 @@ from pvae.objectives.compatibility import (
     require_repeatable_guide,
 )
 from pvae.objectives.constant import log_q_of_values
-from pvae.objectives.iwae import importance_weighted
+from pvae.objectives.iwae import importance_weighted, normalized_sum
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
+from pvae.pair.distributions import elements_masked, is_delta, own_masks
 from pvae.pair.log_prob import own_scale
 from pvae.pair.particles import Proposal, total
 from pvae.pair.traces import Site
@@ -25,7 +30,8 @@ class DReG(Objective):
 
     The model receives IWAE's gradient, sum_k w_k dlog p(x, z_k), with weights normalized over k,
     and the guide sum_k w_k^2 dlog w_k / dz_k dz_k, without the score of q. Both are unbiased for
-    the bound. The guide runs twice.
+    the bound. Point masses (`Delta`) are functions of the draws, and of parameters, which receive
+    sum_k w_k dlog w_k / dv dv. The guide runs twice.
 
     References:
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (G. Tucker, D. Lawson,
@@ -57,44 +63,111 @@ class DReG(Objective):
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
         """The bound of each datum, and the surrogate of its two gradients."""
         particles = structure.particles
-        drawn = particles.propose(batch, self.num_particles)
+        with_leaves = _Leaves()
+        drawn = particles.propose(batch, self.num_particles, handler=with_leaves)
         weights: list[Tensor] = []
-        proposal = _damped(structure, drawn, weights)
+        proposal = _rejoined(structure, drawn, with_leaves.drawn, weights)
         draw = particles.evaluate(batch, proposal)
         log_q = log_q_of_values(structure, batch, proposal)
         log_weights = total(draw.log_p.local) - total(log_q.local)
         weights.append(log_weights.detach().softmax(0))
-        surrogate = (weights[0] * log_weights).sum(0)
+        densities = particles.log_q(drawn, drawn.point_masses)
+        surrogate = normalized_sum(log_weights, log_weights - total(densities.local))
         return PerDatum(importance_weighted(log_weights), surrogate, draw.global_terms)
 
 
-def _damped(structure: PairStructure, drawn: Proposal, weights: list[Tensor]) -> Proposal:
-    """The proposal with values whose gradients are multiplied by the weights a second time.
+class _Leaves(Messenger):
+    """Cuts the graph after each reparameterized draw, so that a program continues with a leaf.
 
-    If log q has the scale b, the factor that replaces its score is w (1 - b (1 - w)), which is w^2
-    for b = 1. The weights are known only after the model has run at these values. Gradients between
-    draws inside the guide pass through the original values.
+    Attributes:
+        drawn: by site, the draw before the cut; its graph reaches parameters, and the leaves of
+            earlier draws.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: Message[Any, Any]) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor) and value.requires_grad and not is_delta(msg["fn"]):
+            self.drawn[str(msg["name"])] = value
+            msg["value"] = value.detach().requires_grad_()
+
+
+def _rejoined(
+    structure: PairStructure, proposal: Proposal, drawn: dict[str, Tensor], weights: list[Tensor]
+) -> Proposal:
+    """The proposal with values whose gradients reach earlier draws whole, and parameters weighted.
+
+    If log q of a site has the scale b, its score times w has the expectation of b w (1 - w) times
+    the gradient along the path of the draw; so the path counts w (1 - b (1 - w)), which is w^2 for
+    b = 1, and w for a point mass, which has no score. This holds for the derivative of a draw with
+    respect to its site's parameters; later sites, whose factors may differ, pass their whole
+    derivative on to it. The weights are known only after the model has run.
+    """
     spread = structure.particles.spread
+    leaves: list[Tensor] = []
+    nodes: list[Tensor] = []
+    values: dict[str, Tensor] = {}
+    for name, value in proposal.values.items():
+        site, node = proposal.sites[name], value
+        counted = 0.0 if is_delta(site["fn"]) else _counted(structure, site)
 
-    def once_more(name: str, value: Tensor) -> Tensor:
-        if not value.requires_grad:
-            return value
-        copy = value.view_as(value)
-        counted = _counted(structure, drawn.sites[name])
-        copy.register_hook(
-            lambda gradient: gradient * (1 - counted * (1 - spread(drawn, name, weights[0])))
-        )
-        return copy
+        def factor(name: str = name, counted: float | Tensor = counted) -> float | Tensor:
+            return 1 - counted * (1 - spread(proposal, name, weights[0]))
 
-    values = {name: once_more(name, value) for name, value in drawn.values.items()}
-    return Proposal(drawn.trace, drawn.count, drawn.depth, values)
+        draw = drawn.get(name, value)
+        if draw.requires_grad:
+            node = _Rejoin.apply(factor, draw, list(leaves), *nodes)  # type: ignore[no-untyped-call]
+        if name in drawn:
+            leaves.append(value)
+            nodes.append(node)
+        values[name] = node
+    return Proposal(proposal.trace, proposal.count, proposal.depth, values)
+
+
+class _Rejoin(torch.autograd.Function):
+    """A draw whose gradient is multiplied by a factor, but not where it reaches earlier draws."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        factor: Callable[[], float | Tensor],
+        draw: Tensor,
+        leaves: list[Tensor],
+        *earlier: Tensor,
+    ) -> Tensor:
+        """The draw itself.
+
+        Args:
+            ctx: of autograd.
+            factor: called in the backward pass.
+            draw: as a function of parameters and of leaves that stand for earlier draws.
+            leaves: those leaves.
+            *earlier: the earlier draws.
+        """
+        ctx.factor, ctx.draw, ctx.leaves = factor, draw, leaves
+        return draw.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the draw and of the earlier draws."""
+        earlier: tuple[Tensor | None, ...] = ()
+        if ctx.leaves:
+            earlier = torch.autograd.grad(
+                ctx.draw, ctx.leaves, gradient, retain_graph=True, allow_unused=True
+            )
+        return None, gradient * ctx.factor(), None, *earlier
 
 
 def _counted(structure: PairStructure, site: Site) -> float | Tensor:
-    """The scale and mask of log q at a site."""
-    scale, mask = own_scale(site, structure.plate), site["mask"]
-    if isinstance(mask, Tensor):
-        return scale * mask.reshape(*mask.shape, *(1,) * len(site["fn"].event_shape))
-    return scale if mask is not False else 0.0
+    """The scale and masks of log q at a site, broadcastable to its value."""
+    events = len(site["fn"].event_shape)
+    scale = own_scale(site, structure.plate)
+    if isinstance(scale, Tensor):
+        scale = scale.reshape(*scale.shape, *(1,) * events)
+    for mask in (elements_masked(site["mask"], events), *own_masks(site["fn"])):
+        if mask is not None:
+            scale = scale * mask
+    return scale

@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pvae.objectives.compatibility import require_reparameterized
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
 
-__all__ = ["IWAE", "importance_weighted"]
+__all__ = ["IWAE", "importance_weighted", "normalized_sum"]
 
 
 class IWAE(Objective):
@@ -50,3 +51,14 @@ class IWAE(Objective):
 def importance_weighted(log_weights: Tensor) -> Tensor:
     """log 1/K sum_k w_k, shape (rows,), of log-weights of shape (particles, rows)."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def normalized_sum(log_weights: Tensor, values: Tensor) -> Tensor:
+    """sum_k w_k v_k with weights normalized over the particles, shape (rows,).
+
+    Args:
+        log_weights: shape (particles, rows), in nats, which no gradient passes.
+        values: likewise; minus infinity counts as 0 where the weight is 0.
+    """
+    weights = log_weights.detach().softmax(0)
+    return torch.where(weights > 0, weights * values, 0.0).sum(0)

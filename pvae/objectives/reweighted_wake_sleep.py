@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from pvae.objectives.compatibility import require_local_sites, require_separate_parameters
+from pvae.objectives.compatibility import (
+    require_local_sites,
+    require_scores_of_parameters,
+    require_separate_parameters,
+)
 from pvae.objectives.dreams import dream_log_prob, find_observed
-from pvae.objectives.iwae import importance_weighted
+from pvae.objectives.iwae import importance_weighted, normalized_sum
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
 from pvae.pair.particles import total
@@ -62,6 +66,7 @@ class RWS(Objective):
         require_separate_parameters(
             self, structure, batch, "VIMCO, or IWAE where draws have a gradient"
         )
+        require_scores_of_parameters(self, structure, batch, "IWAE, or DReG")
         if self.insomnia < 1:
             self._observed = find_observed(type(self).__name__, structure, batch)
 
@@ -70,8 +75,7 @@ class RWS(Objective):
         draw = structure.particles.draw(batch, self.num_particles, detached=True)
         log_p, log_q = total(draw.log_p.local), total(draw.log_q.local)
         log_weights = (log_p - log_q).detach()
-        weights = log_weights.softmax(0)
-        surrogate = (weights * (log_p + self.insomnia * log_q)).sum(0)
+        surrogate = normalized_sum(log_weights, log_p + self.insomnia * log_q)
         if self.insomnia < 1:
             surrogate = surrogate + (1 - self.insomnia) * dream_log_prob(
                 structure, batch, self._observed

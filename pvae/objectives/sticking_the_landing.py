@@ -15,7 +15,8 @@ class STL(Objective):
     """The ELBO, with log q(z | x) differentiated through z alone: sticking the landing.
 
     The score of q, which is left out, has mean zero; without it the gradient has no variance if q
-    is the posterior. The guide runs twice.
+    is the posterior. Point masses (`Delta`) are functions of the draws and of parameters, and keep
+    both gradients. The guide runs twice.
 
     References:
         Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference
@@ -44,5 +45,8 @@ class STL(Objective):
         """The mean log-weight of each datum, differentiated along the path of the draws."""
         draw = structure.particles.draw(batch, self.num_particles)
         log_q = log_q_of_values(structure, batch, draw.proposal)
+        for constant, own in zip(log_q, draw.log_q, strict=True):
+            # The density of a point mass is no score: its gradient counts.
+            constant |= {n: own[n] for n in draw.proposal.point_masses if n in own}
         path = (total(draw.log_p.local) - total(log_q.local)).mean(0)
         return PerDatum(path, path, total(draw.log_p.global_) - total(log_q.global_))

@@ -9,8 +9,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pvae.pair.discovery import reach
+from pvae.pair.log_prob import own_scale
 from pvae.pair.particles import Particles
 from pvae.pair.plate import DataPlate, find_data_plate
+from pvae.pair.preserve import preserve_generators
 from pvae.pair.traces import latent_sites, paired_traces, sample_sites
 from pvae.pair.vectorized_guide import vectorized_particles
 
@@ -46,8 +48,8 @@ class PairStructure:
         particles: draws particles from the pair.
         model_trace: trace of the model on the first batch, replayed against `guide_trace`.
         guide_trace: trace of the guide on the first batch.
-        parameters: keyed by name: those that either program registers, or that belong to a network
-            it reaches.
+        parameters: keyed by name: those that either program registers, that belong to a network
+            it reaches, or that its log-probabilities depend on.
         sized: whether the data plate's size is that of the full data set, with each batch a
             subsample.
 
@@ -138,7 +140,12 @@ def find_structure(
         particles = Particles(model, guide, plate, scaled=True)
         if several:
             _try_tiles(name, particles, batch)
+    if several:
+        particles.powers = _powers(name, particles, traces, batch)
     parameters = _parameters(model, guide, traces)
+    known = {id(leaf) for leaf in parameters.values()}
+    leaves = [leaf for leaf in _leaves(model, guide, batch) if id(leaf) not in known]
+    parameters |= {f"parameter {i} of shape {tuple(p.shape)}": p for i, p in enumerate(leaves)}
     sized = _has_own_size(model, guide, plate, batch)
     structure = PairStructure(model, guide, plate, particles, *traces, parameters, sized)
     loose = [site for site in structure.global_sites if site in structure.discrete]
@@ -187,6 +194,47 @@ def _try_tiles(name: str, particles: Particles, batch: tuple[Any, ...]) -> None:
         ) from error
 
 
+def _powers(
+    name: str,
+    particles: Particles,
+    traces: tuple[poutine.Trace, poutine.Trace],
+    batch: tuple[Any, ...],
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How the scales of model and guide follow the rows of a tiled batch; see `Particles`."""
+    with preserve_generators(), torch.no_grad():
+        twice = particles.draw(batch, 2)
+    of_tiles = (twice.model, traces[1] if particles.depth else twice.proposal.trace)
+    powers: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    for role, found, once, tiled in zip(("model", "guide"), powers, traces, of_tiles, strict=True):
+        before = dict(sample_sites(once))
+        for site, at_tiles in sample_sites(tiled):
+            if site not in before:
+                continue
+            scales = (own_scale(s, particles.plate) for s in (before[site], at_tiles))
+            power = _power(*scales)
+            if power is None:
+                raise IncompatibleObjectiveError(
+                    f"{name} runs K particles of a batch as K times as many rows, and the scale of "
+                    f"{site!r} in the {role} changes with the rows, but is neither proportional to "
+                    "their number nor to its inverse: use an ELBO with one particle"
+                )
+            if power:
+                found[site] = power
+    return powers
+
+
+def _power(once: float | Tensor, twice: float | Tensor) -> int | None:
+    """0, 1 or -1 if a scale on two tiles is the same, twice or half the one on the batch."""
+    before, after = torch.as_tensor(once).double(), torch.as_tensor(twice).double()
+    for dim, (rows, tiles) in enumerate(zip(before.shape, after.shape, strict=False)):
+        if tiles == 2 * rows:
+            after = after.narrow(dim, 0, rows)
+    for power in (0, 1, -1):
+        if after.shape == before.shape and torch.allclose(after, before * 2.0**power, rtol=1e-4):
+            return power
+    return None
+
+
 def _parameters(
     model: Program, guide: Program, traces: tuple[poutine.Trace, poutine.Trace]
 ) -> dict[str, Tensor]:
@@ -200,6 +248,33 @@ def _parameters(
         for part, leaf in network.named_parameters():
             found.setdefault(id(leaf), (f"{name}.{part}", leaf))
     return dict(found.values())
+
+
+def _leaves(model: Program, guide: Program, batch: tuple[Any, ...]) -> list[Tensor]:
+    """The leaves of the graph of a few rows; some networks are known to the optimizer alone."""
+    head = tuple(_rows(part, slice(4), len(batch[0])) for part in batch)
+    try:
+        with preserve_generators(), torch.enable_grad():
+            traces = paired_traces(model, guide, head)
+            terms = [
+                part
+                for trace in traces
+                for _, site in sample_sites(trace)
+                for part in (site["value"], site["fn"].log_prob(site["value"]))
+            ]
+    except (RuntimeError, ValueError, IndexError):
+        return []  # it has this size and no other
+    waiting: list[Any] = [part.grad_fn for part in terms if isinstance(part, Tensor)]
+    seen: set[Any] = {None}
+    leaves = []
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                leaves.append(node.variable)
+    return leaves
 
 
 def _rows(part: Any, where: slice, rows: int) -> Any:

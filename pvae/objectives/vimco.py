@@ -61,6 +61,9 @@ def without_each(log_weights: Tensor) -> Tensor:
         Shape (particles, rows).
     """
     count = len(log_weights)
-    others = (log_weights.sum(0) - log_weights) / (count - 1)
     same = torch.eye(count, dtype=torch.bool, device=log_weights.device)[..., None]
-    return torch.where(same, others, log_weights).logsumexp(1) - math.log(count)
+    # Not the sum without one, which is undefined where a weight is 0.
+    others = torch.where(same, 0.0, log_weights).sum(1) / (count - 1)
+    replaced = torch.where(same, others, log_weights).logsumexp(1) - math.log(count)
+    # If all others are 0, any number that does not depend on z_k serves as well.
+    return replaced.where(replaced > -torch.inf, 0.0)

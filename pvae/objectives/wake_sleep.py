@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from pvae.objectives.compatibility import require_local_sites, require_separate_parameters
+from pvae.objectives.compatibility import (
+    require_local_sites,
+    require_scores_of_parameters,
+    require_separate_parameters,
+)
 from pvae.objectives.dreams import dream_log_prob, find_observed
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
@@ -47,6 +51,7 @@ class WakeSleep(Objective):
         require_local_sites(self, structure, "ELBO, or Trace_ELBO")
         nearest = "ELBO, or REINFORCE where draws have no gradient"
         require_separate_parameters(self, structure, batch, nearest)
+        require_scores_of_parameters(self, structure, batch, "ELBO")
         self._observed = find_observed(type(self).__name__, structure, batch)
 
     def estimate(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:

@@ -2,14 +2,18 @@
 
 from typing import Any, cast
 
-from pyro.distributions import Delta, Distribution, constraints
+from pyro.distributions import Delta, Distribution, Independent, MaskedDistribution, constraints
+from torch import Tensor
 
 __all__ = [
     "base_distribution",
     "distribution_name",
+    "elements_masked",
     "elementwise_support",
     "is_delta",
     "is_unvalidated",
+    "own_masks",
+    "unmasked",
 ]
 
 
@@ -56,3 +60,41 @@ def elementwise_support(fn: Distribution) -> constraints.Constraint | None:
     while isinstance(support, constraints.independent):  # `to_event` only collects elements
         support = support.base_constraint
     return support
+
+
+def unmasked(fn: Any) -> Any:
+    """The distribution without its masks (`fn.mask(m)`); it has the same draws.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> unmasked(dist.Normal(0.0, 1.0).expand([3]).mask(False).to_event(1))
+        Independent(Normal(loc: torch.Size([3]), scale: torch.Size([3])), 1)
+    """
+    if isinstance(fn, MaskedDistribution):
+        return unmasked(fn.base_dist)
+    if isinstance(fn, Independent):
+        base = unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
+    return fn
+
+
+def own_masks(fn: Any) -> list[bool | Tensor]:
+    """The masks of a distribution (`fn.mask(m)`), each broadcastable to the shape of its values.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> (mask,) = own_masks(dist.Dirichlet(torch.ones(3, 5)).mask(torch.ones(3).bool()))
+        >>> mask.shape
+        torch.Size([3, 1])
+    """
+    found = []
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, MaskedDistribution):
+            found.append(elements_masked(fn._mask, len(fn.event_shape)))
+        fn = fn.base_dist
+    return found
+
+
+def elements_masked(mask: bool | Tensor, event_dim: int) -> bool | Tensor:
+    """A mask of a batch shape, with as many dimensions of size 1 as an event has."""
+    return mask.reshape(*mask.shape, *(1,) * event_dim) if isinstance(mask, Tensor) else mask

@@ -12,7 +12,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from pvae.pair.distributions import is_delta
+from pvae.pair.distributions import is_delta, own_masks
 
 __all__ = ["closed_form_kl", "sites_with_exact_kl"]
 
@@ -26,6 +26,8 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
     """
     if is_delta(q):
         return None  # its log_density would be left out
+    if not _same_masks(own_masks(q), own_masks(p)):
+        return None  # torch's formula would apply both masks to both densities
     if isinstance(q, MultivariateNormal) and isinstance(p, Independent):
         base = p.base_dist
         if isinstance(base, Normal) and p.reinterpreted_batch_ndims == 1:
@@ -34,6 +36,20 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return kl_divergence(q, p)
     except NotImplementedError:
         return None
+
+
+def _same_masks(of_q: Sequence[bool | Tensor], of_p: Sequence[bool | Tensor]) -> bool:
+    """Whether two distributions have the same masks: the same memory, or the same constants."""
+    if len(of_q) != len(of_p):
+        return False
+    for one, other in zip(of_q, of_p, strict=True):
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            layouts = [(m.data_ptr(), m.shape, m.stride()) for m in (one, other)]
+            if layouts[0] != layouts[1]:
+                return False
+        elif one is not other:
+            return False
+    return True
 
 
 def sites_with_exact_kl(model_order: Sequence[str], guide_order: Sequence[str]) -> list[str]:

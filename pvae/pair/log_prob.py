@@ -10,7 +10,15 @@ from torch import Tensor
 from pvae.pair.plate import DataPlate
 from pvae.pair.traces import Site, sample_sites
 
-__all__ = ["Terms", "log_probs", "log_weight_terms", "own_scale", "site_log_prob", "sum_to_rows"]
+__all__ = [
+    "Terms",
+    "log_probs",
+    "log_weight_terms",
+    "own_scale",
+    "scale_within",
+    "site_log_prob",
+    "sum_to_rows",
+]
 
 
 class Terms(NamedTuple):
@@ -36,8 +44,9 @@ def log_weight_terms(
         plate: the data plate; without a vectorized one, all terms are global.
 
     Returns:
-        Terms by site, in nats, local ones of shape (rows,). Scales are left out, since each datum
-        counts once; masks apply.
+        Terms by site, in nats, local ones of shape (rows,). Handlers' scales and the data plate's
+        are left out, since each datum counts once; masks, and the scales of other plates that
+        subsample, apply.
     """
     of_model, of_guide = log_probs(model_trace, plate), log_probs(guide_trace, plate)
     for name, site in sample_sites(model_trace):
@@ -57,7 +66,7 @@ def log_probs(trace: poutine.Trace, plate: DataPlate | None, *, scaled: bool = F
     Args:
         trace: of a model or a guide.
         plate: the data plate; without a vectorized one, all sites are global.
-        scaled: multiply by `poutine.scale`, as `site_log_prob` does.
+        scaled: multiply by scales, as `site_log_prob` does.
     """
     found = Terms({}, {})
     for name, site in sample_sites(trace):
@@ -76,12 +85,13 @@ def site_log_prob(site: Site, plate: DataPlate | None, *, scaled: bool = False) 
         site: of a trace.
         plate: the data plate.
         scaled: multiply by the site's scale, except for the part that stands for data outside the
-            batch (the scale of a data plate that is larger than the batch).
+            batch (the scale of a data plate that is larger than the batch). Otherwise by the scale
+            of other plates alone, which subsample within a datum.
     """
     log_prob = site.get("unscaled_log_prob")  # of a guide's own draw
     if log_prob is None:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    scale = own_scale(site, plate) if scaled else 1.0
+    scale = own_scale(site, plate) if scaled else scale_within(site, plate)
     masked: Tensor = scale_and_mask(log_prob, scale, site["mask"])
     return masked
 
@@ -93,6 +103,16 @@ def own_scale(site: Site, plate: DataPlate | None) -> float | Tensor:
     if frame is None or not frame.full_size or frame.full_size == frame.size:
         return scale
     return scale * (frame.size / frame.full_size)
+
+
+def scale_within(site: Site, plate: DataPlate | None) -> float:
+    """The scale of the plates around a site, apart from the data plate, that subsample."""
+    scale = 1.0
+    for frame in site["cond_indep_stack"]:
+        of_data = plate is not None and frame.name in plate.names
+        if not of_data and frame.full_size and frame.full_size != frame.size:
+            scale *= frame.full_size / frame.size
+    return scale
 
 
 def sum_to_rows(log_prob: Tensor, site: Site, plate: DataPlate) -> Tensor:

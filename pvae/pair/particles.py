@@ -1,7 +1,7 @@
 """Particles: several draws from the guide for each datum, with their log-probabilities."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
+from pvae.pair.distributions import is_delta, unmasked
 from pvae.pair.log_prob import Terms, log_probs, site_log_prob, sum_to_rows
 from pvae.pair.plate import DataPlate
 from pvae.pair.tiling import Oversized, tiled_arguments
@@ -48,6 +49,11 @@ class Proposal:
     def sites(self) -> dict[str, Site]:
         """The sample sites of the guide."""
         return dict(sample_sites(self.trace))
+
+    @property
+    def point_masses(self) -> list[str]:
+        """Names of the guide's sites that are functions of its other draws, or parameters."""
+        return [name for name, site in self.sites.items() if is_delta(site["fn"])]
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,9 @@ class Particles:
         plate: the data plate, vectorized.
         depth: of the plate of particles in the guide, as in `Proposal`; see `vectorized_particles`.
         scaled: multiply log-probabilities by scales, as `site_log_prob` does.
+        powers: of the model's and of the guide's sites, by name: a scale that a program computes
+            from the number of rows, such as N / len(x), is on a tiled batch K to the power of this
+            times what it is on the batch.
     """
 
     def __init__(
@@ -110,9 +119,10 @@ class Particles:
         *,
         depth: int = 0,
         scaled: bool = False,
+        powers: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
     ) -> None:
         self.model, self.guide, self.plate = model, guide, plate
-        self.depth, self.scaled = depth, scaled
+        self.depth, self.scaled, self.powers = depth, scaled, powers
 
     def draw(
         self, batch: _Batch, count: int, *, detached: bool = False, tiled: bool = False
@@ -135,24 +145,30 @@ class Particles:
         at: Proposal | None = None,
         detached: bool = False,
         tiled: bool = False,
+        handler: AbstractContextManager[object] | None = None,
     ) -> Proposal:
         """Draw from the guide.
 
         Args:
             batch: the arguments of the programs.
             count: particles of each datum.
-            at: take the values of this proposal instead of drawing.
+            at: take the values of this proposal instead of drawing; point masses are computed.
             detached: detach each draw, also for the sites after it.
             tiled: run the guide on the tiled batch even if it could run once.
+            handler: around the trace, which records the values that the program continues with.
         """
-        guide = self.guide if at is None else poutine.replay(self.guide, trace=trace_of(at.values))
-        depth = self.depth if at is None else at.depth
-        # Around the trace, which records the values that the program continues with.
-        with _Detach() if detached else nullcontext():
+        guide, depth = self.guide, self.depth
+        if at is not None:
+            drawn = {n: v for n, v in at.values.items() if n not in at.point_masses}
+            guide, depth = poutine.replay(guide, trace=trace_of(drawn)), at.depth
+        if handler is None:
+            handler = _Detach() if detached else nullcontext()
+        with handler:
             traced = guide_trace_of if at is None else _trace
             if tiled or not depth:
                 with Oversized():
                     trace = traced(guide, *tiled_arguments(batch, count))
+                _rescale(trace, self.powers[1], count)
                 return Proposal(trace, count, 0)
             with pyro.plate(_PLATE, count, dim=-depth - 1):
                 return Proposal(traced(guide, *batch), count, depth)
@@ -163,6 +179,7 @@ class Particles:
         at_values = poutine.replay(self.model, trace=trace_of(values))
         with Oversized():
             trace = _trace(at_values, *tiled_arguments(batch, proposal.count))
+        _rescale(trace, self.powers[0], proposal.count)
         found = log_probs(trace, self.plate, scaled=self.scaled)
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.global_)  # fmt: skip
@@ -171,16 +188,18 @@ class Particles:
     def score(self, proposal: Proposal) -> Tensor:
         """log q of the local sites that are not reparameterized; see `Draw.score`."""
         found = {
-            name: self._by_particle(site, site["fn"].log_prob(site["value"]), proposal)
+            name: self._by_particle(site, unmasked(site["fn"]).log_prob(site["value"]), proposal)
             for name, site in proposal.sites.items()
             if not site["fn"].has_rsample and self.plate.frame(site) is not None
         }
         return total(found)
 
-    def log_q(self, proposal: Proposal) -> Terms:
-        """The log-probabilities of a proposal by site."""
+    def log_q(self, proposal: Proposal, names: Iterable[str] | None = None) -> Terms:
+        """The log-probabilities of a proposal by site (default: of all sites)."""
         found = Terms({}, {})
-        for name, site in proposal.sites.items():
+        sites = proposal.sites
+        for name in sites if names is None else names:
+            site = sites[name]
             log_prob = site_log_prob(site, self.plate, scaled=self.scaled)
             if self.plate.frame(site) is None:
                 found.global_[name] = log_prob.sum()
@@ -230,6 +249,13 @@ class Particles:
         while value.dim() > events + own and value.shape[0] == 1:
             value = value[0]
         return value
+
+
+def _rescale(trace: poutine.Trace, powers: Mapping[str, int], count: int) -> None:
+    """Restore the scales that a program computed from the rows of a tiled batch."""
+    for name, power in powers.items():
+        if name in trace.nodes:
+            trace.nodes[name]["scale"] = trace.nodes[name]["scale"] * float(count) ** -power
 
 
 def _trace(program: Callable[..., object], *batch: Any) -> poutine.Trace:

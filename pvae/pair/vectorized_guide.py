@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pyro import poutine
 
+from pvae.pair.distributions import unmasked
 from pvae.pair.particles import Particles, Proposal, trace_of
 from pvae.pair.plate import DataPlate
 from pvae.pair.preserve import preserve_generators
@@ -61,7 +62,8 @@ def vectorized_particles(
             trace = poutine.trace(at_values).get_trace(*tiled_arguments(head, _TRIED))
             again = Proposal(trace, _TRIED, 0)
             for site in (*found.sites.values(), *again.sites.values()):
-                site["mask"] = None  # what is masked here may count elsewhere
+                # What is masked here may count elsewhere.
+                site["mask"], site["fn"] = None, unmasked(site["fn"])
             wanted, got = particles.log_q(again).local, particles.log_q(found).local
             shapes = all(again.sites[n]["fn"].shape() == v.shape for n, v in as_rows.items())
             same = shapes and all(torch.allclose(wanted[n], got[n], 1e-3, 1e-3) for n in got)
