@@ -1,6 +1,7 @@
 """Stochastic variational inference: Pyro's SVI with engines that execute its steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import pyro
@@ -66,7 +67,8 @@ class SVI(pyro.infer.SVI):
         precision: precision of the matrix products in networks: "float32", which follows torch's
             setting, "tf32" (CUDA devices) or "bfloat16". Parameters, distributions and sums are
             float32.
-        clip_norm: largest global norm of the gradient in `step_tensor` (default: no clipping).
+        clip_norm: largest global norm of the pair's gradient in `step_tensor` (default: no
+            clipping); networks of the objective, such as a baseline, are clipped by themselves.
         **kwargs: as in Pyro.
 
     Raises:
@@ -128,8 +130,9 @@ class SVI(pyro.infer.SVI):
         if self._autocast is not None:
             self._executed = (self._autocast.wrap(model), self._autocast.wrap(guide))
         networks = [network for _, network in reach(self._programs, nn.Module)]
-        if isinstance(loss, Objective):
-            networks += loss.networks().values()
+        of_objective = loss.networks().values() if isinstance(loss, Objective) else []
+        networks += of_objective
+        self._own = {id(p) for network in of_objective for p in network.parameters()}
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
         if engine != "eager":
@@ -219,8 +222,16 @@ class SVI(pyro.infer.SVI):
         if not done.gradients:
             self._update(done, number)
             return value, torch.zeros((), device=device)
-        norm = nn.utils.get_total_norm(done.gradients) / number
-        self._update(done, number * ((norm + 1e-6) / self.clip_norm).clamp(min=1.0))
+        own = [id(p) in self._own for p in done.trained]
+        norm = _norm(done.gradients, own, False) / number
+        excess = ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
+        if any(own):  # the objective's networks have another loss, and are clipped by themselves
+            theirs = ((_norm(done.gradients, own, True) / number + 1e-6) / self.clip_norm).clamp(
+                min=1
+            )
+            pairs = zip(done.gradients, own, strict=True)
+            done = replace(done, gradients=[g * (excess / theirs) if o else g for g, o in pairs])
+        self._update(done, number * excess)
         return value, norm
 
     def _update(self, done: Step, divisor: Tensor | None) -> None:
@@ -249,3 +260,9 @@ class SVI(pyro.infer.SVI):
             if self.replay is not None:
                 return self.replay.step(args, kwargs, number=number)
             return eager_step(self._loss_and_grads, args, kwargs, others=self._others)
+
+
+def _norm(gradients: list[Tensor], chosen: list[bool], which: bool) -> Tensor:
+    return nn.utils.get_total_norm(
+        [g for g, own in zip(gradients, chosen, strict=True) if own is which]
+    )

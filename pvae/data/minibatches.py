@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sized
 from itertools import chain, islice
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pvae._seeds import named_seed
 from pvae._validation import at_least
 from pvae.data.splits import rows
 from pvae.data.table import Rows, seen
@@ -36,6 +36,10 @@ class Batches(Protocol):
     @property
     def batch_size(self) -> int | None:
         """Number of rows in a full batch; None if unknown."""
+
+    @property
+    def levels(self) -> int | None:
+        """Number of grey levels of uint8 data, as far as they are known; None of other data."""
 
     def first(self) -> tuple[Tensor, ...]:
         """The first batch of the first epoch, which that epoch has as well."""
@@ -94,7 +98,7 @@ def batches(
     if isinstance(data, IterableDataset):
         if isinstance(data, Sized) and len(data) > 0:
             _check_batch_size(batch_size, len(data))
-        generator.manual_seed(_mixed(seed, 0))
+        generator.manual_seed(named_seed(seed, "shuffling"))
         stream = DataLoader(data, batch_size=batch_size, generator=generator)
         return _LoaderBatches(stream, device, steps=steps_per_epoch)
     if not isinstance(data, Sized):
@@ -124,13 +128,16 @@ class _RowBatches:
     def __init__(self, table: Rows, batch_size: int, *, seed: int, steps: int | None) -> None:
         self.rows: int | None = len(table)
         self.batch_size: int | None = batch_size
+        self.levels = table.levels
         self._table, self._size, self._seed, self._steps = table, batch_size, seed, steps
 
     def first(self) -> tuple[Tensor, ...]:
         return next(self.epoch(0))
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        generator = torch.Generator(self._table.device).manual_seed(_mixed(self._seed, number))
+        generator = torch.Generator(self._table.device).manual_seed(
+            named_seed(self._seed, "shuffling", number)
+        )
         if self._steps is None:
             return self._table.batches(self._size, generator=generator)
         return islice(self._passes(generator), self._steps)
@@ -165,7 +172,7 @@ class _LoaderBatches:
         self.rows = _loader_rows(loader)
         self.batch_size = loader.batch_size
         self._loader, self._device, self._seed, self._steps = loader, device, seed, steps
-        self._levels: int | None = None
+        self.levels: int | None = None
         self._begun: Iterator[tuple[Tensor, ...]] | None = None
         self._stream: Iterator[tuple[Tensor, ...]] | None = None
 
@@ -185,7 +192,7 @@ class _LoaderBatches:
             return begun
         if self._seed is not None:
             assert self._loader.generator is not None
-            self._loader.generator.manual_seed(_mixed(self._seed, number))
+            self._loader.generator.manual_seed(named_seed(self._seed, "shuffling", number))
             return self._one_pass() if self._steps is None else islice(self._passes(), self._steps)
         if self._steps is None:
             return self._one_pass()
@@ -211,17 +218,17 @@ class _LoaderBatches:
 
     def _arguments(self, item: object) -> tuple[Tensor, ...]:
         x, *more = (_checked(item),) if isinstance(item, Tensor) else _elements(item)
-        if x.dtype == torch.uint8 and self._levels != 256:
+        if x.dtype == torch.uint8 and self.levels != 256:
             # The batch is still on the loader's device, so this does not read the GPU.
             binary = int(x.max()) <= 1
-            if self._levels == 2 and not binary:
+            if self.levels == 2 and not binary:
                 raise ValueError(
                     "the first batch of uint8 data contained only 0 and 1, and a later one other "
                     "values: give floats in [0, 1] instead of uint8"
                 )
-            self._levels = 2 if binary else 256
+            self.levels = 2 if binary else 256
         moved = [argument.to(self._device, non_blocking=True) for argument in (x, *more)]
-        return (seen(moved[0], self._levels), *moved[1:])
+        return (seen(moved[0], self.levels), *moved[1:])
 
 
 def _elements(item: object) -> tuple[Tensor, ...]:
@@ -262,8 +269,15 @@ def _length(loader: DataLoader[object]) -> int | None:
 def _loader_rows(loader: DataLoader[object]) -> int | None:
     if loader.batch_size is None and loader.batch_sampler is None:
         return None  # the items are batches already, of sizes that nobody knows
-    counted = loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.sampler
+    counted: object = loader.sampler
+    if isinstance(loader.dataset, IterableDataset) or _draws_with_replacement(loader.sampler):
+        counted = loader.dataset
     return len(counted) if isinstance(counted, Sized) else None
+
+
+def _draws_with_replacement(sampler: object) -> bool:
+    """Whether the sampler's length counts draws, not data."""
+    return bool(getattr(sampler, "replacement", False))
 
 
 def _check_batch_size(batch_size: int, size: int) -> None:
@@ -271,8 +285,3 @@ def _check_batch_size(batch_size: int, size: int) -> None:
         raise ValueError(
             f"batch_size {batch_size} is above the {size} rows of the data: give {size} or less"
         )
-
-
-def _mixed(seed: int, number: int) -> int:
-    """Combine two seeds into one; similar pairs have unrelated results."""
-    return int(np.random.SeedSequence((seed % 2**64, number)).generate_state(1, np.uint64)[0])

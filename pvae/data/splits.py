@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, from_numpy
 from torch.utils.data import TensorDataset
 
@@ -52,12 +53,13 @@ class Splits:
         return self.train.binarize
 
 
-def rows(data: object) -> Rows:
+def rows(data: object, *, levels: int | None = None) -> Rows:
     """Turn data into `Rows`.
 
     Args:
         data: `Rows`; a tensor or an array (N, *x_shape); a tuple or a list of them, each an
             argument of the programs; or a `TensorDataset`.
+        levels: number of grey levels of x if it is of uint8, as in `Rows`; `Rows` keep theirs.
 
     Raises:
         TypeError: if the data are anything else, such as `Splits`, which have several sets of rows.
@@ -76,7 +78,7 @@ def rows(data: object) -> Rows:
             "give one split: data.train, .valid or .test"
         )
     if isinstance(data, TensorDataset):
-        return Rows(*data.tensors)
+        data = data.tensors
     if isinstance(data, Tensor | np.ndarray):
         data = (data,)
     if not isinstance(data, tuple | list) or not data:
@@ -90,7 +92,8 @@ def rows(data: object) -> Rows:
                 f"item {i} of data is {_kind(argument)}: expected a tensor or an array (N, ...), "
                 "one for each argument of the programs"
             )
-    return Rows(*(tensor_of(a) if isinstance(a, np.ndarray) else a for a in data))
+    tensors = [tensor_of(a) if isinstance(a, np.ndarray) else a for a in data]
+    return Rows(*tensors, levels=levels if tensors[0].dtype == torch.uint8 else None)
 
 
 def tensor_of(array: npt.NDArray[np.generic]) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pvae._seeds import named_seed
 from pvae._validation import at_least
 
 __all__ = ["Rows", "seen"]
@@ -209,7 +210,7 @@ class Rows:
     def _drawn_once(self) -> Tensor:
         # On the CPU, so that the draw is the same on any device; in parts, so that grey levels in
         # float32 never exist for all rows at once.
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(named_seed(self._seed, "binarization"))
         drawn = [
             torch.bernoulli(seen(part.cpu(), self._levels), generator=generator).to(torch.uint8)
             for part in self._x.split(4096)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from pvae._validation import at_least
 from pvae.evaluation.context import EvaluationContext, context_of, from_rows, parts
 from pvae.evaluation.estimate import Estimate, UndefinedQuantityError
+from pvae.pair.enumeration import log_probs_summed_out
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces
 
@@ -116,7 +117,8 @@ def information(
     Raises:
         ValueError: if a number is out of range, there is one datum alone, or
             (`UndefinedQuantityError`) there is no vectorized data plate with a latent site, or the
-            guide has global latent sites or ones that the model does not have.
+            guide has global latent sites, point masses or sites that the model does not have, or
+            p(z) is an integral over sites that the guide does not have.
 
     Example:
         >>> import pvae, pyro, torch
@@ -137,6 +139,7 @@ def information(
     runs = []
     context = context_of(model, guide, data)
     context.require_latent_sites()
+    context.require_density(by_site=True)
     with context.evaluating(seed):
         size = min(num_data, len(context.source))
         if size < 2:
@@ -145,7 +148,6 @@ def information(
                 "information needs at least 2"
             )
         rows = torch.randperm(len(context.source))[:size].sort().values.to(context.source.device)
-        _check_joint(guide, context)
         for _ in range(num_particles):
             values, log_prior = _draws(model, guide, context, rows)
             own, aggregated = _densities(guide, context, rows, values)
@@ -154,16 +156,6 @@ def information(
     return Information(
         _estimate(mutual), _estimate(divergence), _estimate(mutual + divergence), size
     )
-
-
-def _check_joint(guide: Callable[..., object], context: EvaluationContext) -> None:
-    trace = poutine.trace(guide).get_trace(*context.source.first(2))
-    auxiliary = sorted(set(latent_sites(trace)) - set(context.latent_sites))
-    if auxiliary:
-        raise UndefinedQuantityError(
-            f"the guide samples auxiliary sites {auxiliary}, which the model does not have: the "
-            "density q(z | x) without them is unknown, and with it the mutual information"
-        )
 
 
 def _estimate(values: Tensor) -> Estimate:
@@ -190,8 +182,16 @@ def _draws(
     log_prior = []
     for part in parts(len(rows), context.rows_per_run()):
         batch = context.source.arguments(rows[part])
-        model_trace, guide_trace = paired_traces(model, guide, batch)
-        log_prior.append(torch.stack(tuple(context.log_probs(model_trace).values())).sum(0))
+        summed_out = context.prior_summed_out
+        if summed_out is None:
+            model_trace, guide_trace = paired_traces(model, guide, batch)
+            terms = context.log_probs(model_trace)
+        else:
+            model_trace, guide_trace = context.summed_out_traces(batch, summed_out)
+            plate, latents = context.require_plate(), latent_sites(model_trace)
+            names = summed_out.names
+            terms = log_probs_summed_out(model_trace, plate, names, sites=latents).local
+        log_prior.append(torch.stack(tuple(terms.values())).sum(0))
         for name, value in context.values(guide_trace).items():
             values.setdefault(name, []).append(value)
     return {name: torch.cat(found) for name, found in values.items()}, torch.cat(log_prior)

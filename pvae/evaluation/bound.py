@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from pvae._validation import at_least
 from pvae.evaluation.context import context_of
 from pvae.evaluation.estimate import Bound, Estimate
 from pvae.evaluation.log_weights import blocks
+from pvae.pair.pair import pair_of
 from pvae.pair.particles import total
 
 __all__ = ["elbo"]
@@ -20,14 +22,17 @@ def elbo(
     data: object,
     num_particles: int = 1,
     *,
+    data_size: int | None = None,
     seed: int = 0,
     max_bytes: int | None = None,
     progress: bool = False,
 ) -> Bound:
     """Estimate the evidence lower bound E_q[log p(x, z) - log q(z | x)], in nats per datum.
 
-    Networks are in eval mode. Scales (annealing, subsampling) are left out: each datum counts once,
-    and a global site counts 1 / N per datum.
+    Networks are in eval mode. Scales of handlers and of the data plate (annealing, minibatches) are
+    left out: each datum counts once, and a global site 1 / `data_size` per datum. Sites of the
+    model alone are summed out if they are marked for enumeration, and drawn from their prior
+    otherwise. With point masses in the guide the number is about another quantity, `.quantity`.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
@@ -38,15 +43,19 @@ def elbo(
         guide: q(z | x), called with the same arguments.
         data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: draws from the guide per datum.
+        data_size: number of data that the global sites were trained on (default: that of the
+            training, if the programs are a `Fit`'s, and otherwise the number of data here).
         seed: seeds the draws.
         max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on
             the device).
         progress: show a progress bar.
 
     Returns:
-        A `Bound`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.sites`.
+        A `Bound`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.sites`, `.note`.
 
     Raises:
+        UndefinedQuantityError: if the guide has auxiliary sites from which no site of the model is
+            computed, so that q(z | x) is unknown.
         ValueError: if the data are empty, not finite or of different lengths.
 
     Example:
@@ -64,8 +73,13 @@ def elbo(
         >>> abs(bound.mean - exact.item()) < 1e-5
         True
     """
+    at_least(1, data_size=data_size)
     context = context_of(model, guide, data)
+    points = context.density.points
     size = len(context.source)
+    if data_size is None:
+        pair = pair_of(model, guide)
+        data_size = size if pair is None or pair.data_size is None else pair.data_size
     totals = torch.zeros(size, dtype=torch.float64)
     squares = torch.zeros(size, dtype=torch.float64)
     sites: dict[str, float] = defaultdict(float)
@@ -80,7 +94,7 @@ def elbo(
         for site, term in terms.local.items():
             sites[site] += term.double().sum().item() / (size * num_particles)
         for site, value in terms.global_.items():
-            global_[site].append(value.item() / size)
+            global_[site].append(value.item() / data_size)
     per_datum = totals / num_particles
     if num_particles > 1 and not global_:
         variances = (squares - num_particles * per_datum.square()).clamp(min=0) / (
@@ -93,4 +107,14 @@ def elbo(
         sites[site] += sum(values) / len(values)
         per_datum = per_datum + sum(values) / len(values)
     mean, std_error = Estimate.over_data(per_datum)
-    return Bound(mean, std_error, mc_error, num_particles, per_datum.float(), dict(sites))
+    return Bound(
+        mean,
+        std_error,
+        mc_error,
+        num_particles,
+        per_datum.float(),
+        dict(sites),
+        points,
+        tuple(global_),
+        data_size if global_ else None,
+    )

@@ -12,10 +12,19 @@ from torch import Tensor
 
 from pvae.data import Rows
 from pvae.evaluation.estimate import UndefinedQuantityError
+from pvae.evaluation.guide_density import GuideDensity, guide_density
 from pvae.evaluation.memory import allowed_bytes, peak_bytes
+from pvae.pair.enumeration import (
+    SummedOut,
+    enumerated,
+    marked_sites,
+    model_only_sites,
+    plate_depth,
+)
 from pvae.pair.independence import dependent_sites
 from pvae.pair.log_prob import Terms, log_weight_terms, site_log_prob, sum_to_rows
 from pvae.pair.pair import rows_on_device
+from pvae.pair.particles import Draw, Particles
 from pvae.pair.plate import DataPlate, find_data_plate
 from pvae.pair.preserve import evaluation_mode, preserve_generators, seeded
 from pvae.pair.tiling import tiled
@@ -27,7 +36,15 @@ from pvae.pair.traces import (
     sample_sites,
 )
 
-__all__ = ["EvaluationContext", "context_of", "from_rows", "parts", "tiled_terms", "to_rows"]
+__all__ = [
+    "EvaluationContext",
+    "context_of",
+    "from_rows",
+    "log_weight_terms_of",
+    "parts",
+    "tiled_terms",
+    "to_rows",
+]
 
 _Program = Callable[..., object]
 
@@ -78,6 +95,7 @@ class EvaluationContext:
         self._programs = (model,) if guide is None else (model, guide)
         self.source: Rows = rows_on_device(data, *self._programs)
         self._limits: dict[str, int] = {}
+        self._density: GuideDensity | None = None
         with preserve_generators(), torch.no_grad(), evaluation_mode(*self._programs):
             head = self.source.first(2)
             try:
@@ -147,6 +165,131 @@ class EvaluationContext:
         sites = latent_sites(self.guide_trace).items()
         plate = self.plate
         return sorted(n for n, site in sites if plate is None or plate.frame(site) is None)
+
+    @property
+    def density(self) -> GuideDensity:
+        """Which sites of the guide are point masses or auxiliary.
+
+        Raises:
+            UndefinedQuantityError: if the guide has auxiliary sites that its density cannot do
+                without.
+        """
+        if self._density is None:
+            assert self.guide is not None
+            with preserve_generators(), torch.no_grad(), evaluation_mode(*self._programs):
+                head = self.source.first(2)
+                with pyro.validation_enabled(False):
+                    traces = self.model_trace, self.guide_trace
+                    self._density = guide_density(*traces, self.guide, head)
+        found = self._density
+        if not found.counted:
+            what = (
+                f"and computes {list(found.transformed)}, of other dimensions, from them"
+                if found.transformed
+                else "and computes no site of the model from them"
+            )
+            raise UndefinedQuantityError(
+                f"the guide samples auxiliary sites {list(found.auxiliary)}, which the model does "
+                f"not have, {what}: the density q(z | x) without them is an unknown integral, and "
+                "log p(x, z) - log q(z, auxiliary | x) is no bound on log p(x); give the model a "
+                "distribution of these sites given z, which makes it one"
+            )
+        return found
+
+    def require_whole_data(self) -> None:
+        """Require that no plate within a datum selects some of its elements.
+
+        Raises:
+            UndefinedQuantityError: if one does: a scaled part of log p(x | z) has the right mean,
+                but its exponential does not.
+        """
+        partial = sorted(
+            {
+                f"{frame.name!r} ({frame.size} of {frame.full_size} elements)"
+                for _, site in sample_sites(self.model_trace)
+                for frame in site["cond_indep_stack"]
+                if frame.full_size
+                and frame.full_size != frame.size
+                and (self.plate is None or frame.name not in self.plate.names)
+            }
+        )
+        if partial:
+            raise UndefinedQuantityError(
+                f"plates {', '.join(partial)} select a part of each datum, and the exponential of "
+                "a scaled part of log p(x | z) is no estimate of p(x | z): evaluate the model with "
+                "the whole plate; the bound of pvae.elbo has the right mean"
+            )
+
+    def require_density(self, *, by_site: bool = False) -> None:
+        """Require that q(z | x) has a density.
+
+        Args:
+            by_site: whether each site needs one of its own.
+
+        Raises:
+            UndefinedQuantityError: if a site of the guide is a point mass, or auxiliary.
+        """
+        found = self.density
+        if found.points:
+            raise UndefinedQuantityError(
+                f"sites {list(found.points)} of the guide are point masses (Delta), so q(z | x) "
+                "has no density: pvae.elbo gives log p(x, z) at them, and pvae.ais with "
+                'start="prior" estimates log p(x)'
+            )
+        if by_site and found.auxiliary:
+            raise UndefinedQuantityError(
+                f"sites {list(found.transformed)} of the guide are computed from auxiliary sites "
+                f"{list(found.auxiliary)}, so their densities are not known one by one"
+            )
+
+    @property
+    def summed_out(self) -> SummedOut | None:
+        """The model's sites that are marked for enumeration and that the guide does not have.
+
+        Raises:
+            UndefinedQuantityError: if one of them is global.
+        """
+        names = marked_sites(self.model_trace, self.guide_trace)
+        if not names or self.plate is None:
+            return None
+        sites = dict(sample_sites(self.model_trace))
+        outside = [name for name in names if self.plate.frame(sites[name]) is None]
+        if outside:
+            raise UndefinedQuantityError(
+                f"sites {outside} are summed out and global (outside the data plate "
+                f"{self.plate.name!r}), so the evidence is no product over data"
+            )
+        return SummedOut(tuple(names), plate_depth(self.model_trace))
+
+    @property
+    def prior_summed_out(self) -> SummedOut | None:
+        """The model's sites that the guide does not have, over which p(z) is a sum.
+
+        Raises:
+            UndefinedQuantityError: if there is one that cannot be enumerated, or is global.
+        """
+        names = model_only_sites(self.model_trace, self.guide_trace)
+        if not names:
+            return None
+        sites, plate = dict(sample_sites(self.model_trace)), self.require_plate()
+        wrong = [
+            name
+            for name in names
+            if plate.frame(sites[name]) is None or not sites[name]["fn"].has_enumerate_support
+        ]
+        if wrong:
+            raise UndefinedQuantityError(
+                f"the guide has no sites {wrong}, which the model draws, so the density p(z) of "
+                "the others is an unknown integral; add them to the guide"
+            )
+        return SummedOut(tuple(names), plate_depth(self.model_trace))
+
+    def summed_out_traces(
+        self, batch: tuple[Tensor, ...], sites: SummedOut
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """Traces as of `traces`, with all values of some of the model's sites."""
+        assert self.guide is not None
+        return paired_traces(enumerated(self.model, sites), self.guide, batch)
 
     def require_plate(self, instead: str = "") -> DataPlate:
         """The data plate, vectorized and not subsampling.
@@ -278,6 +421,10 @@ def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: in
     """
     assert context.guide is not None
     plate, width = context.plate, len(batch[0])
+    summed_out = context.summed_out
+    if plate is not None and summed_out is not None:
+        particles = Particles(context.model, context.guide, plate, summed_out=summed_out)
+        return log_weight_terms_of(particles.draw(batch, count))
     traces = paired_traces(context.model, context.guide, tiled(batch, count))
     local, global_ = log_weight_terms(*traces, plate)
     if plate is None:
@@ -290,6 +437,19 @@ def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: in
                 "datum by datum; pass the subsample as the batch"
             )
     return Terms({site: value.reshape(count, width) for site, value in local.items()}, global_)
+
+
+def log_weight_terms_of(draw: Draw) -> Terms:
+    """The terms of log p(x, z) - log q(z | x) of particles, local ones (particles, rows)."""
+    found = Terms({}, {})
+    latents = latent_sites(draw.model)
+    for table, log_p, log_q in zip(found, draw.log_p, draw.log_q, strict=True):
+        for name, value in log_p.items():
+            if name not in latents or name in log_q:  # otherwise drawn from the prior: it cancels
+                table[name] = value
+        for name, value in log_q.items():
+            table[name] = table.get(name, 0.0) - value
+    return found
 
 
 def parts(total: int, size: int) -> Iterator[slice]:

@@ -110,6 +110,11 @@ class Bound(Estimate):
     Attributes:
         sites: the bound's terms in nats per datum: the expected log-likelihood of an observed site,
             minus the divergence from posterior to prior of a latent one. They add up to `mean`.
+            Sites that share a site that is summed out have one term, under their joined names.
+        points: sites at which the guide is a point mass: the mean is then a bound on (without other
+            latent sites, an estimate of) the joint log p(x, points), and no bound on log p(x).
+        global_sites: global sites, whose terms count once in `data_size` data.
+        data_size: number of data that the global sites were trained on; None without such sites.
 
     Example:
         >>> import pvae, pyro, torch
@@ -127,6 +132,35 @@ class Bound(Estimate):
     """
 
     sites: dict[str, float]
+    points: tuple[str, ...] = ()
+    global_sites: tuple[str, ...] = ()
+    data_size: int | None = None
+
+    @property
+    def quantity(self) -> str:
+        """What is bounded: "log p(x)", or with point masses, say, "log p(x, z)"."""
+        return f"log p({', '.join(('x', *self.points))})"
+
+    @property
+    def note(self) -> str:
+        """What to know about the number beyond its name, in sentences; "" if nothing."""
+        notes = []
+        if self.points:
+            notes.append(
+                f"sites {list(self.points)} of the guide are point masses, so this is about "
+                f"{self.quantity}, a density in these sites, and no bound on log p(x)"
+            )
+        if self.data_size is not None:
+            notes.append(
+                f"the terms of global sites {list(self.global_sites)} count 1 / "
+                f"{self.data_size:,} per datum"
+            )
+        return "; ".join(notes)
+
+    def as_json(self) -> dict[str, object]:
+        """The numbers for JSON."""
+        more = {} if self.data_size is None else {"data_size": self.data_size}
+        return {**super().as_json(), "quantity": self.quantity, **more}
 
 
 @dataclass(frozen=True)
@@ -136,9 +170,10 @@ class LogLikelihood(Estimate):
     Attributes:
         ess: effective sample size of the importance weights per datum, shape (N,), in [1, K].
         khat: the shape of the weights' tail per datum, shape (N,): below 0.5 their variance is
-            finite; NaN if there are too few particles.
-        dims: number of elements of a datum if each takes one of several levels, as in discretized
-            images; None for binary and real data.
+            finite. Infinity if most of the tail ties with its cutoff; NaN if there are too few
+            particles, or the largest weights are all equal: both say nothing about the estimate.
+        dims: mean number of observed elements of a datum if each takes one of several levels, as in
+            discretized images; None for binary and real data.
 
     Example:
         >>> import pvae, pyro, torch
@@ -157,7 +192,7 @@ class LogLikelihood(Estimate):
 
     ess: Tensor = field(repr=False)
     khat: Tensor = field(repr=False)
-    dims: int | None = None
+    dims: float | None = None
 
     @property
     def bits_per_dim(self) -> float | None:

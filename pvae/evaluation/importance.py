@@ -5,15 +5,21 @@ from collections.abc import Callable
 
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import OneHotCategorical, constraints
+from torch import Tensor
 
 from pvae.evaluation.context import EvaluationContext, context_of
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedQuantityError, of_weights
 from pvae.evaluation.log_weights import blocks
 from pvae.evaluation.pareto import Tails
-from pvae.pair.distributions import elementwise_support
+from pvae.pair.distributions import (
+    base_distribution,
+    elements_masked,
+    elementwise_support,
+    own_masks,
+)
 from pvae.pair.particles import total
-from pvae.pair.traces import observed_sites
+from pvae.pair.traces import Site, observed_sites
 
 __all__ = ["log_likelihood"]
 
@@ -31,7 +37,8 @@ def log_likelihood(
     """Estimate log p(x) as log mean_k p(x, z_k) / q(z_k | x), in nats per datum.
 
     The estimate is a lower bound in expectation, and tight as particles increase; with one particle
-    it is the evidence lower bound.
+    it is the evidence lower bound. Sites of the model alone are summed out if they are marked for
+    enumeration, and drawn from their prior otherwise.
 
     References:
         Importance Weighted Autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2015),
@@ -56,7 +63,8 @@ def log_likelihood(
 
     Raises:
         UndefinedQuantityError: if the model has a global latent site, so that its evidence is not a
-            mean over data.
+            mean over data; if the guide has point masses, or auxiliary sites without which its
+            density is unknown; or if a plate selects some of a datum's elements.
 
     Example:
         >>> import pvae, pyro, torch
@@ -74,6 +82,8 @@ def log_likelihood(
         tensor(True)
     """
     context = context_of(model, guide, data)
+    context.require_density()
+    context.require_whole_data()
     size = len(context.source)
     first = torch.full((size,), -math.inf, dtype=torch.float64)
     second = first.clone()
@@ -85,7 +95,7 @@ def log_likelihood(
         if terms.global_:
             raise UndefinedQuantityError(
                 f"sites {sorted(terms.global_)} are global (outside the data plate), so log p(x) "
-                "is not a mean over data; estimate the bound with pvae.elbo instead"
+                "is not a mean over data; use pvae.log_predictive, or the bound of pvae.elbo"
             )
         weights = total(terms.local).double().cpu()
         tails.add(here.start, weights)
@@ -105,11 +115,39 @@ def log_likelihood(
     )
 
 
-def _discrete_elements(context: EvaluationContext) -> int | None:
-    """Number of elements of a datum if all observed sites are discrete but not binary."""
+def _discrete_elements(context: EvaluationContext) -> float | None:
+    """Mean number of elements of a datum if all observed sites are discrete but not binary."""
     with context.evaluating(0):
-        trace = poutine.trace(context.model).get_trace(*context.source.first(1))
-    sites = observed_sites(trace).values()
-    supports = [elementwise_support(site["fn"]) for site in sites]
-    discrete = [s is not None and s.is_discrete and s is not constraints.boolean for s in supports]
-    return sum(site["value"].numel() for site in sites) if discrete and all(discrete) else None
+        sites = _observed(context, context.source.first(1))
+        supports = [elementwise_support(site["fn"]) for site in sites]
+        known = [s is not None and s.is_discrete and s is not constraints.boolean for s in supports]
+        if not known or not all(known):
+            return None
+        if not any(_masks(site) for site in sites):
+            return sum(_elements(site) for site in sites)
+        counts = 0.0
+        for batch in context.source.batches(1024):
+            counts += sum(_elements(site) for site in _observed(context, batch))
+    return counts / len(context.source)
+
+
+def _observed(context: EvaluationContext, batch: tuple[Tensor, ...]) -> list[Site]:
+    return list(observed_sites(poutine.trace(context.model).get_trace(*batch)).values())
+
+
+def _masks(site: Site) -> list[bool | Tensor]:
+    """The masks of a site, each broadcastable to its value."""
+    of_handlers = [] if site["mask"] is None else [site["mask"]]
+    events = len(site["fn"].event_shape)
+    return [*(elements_masked(mask, events) for mask in of_handlers), *own_masks(site["fn"])]
+
+
+def _elements(site: Site) -> float:
+    """The number of observed elements of a site; a one-hot vector is one of them."""
+    value = site["value"]
+    counted = torch.ones(value.shape, device=value.device)
+    for mask in _masks(site):
+        counted = counted * mask
+    if isinstance(base_distribution(site["fn"]), OneHotCategorical):
+        counted = counted[..., 0]
+    return counted.sum().item()

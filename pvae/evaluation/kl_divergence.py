@@ -5,14 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from pvae._validation import at_least
 from pvae.evaluation.context import EvaluationContext, context_of, parts, to_rows
-from pvae.evaluation.estimate import Estimate
+from pvae.evaluation.estimate import Estimate, UndefinedQuantityError
+from pvae.pair.enumeration import SummedOut, groups_summed_out, log_probs_summed_out
 from pvae.pair.kl import closed_form_kl, sites_with_exact_kl
+from pvae.pair.log_prob import site_log_prob, sum_to_rows
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces
 
@@ -73,7 +76,8 @@ def kl_by_site(
     depends on in the guide and in the model. If the closed form is known, and no site that precedes
     it in the model follows it in the guide, the term is E_q KL(q(z_l | ..., x) || p(z_l | ...));
     otherwise it is the log-ratio, evaluated at the samples. Terms add up to the divergence of all
-    sites; a single term may be negative if the orders differ. Global sites are left out.
+    sites; a single term may be negative if the orders differ. Global sites are left out, and
+    discrete sites of the model alone are summed out of p(z).
 
     References:
         Ladder Variational Autoencoders (C. K. Sønderby, T. Raiko, L. Maaløe, S. K. Sønderby,
@@ -88,11 +92,12 @@ def kl_by_site(
 
     Returns:
         Keyed by site of the data plate, a `Divergence`: `.mean`, `.std_error`, `.mc_error` (0 if no
-        sampling is involved), `.per_datum` (N,), `.per_coordinate` (D,).
+        draws change it), `.per_datum` (N,), `.per_coordinate` (D,).
 
     Raises:
-        ValueError: if `num_particles` is below 1, or there is no vectorized data plate with a
-            latent site.
+        ValueError: if `num_particles` is below 1, or (`UndefinedQuantityError`) there is no
+            vectorized data plate with a latent site, the guide has point masses or auxiliary sites,
+            or p(z) is a sum over a site that several others share, or an integral.
 
     Example:
         >>> import pvae, pyro, torch
@@ -112,6 +117,7 @@ def kl_by_site(
     sums: dict[str, list[_Sums]] = {}
     context = context_of(model, guide, data)
     context.require_latent_sites(allow_global=True)
+    context.require_density(by_site=True)
     with context.evaluating(seed):
         for rows in parts(len(context.source), max(1, context.rows_per_run() // num_particles)):
             batch = context.source.arguments(rows)
@@ -124,14 +130,17 @@ def kl_by_site(
 
 @dataclass
 class _Sums:
-    """Sums over the particles of several rows: (rows,), (rows,), and (rows, D) if it factorizes."""
+    """Sums over the particles of several rows: (rows,), (rows,), and (rows, D) if it factorizes.
 
+    The second sum is that of squares of the difference to `origin`, the first particle's value.
+    """
+
+    origin: Tensor
     first: Tensor
     second: Tensor
     coordinates: Tensor
     factorized: bool
     analytic: bool
-    exact: bool
 
 
 def _batch(
@@ -145,19 +154,30 @@ def _batch(
     width = len(batch[0])
     for part in parts(num_particles, context.rows_per_run() // width):
         count = part.stop - part.start
-        model_trace, guide_trace = paired_traces(model, guide, tiled(batch, count))
+        summed_out = context.prior_summed_out
+        if summed_out is None:
+            model_trace, guide_trace = paired_traces(model, guide, tiled(batch, count))
+        else:
+            model_trace, guide_trace = context.summed_out_traces(tiled(batch, count), summed_out)
         proposed, prior = latent_sites(guide_trace), latent_sites(model_trace)
+        log_sums = {} if summed_out is None else _log_sums(context, model_trace, summed_out)
         exact_sites = sites_with_exact_kl(list(prior), list(proposed))
         for name in context.latent_sites:
-            frame = context.frame(proposed[name])
-            terms, factorized, analytic = _terms(proposed[name], prior[name], name in exact_sites)
-            rest = terms.dim() - len(proposed[name]["fn"].batch_shape)
-            by_row = to_rows(terms, frame, rest).double().reshape(count, width, -1).cpu()
+            site = proposed[name]
+            frame = context.frame(site)
+            if name in log_sums:
+                plate = context.require_plate()
+                log_q = sum_to_rows(site_log_prob(site, plate), site, plate)
+                terms, rest, factorized, analytic = log_q - log_sums[name], 0, False, False
+                by_row = terms.double().reshape(count, width, 1).cpu()
+            else:
+                terms, factorized, analytic = _terms(site, prior[name], name in exact_sites)
+                rest = terms.dim() - len(site["fn"].batch_shape)
+                by_row = to_rows(terms, frame, rest).double().reshape(count, width, -1).cpu()
             total = by_row.sum(-1)
-            exact = analytic and name == next(iter(proposed))
-            new = _Sums(
-                total.sum(0), total.square().sum(0), by_row.sum(0), factorized, analytic, exact
-            )
+            origin = found[name].origin if name in found else total[0]
+            square = (total - origin).square().sum(0)
+            new = _Sums(origin, total.sum(0), square, by_row.sum(0), factorized, analytic)
             old = found.setdefault(name, new)
             if old is not new:
                 old.first += new.first
@@ -166,13 +186,29 @@ def _batch(
     return found
 
 
+def _log_sums(
+    context: EvaluationContext, trace: poutine.Trace, summed_out: SummedOut
+) -> dict[str, Tensor]:
+    """log p(z_s | .) in nats of the sites whose prior is a sum, keyed by site, each (rows,)."""
+    plate, names, latents = context.require_plate(), summed_out.names, latent_sites(trace)
+    groups = groups_summed_out(trace, plate, names, latents)
+    for group in groups:
+        if len(group) > 1:
+            raise UndefinedQuantityError(
+                f"the prior of sites {group} is a sum over sites {list(names)} of the model that "
+                "they share, so the divergence is no sum over sites; the bound of pvae.elbo has it"
+            )
+    terms = log_probs_summed_out(trace, plate, names, sites=latents).local
+    return {group[0]: terms[group[0]] for group in groups if group}
+
+
 def _divergence(found: list[_Sums], num_particles: int, spread_known: bool) -> Divergence:
     per_datum = torch.cat([part.first for part in found]) / num_particles
     second = torch.cat([part.second for part in found])
-    if found[0].exact:  # no draw enters the first site's closed form
-        mc_error = 0.0
-    elif spread_known:
-        spread = (second - num_particles * per_datum.square()).clamp(min=0) / (num_particles - 1)
+    origin = torch.cat([part.origin for part in found])
+    if spread_known:
+        apart = num_particles * (per_datum - origin).square()
+        spread = (second - apart).clamp(min=0) / (num_particles - 1)
         mc_error = math.sqrt(spread.sum().item() / num_particles) / len(per_datum)
     else:
         mc_error = math.nan

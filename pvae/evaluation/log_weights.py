@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pvae._validation import at_least
 from pvae.evaluation.compiled_log_weights import CompiledTerms
-from pvae.evaluation.context import EvaluationContext, tiled_terms
+from pvae.evaluation.context import EvaluationContext, log_weight_terms_of, tiled_terms
 from pvae.pair.log_prob import Terms
 from pvae.pair.preserve import preserve_generators
 from pvae.pair.vectorized_guide import vectorized_particles
@@ -95,19 +95,8 @@ def vectorized_terms(context: EvaluationContext) -> _Run | None:
     particles = vectorized_particles(context.model, context.guide, context.plate, context.spread(4))
     if particles is None:
         return None
-
-    def run(batch: tuple[Tensor, ...], count: int) -> Terms:
-        draw = particles.draw(batch, count)
-        local = {}
-        for name, log_p in draw.log_p.local.items():
-            observed = draw.model.nodes[name]["is_observed"]
-            if observed or name in draw.log_q.local:  # otherwise it is summed out, and cancels
-                local[name] = log_p
-        for name, log_q in draw.log_q.local.items():
-            local[name] = local.get(name, 0.0) - log_q
-        return Terms(local, draw.log_p.global_)
-
-    return run
+    particles.summed_out = context.summed_out
+    return lambda batch, count: log_weight_terms_of(particles.draw(batch, count))
 
 
 def plan(size: int, num_particles: int, limit: int) -> list[tuple[slice, int]]:

@@ -32,7 +32,12 @@ class Tails:
         self.largest[:, here] = together.topk(self.kept, dim=0).values
 
     def k(self, max_bytes: int | None = None) -> Tensor:
-        """The shape of a generalized Pareto distribution fitted to each tail, (rows,)."""
+        """The shape of a generalized Pareto distribution fitted to each tail, (rows,).
+
+        Weights that tie with the largest one outside of the tail are no part of it. Infinity if
+        fewer than five are left; NaN if all weights of the tail are equal, or there are too few
+        draws for a tail of five: they say nothing.
+        """
         if self.length < 5:
             return torch.full((self.largest.shape[1],), math.nan)
         shift = self.largest[:1]  # weights are known up to a factor
@@ -53,18 +58,25 @@ def pareto_k(exceedances: Tensor, max_bytes: int | None = None) -> Tensor:
         2015; appendix), https://arxiv.org/abs/1507.02646
 
     Args:
-        exceedances: positive values of shape (rows, n).
+        exceedances: values of shape (rows, n), at least 0; those that are 0 are left out.
         max_bytes: bytes that the fit may use at once.
 
     Returns:
-        k, of shape (rows,): negative for a bounded tail, minus infinity if all values are equal.
+        k, of shape (rows,): negative for a bounded tail; infinity if fewer than five values are
+        left, and NaN if none is.
     """
-    rows, n = exceedances.shape
-    points = 30 + int(math.sqrt(n))
-    limit = allowed_bytes(max_bytes, exceedances.device)
-    step = max(1, limit // (n * points * _BYTES))
-    parts = [_fitted(part, points) for part in exceedances.double().split(step)]
-    return torch.cat(parts) if rows else exceedances.new_zeros(0)
+    values = exceedances.double()
+    left = (values > 0).sum(1)
+    found = torch.where(left == 0, math.nan, math.inf).double()
+    for n in left[left >= 5].unique().tolist():
+        rows = (left == n).nonzero().flatten()
+        points = 30 + int(math.sqrt(n))
+        limit = allowed_bytes(max_bytes, values.device)
+        step = max(1, limit // (n * points * _BYTES))
+        for some in rows.split(step):
+            largest = values[some].topk(n, dim=1).values
+            found[some] = _fitted(largest, points)
+    return found
 
 
 def _fitted(values: Tensor, points: int) -> Tensor:
@@ -79,7 +91,7 @@ def _fitted(values: Tensor, points: int) -> Tensor:
     best = (theta * weights).sum(1)
     fitted = torch.log1p(-best[:, None] * ordered).mean(1)
     drawn = (n * fitted + 10 * 0.5) / (n + 10)
-    return torch.where(torch.isfinite(drawn), drawn, -math.inf)
+    return torch.where(torch.isfinite(drawn), drawn, math.inf)
 
 
 # Four tensors of doubles at once.

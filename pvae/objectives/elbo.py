@@ -39,8 +39,8 @@ class ELBO(Objective):
     Args:
         num_particles: draws per datum over which the estimate is averaged, at least 1.
         kl: "monte_carlo", or "analytic": the closed form at each site that has one and whose prior
-            depends on no site that follows it in the guide; Monte Carlo at the others, and where masks
-            or scales of model and guide differ.
+            depends on no site that follows it in the guide; Monte Carlo at the others, and where
+            masks or scales of model and guide differ.
         beta: weight of the KL divergences; at least 0, and 1 for a bound on log p(x).
         warmup: epochs in which the weight rises to `beta`; see `set_epoch`.
         sites: latent sites that `beta`, `warmup` and `free_bits` apply to (default: all); the

@@ -35,6 +35,8 @@ class Pair:
         guide: the guide as the user wrote it.
 
     Attributes:
+        data_size: number of data that it was trained on, if known.
+        levels: number of grey levels of uint8 data that it was trained on, if they were such.
         model: the model, in the scope of the pair.
         guide: the guide, likewise.
         networks: the networks, keyed by name.
@@ -48,6 +50,8 @@ class Pair:
 
     def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
         self.device = torch.device("cpu")
+        self.data_size: int | None = None
+        self.levels: int | None = None
         # The tables of Pyro's parameter store that this pair sees.
         self._scope = _tables(ParamStoreDict())
         for program in (model, guide):
@@ -244,6 +248,7 @@ class Pair:
         return {
             "networks": {n: copy.deepcopy(net.state_dict()) for n, net in self.networks.items()},
             "params": {name: parameter.detach().clone() for name, parameter in params.items()},
+            "data": {"size": self.data_size, "levels": self.levels},
             # Those that appeared after the first step, with what is needed to make them again.
             "late": {
                 name: constraint_to_plain(known.get(name, constraints.real))
@@ -264,6 +269,8 @@ class Pair:
             ValueError: if the saved names or shapes differ from those of this pair.
         """
         late = state.get("late", {})
+        data = cast(Mapping[str, int | None], state.get("data", {}))
+        self.data_size, self.levels = data.get("size"), data.get("levels")
         own = self._own_parameters()
         _check_names("networks", set(state["networks"]), set(self.networks))
         _check_names(
@@ -317,11 +324,13 @@ def rows_on_device(data: object, *programs: Callable[..., object]) -> Rows:
 
     Args:
         data: what `pvae.data.rows` takes.
-        *programs: those of a `Fit` know their device; others leave the data where they are.
+        *programs: those of a `Fit` know their device, and how many grey levels x of uint8 has;
+            others leave the data where they are.
     """
     pair = pair_of(*programs)
-    found = rows(data)
-    return found if pair is None else found.to(pair.device)
+    if pair is None:
+        return rows(data)
+    return rows(data, levels=pair.levels).to(pair.device)
 
 
 def _tables(store: ParamStoreDict) -> dict[str, dict[object, object]]:

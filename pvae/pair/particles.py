@@ -13,6 +13,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pvae.pair.distributions import is_delta, unmasked
+from pvae.pair.enumeration import SummedOut, enumerated, log_probs_summed_out
 from pvae.pair.log_prob import Terms, log_probs, site_log_prob, sum_to_rows
 from pvae.pair.plate import DataPlate
 from pvae.pair.tiling import Oversized, tiled_arguments
@@ -109,6 +110,7 @@ class Particles:
         powers: of the model's and of the guide's sites, by name: a scale that a program computes
             from the number of rows, such as N / len(x), is on a tiled batch K to the power of this
             times what it is on the batch.
+        summed_out: sites of the model alone that are summed out, or None.
     """
 
     def __init__(
@@ -120,9 +122,11 @@ class Particles:
         depth: int = 0,
         scaled: bool = False,
         powers: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
+        summed_out: SummedOut | None = None,
     ) -> None:
         self.model, self.guide, self.plate = model, guide, plate
         self.depth, self.scaled, self.powers = depth, scaled, powers
+        self.summed_out = summed_out
 
     def draw(
         self, batch: _Batch, count: int, *, detached: bool = False, tiled: bool = False
@@ -176,11 +180,19 @@ class Particles:
     def evaluate(self, batch: _Batch, proposal: Proposal) -> Draw:
         """Run the model at the values of a proposal."""
         values = {n: self.as_rows(proposal, n, value) for n, value in proposal.values.items()}
-        at_values = poutine.replay(self.model, trace=trace_of(values))
+        model = self.model
+        if self.summed_out is not None:
+            model = enumerated(model, self.summed_out)
+        at_values = poutine.replay(model, trace=trace_of(values))
         with Oversized():
             trace = _trace(at_values, *tiled_arguments(batch, proposal.count))
         _rescale(trace, self.powers[0], proposal.count)
-        found = log_probs(trace, self.plate, scaled=self.scaled)
+        if self.summed_out is None:
+            found = log_probs(trace, self.plate, scaled=self.scaled)
+        else:
+            found = log_probs_summed_out(
+                trace, self.plate, self.summed_out.names, scaled=self.scaled
+            )
         log_p = Terms({n: v.reshape(proposal.count, -1) for n, v in found.local.items()},
                       found.global_)  # fmt: skip
         return Draw(proposal, trace, log_p, self.log_q(proposal), self)

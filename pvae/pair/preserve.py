@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pvae._seeds import named_seed
 from pvae.pair.discovery import reach
 from pvae.pair.program import Program
 
@@ -74,9 +75,9 @@ def preserve_generators() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed all generators on entry and restore them on exit."""
+    """Seed all generators on entry, by a hash of the seed, and restore them on exit."""
     with preserve_generators():
-        pyro.set_rng_seed(seed)
+        pyro.set_rng_seed(named_seed(seed, "programs"))
         yield
 
 

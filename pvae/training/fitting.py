@@ -85,7 +85,8 @@ def fit(
         epochs: passes through the data, counted from the start of the run even if it is resumed.
         batch_size: rows per step (default: 128, or all rows if there are fewer).
         steps_per_epoch: steps that make up an epoch of an endless stream.
-        data_size: number of data behind an endless stream, which global sites are scaled by.
+        data_size: number of data that global sites are scaled by (default: the rows of the data;
+            needed for an endless stream).
         valid: data for validation after each epoch (default: the `valid` split of `data`, if any).
         patience: stop after this many epochs without a better validation bound, and keep the best.
         warmup: epochs in which the scale of latent sites rises to 1.
@@ -139,7 +140,7 @@ def fit(
     source = batches(
         data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch
     )
-    held_out = rows(valid).to(place) if valid is not None else None
+    held_out = rows(valid, levels=source.levels).to(place) if valid is not None else None
     if isinstance(objective, str):
         objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
     options = Options(
@@ -217,7 +218,7 @@ def _prepare(
             "neither program registers a parameter, so there is nothing to train: pass networks to "
             "pyro.module, or make parameters with pyro.param"
         )
-    size = source.rows if source.rows is not None else options.data_size
+    size = options.data_size if options.data_size is not None else source.rows
     scaling = Scaling(
         inspection.plate, inspection.model, size, device=pair.device, warmup=options.warmup
     )
@@ -234,6 +235,8 @@ def _prepare(
         svi.initialize(example, list(pair.networks.values()))
     except PROGRAM_ERRORS as error:
         raise program_failed(error, example, pair.elsewhere()) from error
+    pair.data_size = scaling.plate_size or size
+    pair.levels = source.levels
     fit = Fit(pair.model, pair.guide, engine=svi.engine)
     fit.notes = [*map(str, report.findings), *scaling.notes]
     warmup = options.warmup or getattr(objective, "warmup", 0)

@@ -34,8 +34,13 @@ def test_bounded_tail_has_negative_shape():
     assert (pareto_k(torch.rand(5, 2000)) < -0.5).all()
 
 
-def test_equal_weights_have_no_tail():
-    assert (pareto_k(torch.zeros(3, 50)) == -torch.inf).all()
+def test_ties_with_the_cutoff_leave_the_tail():
+    few = torch.cat([torch.ones(4), torch.zeros(46)])
+    some = torch.cat([torch.rand(20) + 0.1, torch.zeros(30)])
+    found = pareto_k(torch.stack([torch.zeros(50), few, some]))
+    assert found[0].isnan()  # equal weights are no evidence of anything
+    assert found[1] == torch.inf
+    torch.testing.assert_close(found[2:], pareto_k(some[None, :20]))
 
 
 def test_tail_across_blocks():
