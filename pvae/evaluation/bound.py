@@ -82,27 +82,33 @@ def elbo(
         data_size = size if pair is None or pair.data_size is None else pair.data_size
     totals = torch.zeros(size, dtype=torch.float64)
     squares = torch.zeros(size, dtype=torch.float64)
+    sums: dict[int, list[float]] = defaultdict(list)
     sites: dict[str, float] = defaultdict(float)
     global_: dict[str, list[float]] = defaultdict(list)
     label = "bound" if progress else ""
+    shared = bool(context.global_sites or context.partial_plates)
     for here, terms in blocks(
-        context, num_particles, seed=seed, max_bytes=max_bytes, progress=label
+        context, num_particles, seed=seed, max_bytes=max_bytes, progress=label, apart=shared
     ):
         weights = total(terms.local).double().cpu()
         totals[here] += weights.sum(0)
         squares[here] += weights.square().sum(0)
+        of_global = total(terms.global_).item() / data_size
+        sums[here.start].append(weights.sum().item() + (here.stop - here.start) * of_global)
         for site, term in terms.local.items():
             sites[site] += term.double().sum().item() / (size * num_particles)
         for site, value in terms.global_.items():
             global_[site].append(value.item() / data_size)
     per_datum = totals / num_particles
-    if num_particles > 1 and not global_:
+    mc_error = math.nan
+    if num_particles > 1 and shared:  # the data of a block share some draws
+        variance = sum(torch.tensor(found).double().var().item() for found in sums.values())
+        mc_error = math.sqrt(variance / num_particles) / size
+    elif num_particles > 1:
         variances = (squares - num_particles * per_datum.square()).clamp(min=0) / (
             num_particles - 1
         )
         mc_error = math.sqrt(variances.sum().item() / num_particles) / size
-    else:  # one draw, or one draw of a global site for all data: the spread is unknown
-        mc_error = math.nan
     for site, values in global_.items():
         sites[site] += sum(values) / len(values)
         per_datum = per_datum + sum(values) / len(values)

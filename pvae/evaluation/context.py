@@ -196,6 +196,19 @@ class EvaluationContext:
             )
         return found
 
+    @property
+    def partial_plates(self) -> list[str]:
+        """Plates apart from the data plate that select some of their elements, with their sizes."""
+        of_data = self.plate.names if self.plate is not None else ()
+        return sorted(
+            {
+                f"{frame.name!r} ({frame.size} of {frame.full_size} elements)"
+                for _, site in sample_sites(self.model_trace)
+                for frame in site["cond_indep_stack"]
+                if frame.full_size and frame.full_size != frame.size and frame.name not in of_data
+            }
+        )
+
     def require_whole_data(self) -> None:
         """Require that no plate within a datum selects some of its elements.
 
@@ -203,19 +216,9 @@ class EvaluationContext:
             UndefinedQuantityError: if one does: a scaled part of log p(x | z) has the right mean,
                 but its exponential does not.
         """
-        partial = sorted(
-            {
-                f"{frame.name!r} ({frame.size} of {frame.full_size} elements)"
-                for _, site in sample_sites(self.model_trace)
-                for frame in site["cond_indep_stack"]
-                if frame.full_size
-                and frame.full_size != frame.size
-                and (self.plate is None or frame.name not in self.plate.names)
-            }
-        )
-        if partial:
+        if self.partial_plates:
             raise UndefinedQuantityError(
-                f"plates {', '.join(partial)} select a part of each datum, and the exponential of "
+                f"plates {', '.join(self.partial_plates)} select a part of each datum, and the exponential of "
                 "a scaled part of log p(x | z) is no estimate of p(x | z): evaluate the model with "
                 "the whole plate; the bound of pvae.elbo has the right mean"
             )

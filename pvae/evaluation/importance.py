@@ -82,6 +82,8 @@ def log_likelihood(
         tensor(True)
     """
     context = context_of(model, guide, data)
+    if context.global_sites:
+        raise _not_a_mean(context.global_sites)
     context.require_density()
     context.require_whole_data()
     size = len(context.source)
@@ -93,10 +95,7 @@ def log_likelihood(
         context, num_particles, seed=seed, max_bytes=max_bytes, progress=label
     ):
         if terms.global_:
-            raise UndefinedQuantityError(
-                f"sites {sorted(terms.global_)} are global (outside the data plate), so log p(x) "
-                "is not a mean over data; use pvae.log_predictive, or the bound of pvae.elbo"
-            )
+            raise _not_a_mean(sorted(terms.global_))
         weights = total(terms.local).double().cpu()
         tails.add(here.start, weights)
         first[here] = torch.logaddexp(first[here], weights.logsumexp(0))
@@ -112,6 +111,13 @@ def log_likelihood(
         ess.float(),
         tails.k(max_bytes).float(),
         _discrete_elements(context),
+    )
+
+
+def _not_a_mean(sites: list[str]) -> UndefinedQuantityError:
+    return UndefinedQuantityError(
+        f"sites {sites} are global (outside the data plate), so log p(x) is not a mean over data; "
+        "use pvae.log_predictive, or the bound of pvae.elbo"
     )
 
 

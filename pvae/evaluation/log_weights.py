@@ -10,7 +10,12 @@ from tqdm import tqdm
 
 from pvae._validation import at_least
 from pvae.evaluation.compiled_log_weights import CompiledTerms
-from pvae.evaluation.context import EvaluationContext, log_weight_terms_of, tiled_terms
+from pvae.evaluation.context import (
+    EvaluationContext,
+    log_weight_terms_of,
+    parts,
+    tiled_terms,
+)
 from pvae.pair.log_prob import Terms
 from pvae.pair.preserve import preserve_generators
 from pvae.pair.vectorized_guide import vectorized_particles
@@ -27,6 +32,7 @@ def blocks(
     seed: int,
     max_bytes: int | None = None,
     progress: str = "",
+    apart: bool = False,
 ) -> Iterator[tuple[slice, Terms]]:
     """Go through data and particles in blocks that fit into memory, without gradients.
 
@@ -36,6 +42,8 @@ def blocks(
         seed: seeds the draws.
         max_bytes: that the tensors of one block may take; a block has at least one particle.
         progress: label of the progress bar; "" for none.
+        apart: one particle per block, so that draws that the particles of a block would share are
+            drawn for each: those of global sites, and of plates that select elements of a datum.
 
     Returns:
         For each block its rows, and the terms of the log-weights: local ones of shape
@@ -51,7 +59,10 @@ def blocks(
         run = _choose(context, num_particles)
         name = "run" if num_particles == 1 else "particles"
         limit = context.rows_per_call(run, max_bytes, name=name)
-        planned = plan(len(source), num_particles, limit)
+        if apart:
+            planned = [(w, 1) for w in parts(len(source), limit) for _ in range(num_particles)]
+        else:
+            planned = plan(len(source), num_particles, limit)
         shapes = ((where.stop - where.start, count) for where, count in planned)
         compiled = CompiledTerms(run, shapes)
         bar = tqdm(

@@ -80,7 +80,7 @@ def test_narrow_guide_has_known_tail(k):
 
 
 def test_unreliable_data_warning():
-    model, guide = narrow(0.2)
+    model, guide = narrow(0.1)
     estimate = pvae.log_likelihood(model, guide, torch.zeros(6), num_particles=2000)
     assert estimate.untrusted.tolist() == [0, 1, 2, 3, 4, 5]
     assert "6 of 6 data" in estimate.warning

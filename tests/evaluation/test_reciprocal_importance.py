@@ -33,7 +33,7 @@ def test_positive_latents():
             pyro.sample("x", dist.Poisson(z), obs=x)
 
     x = torch.arange(12.0)
-    estimate = marginal_by_hmc(model, model, x, 32, 200, start="prior", num_leapfrog_steps=5)
+    estimate = marginal_by_hmc(model, model, x, 32, 400, start="prior", num_leapfrog_steps=5)
     exact = dist.NegativeBinomial(4.0, torch.tensor(0.5)).log_prob(x)
     assert estimate.mc_error < 0.02
     # The log-gamma posterior has a lighter right tail than the Gaussian: errors have heavy tails.

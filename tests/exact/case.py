@@ -79,10 +79,17 @@ def of_objective(
         repeats: independent batches.
     """
     name = name or f"{type(objective).__name__}({objective.num_particles})"
-    batch = [torch.as_tensor(part).float().expand(rows, *torch.as_tensor(part).shape) for part in datum]
-    exact = {key: torch.tensor(value, dtype=torch.float64).requires_grad_() for key, value in start.items()}
+    batch = [
+        torch.as_tensor(part).float().expand(rows, *torch.as_tensor(part).shape) for part in datum
+    ]
+    exact = {
+        key: torch.tensor(value, dtype=torch.float64).requires_grad_()
+        for key, value in start.items()
+    }
     value = -bound(exact)
-    gradients = dict(zip(exact, torch.autograd.grad(value, list(exact.values()), allow_unused=True)))
+    gradients = dict(
+        zip(exact, torch.autograd.grad(value, list(exact.values()), allow_unused=True))
+    )
     if guide_bound is not None:
         of_guide = torch.autograd.grad(-guide_bound(exact), [exact[key] for key in guide])
         gradients |= dict(zip(guide, of_guide, strict=True))
@@ -98,7 +105,10 @@ def of_objective(
             for key, leaf, gradient in zip(start, leaves, given, strict=True):
                 gradient = torch.zeros_like(leaf) if gradient is None else gradient
                 found[key].append(gradient / rows)
-    wanted = {"loss": value.detach(), **{k: torch.zeros_like(exact[k]) if g is None else g for k, g in gradients.items()}}
+    wanted = {
+        "loss": value.detach(),
+        **{k: torch.zeros_like(exact[k]) if g is None else g for k, g in gradients.items()},
+    }
     for key, values in found.items():
         each = torch.stack(values).double().reshape(repeats, -1)
         mean, error = each.mean(0), each.std(0) / math.sqrt(repeats)

@@ -19,7 +19,9 @@ def shifted():
 
     def model(x):
         with pyro.plate("data", len(x)):
-            z1, v, z2 = (pyro.sample(n, dist.Normal(x.new_zeros(len(x)), 1.0)) for n in ("z1", "v", "z2"))
+            z1, v, z2 = (
+                pyro.sample(n, dist.Normal(x.new_zeros(len(x)), 1.0)) for n in ("z1", "v", "z2")
+            )
             pyro.sample("x", dist.Normal(z1 + 0.5 * v + z2, 1.0), obs=x)
 
     def guide(x):
