@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from pvae import data, evaluation, guides, likelihoods, models, nn, objectives
 from pvae.checking import PairError, Report, check
-from pvae.evaluation import UndefinedQuantityError, ais, bdmc, elbo, log_likelihood
+from pvae.evaluation import (
+    UndefinedQuantityError,
+    ais,
+    bdmc,
+    elbo,
+    log_likelihood,
+    log_predictive,
+)
 from pvae.objectives import IncompatibleObjectiveError
 from pvae.pair.predictive import infer, reconstruct, sample
 from pvae.svi import SVI
@@ -34,6 +41,7 @@ __all__ = [
     "likelihoods",
     "load",
     "log_likelihood",
+    "log_predictive",
     "models",
     "nn",
     "objectives",

@@ -17,6 +17,7 @@ from pvae.evaluation.estimate import (
 )
 from pvae.evaluation.importance import log_likelihood
 from pvae.evaluation.kl_divergence import Divergence, kl_by_site
+from pvae.evaluation.log_predictive import LogPredictive, log_predictive
 from pvae.evaluation.reciprocal_importance import marginal_by_hmc
 from pvae.evaluation.simulation_based_calibration import Calibration, SiteCalibration, calibration
 
@@ -32,6 +33,7 @@ __all__ = [
     "Information",
     "LatentUse",
     "LogLikelihood",
+    "LogPredictive",
     "Sandwich",
     "SiteActivity",
     "SiteCalibration",
@@ -46,5 +48,6 @@ __all__ = [
     "kl_by_site",
     "latent_use",
     "log_likelihood",
+    "log_predictive",
     "marginal_by_hmc",
 ]

@@ -49,6 +49,7 @@ def chain_context(
     # Gradients in z are needed even if the caller is in inference mode.
     with context.evaluating(seed), torch.inference_mode(False), torch.no_grad():
         plate = context.require_plate(_INSTEAD)
+        context.require_whole_data()
         _check_model(context.model_trace, plate)
         again, _ = context.traces(context.source.first(2))
         _check_supports(latent_sites(context.model_trace), latent_sites(again))

@@ -218,9 +218,9 @@ class EvaluationContext:
         """
         if self.partial_plates:
             raise UndefinedQuantityError(
-                f"plates {', '.join(self.partial_plates)} select a part of each datum, and the exponential of "
-                "a scaled part of log p(x | z) is no estimate of p(x | z): evaluate the model with "
-                "the whole plate; the bound of pvae.elbo has the right mean"
+                f"plates {', '.join(self.partial_plates)} select a part of each datum, and the "
+                "exponential of a scaled part of log p(x | z) is no estimate of p(x | z): evaluate "
+                "the model with the whole plate; the bound of pvae.elbo has the right mean"
             )
 
     def require_density(self, *, by_site: bool = False) -> None:

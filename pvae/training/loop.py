@@ -26,6 +26,9 @@ from pvae.training.state import TrainingState
 
 __all__ = ["Loop"]
 
+# A loss that is worse than the best so far by this many times its size has diverged.
+_DIVERGED = 100.0
+
 
 @dataclass
 class Loop:
@@ -61,6 +64,8 @@ class Loop:
     state: TrainingState = field(init=False)
     _context: EvaluationContext | None = field(default=None, init=False)
     _last_batch: tuple[Tensor, ...] = field(default=(), init=False)
+    _first_loss: float | None = field(default=None, init=False)
+    _diverged: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.state = TrainingState(self.pair, self.svi)
@@ -76,6 +81,7 @@ class Loop:
             while state.epoch < options.epochs and not self._out_of_patience():
                 row = self._epoch(state.epoch, good, validate=state.epoch == validated)
                 row |= self._validate(good)
+                self._note_divergence(row)
                 self.fit.history.append(row)
                 ended = callback is not None and callback(self.fit) is True
                 good = state.state_dict()
@@ -140,10 +146,27 @@ class Loop:
             norm_values = torch.stack(norms).cpu()
             row["gradient_norm"] = norm_values.mean().item()
             row["clipped"] = (norm_values > self.options.clip_norm).float().mean().item()
+        if not number:
+            self._first_loss = losses[0].item()
         row["seconds"] = seconds
         row["examples_per_second"] = sum(sizes) / seconds
         end_epoch(self.svi.optim, row["train_loss"])
         return row
+
+    def _note_divergence(self, row: Mapping[str, Any]) -> None:
+        """Say so if the loss rose to many times what it was, though it is finite."""
+        losses = [self._first_loss, *(known["train_loss"] for known in self.fit.history)]
+        best = min(loss for loss in losses if loss is not None)
+        if self._diverged or row["train_loss"] - best < _DIVERGED * max(1.0, abs(best)):
+            return
+        self._diverged = True
+        rate = learning_rate_of(self.svi.optim)
+        now = f" (now {rate:g})" if rate is not None else ""
+        self._note(
+            f"the training diverged in epoch {row['epoch']}: its loss rose from {best:.4g} to "
+            f"{row['train_loss']:.4g} nats per datum; lower the learning rate{now}, or give "
+            "clip_norm"
+        )
 
     def _step(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
         """One gradient step."""
@@ -158,15 +181,18 @@ class Loop:
         try:
             bound = self._bound()
         except UndefinedQuantityError as error:
-            if self.valid is not None:
+            if self.options.patience is not None:
                 raise
-            self._note(f"there are no terms by site: {error}")
+            what = "no terms by site" if self.valid is None else "no bound on validation data"
+            self._note(f"there are {what}: {error}")
             return {}
         except (RuntimeError, ValueError):
             # Parameters may have become so large that the next loss would not be finite.
             if self._broken_site(self._last_batch) is None:
                 raise
             self._raise_diverged(self.state.step, self.state.epoch, self._last_batch, good)
+        if bound.points:
+            self._note(bound.note)
         if self.valid is None:
             return {"sites": bound.sites}
         if self.options.patience is not None:

@@ -41,12 +41,15 @@ class Row:
         sign = math.copysign(1.0, self.estimate - self.exact)
         if not math.isfinite(self.estimate):
             return math.inf
-        return sign * apart / self.error if apart else 0.0
+        if not apart:
+            return 0.0
+        return sign * apart / self.error if self.error else sign * math.inf
 
 
-def of_estimate(pair: str, quantity: str, found: object, exact: float) -> Row:
+def of_estimate(pair: str, quantity: str, found: object, exact: float | Tensor) -> Row:
     """The row of an estimate of `pvae.evaluation`, with the error that it states."""
-    return Row(pair, quantity, found.mean, float(exact), found.mc_error)
+    exact = exact.item() if isinstance(exact, Tensor) else exact
+    return Row(pair, quantity, found.mean, exact, found.mc_error)
 
 
 def of_objective(
@@ -87,9 +90,8 @@ def of_objective(
         for key, value in start.items()
     }
     value = -bound(exact)
-    gradients = dict(
-        zip(exact, torch.autograd.grad(value, list(exact.values()), allow_unused=True))
-    )
+    of_bound = torch.autograd.grad(value, list(exact.values()), allow_unused=True)
+    gradients = dict(zip(exact, of_bound, strict=True))
     if guide_bound is not None:
         of_guide = torch.autograd.grad(-guide_bound(exact), [exact[key] for key in guide])
         gradients |= dict(zip(guide, of_guide, strict=True))

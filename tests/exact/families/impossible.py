@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyro
 import pyro.distributions as dist
 import torch
-from exact.case import Row, of_estimate, of_objective
+from exact.case import Row, of_estimate
 from torch.nn.functional import logsigmoid
 
 import pvae

@@ -74,6 +74,7 @@ def _bound(log_p):
     """The mean of E_q[log_p(z, x) - log q(z | x)] over the data."""
     found = []
     for x in X.double():
+
         def weight(noise, x=x):
             z = SLOPE * x + SCALE * noise[:, 0]
             return log_p(z, x) - normal(z, SLOPE * x, SCALE.log())
@@ -98,7 +99,10 @@ def _log_p():
         return (terms + tops.log()).logsumexp(-1)
 
     return {
-        "a mixture prior": (prior(True)[0], lambda z, x: _mixture(z, locs, 0.5) + normal(x, z, ZERO)),
+        "a mixture prior": (
+            prior(True)[0],
+            lambda z, x: _mixture(z, locs, 0.5) + normal(x, z, ZERO),
+        ),
         "a mixture likelihood": (
             likelihood,
             lambda z, x: normal(z, ZERO, ZERO) + _mixture(x - z, locs, 1.0),
@@ -133,8 +137,12 @@ def rows(effort: int) -> Iterator[Row]:
         yield of_estimate(name, "KL(q(z) || p(z))", found.aggregated, aggregated)
         yield of_estimate(name, "I(x; z)", found.mutual_information, gap - aggregated)
     unmarked = _bound(
-        lambda z, x: normal(x, z, ZERO)
-        + (WEIGHTS.double() * normal(z[..., None], locs, torch.tensor(0.5).double().log())).sum(-1)
+        lambda z, x: (
+            normal(x, z, ZERO)
+            + (WEIGHTS.double() * normal(z[..., None], locs, torch.tensor(0.5).double().log())).sum(
+                -1
+            )
+        )
     )
     found = pvae.elbo(*prior(False), X, 2000 * effort)
     yield of_estimate("a mixture prior, not marked", "elbo", found, unmarked)
@@ -146,5 +154,7 @@ def rows(effort: int) -> Iterator[Row]:
 def _aggregated(log_prior):
     """KL(q(z) || p(z)) of the mean of q(z | x) over the data."""
     z = torch.linspace(-12, 12, 20_001).double()
-    log_q = normal(z, SLOPE * X.double()[:, None], SCALE.log()).logsumexp(0) - torch.tensor(30.0).log()
+    log_q = (
+        normal(z, SLOPE * X.double()[:, None], SCALE.log()).logsumexp(0) - torch.tensor(30.0).log()
+    )
     return torch.trapezoid(log_q.exp() * (log_q - log_prior(z)), z)

@@ -108,9 +108,9 @@ def rows(effort: int) -> Iterator[Row]:
         evidence = _evidence()
         found = pvae.log_likelihood(*programs, x, 5000 * effort)
         yield of_estimate(name, "log_likelihood", found, evidence)
-    bound = pvae.elbo(*point(), torch.tensor([X]), 10)
+    found = pvae.elbo(*point(), torch.tensor([X]), 10)
     joint = (normal(torch.tensor(X / 2), ZERO, ZERO) * 2).item()
-    yield Row("a point guide", bound.quantity, bound.mean, joint, 0.0)
+    yield Row("a point guide", found.quantity, found.mean, joint, 0.0)
 
 
 def _evidence() -> float:
