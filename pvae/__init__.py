@@ -14,7 +14,8 @@ from pvae.evaluation import (
     log_predictive,
 )
 from pvae.objectives import IncompatibleObjectiveError
-from pvae.pair.predictive import infer, reconstruct, sample
+from pvae.pair.posterior import marginals, posterior
+from pvae.pair.predictive import decode, infer, interpolate, predict, reconstruct, sample
 from pvae.svi import SVI
 from pvae.training import DivergedError, Fit, fit, load
 
@@ -33,19 +34,24 @@ __all__ = [
     "bdmc",
     "check",
     "data",
+    "decode",
     "elbo",
     "evaluation",
     "fit",
     "guides",
     "infer",
+    "interpolate",
     "likelihoods",
     "load",
     "log_likelihood",
     "log_predictive",
+    "marginals",
     "models",
     "nn",
     "objectives",
     "plots",
+    "posterior",
+    "predict",
     "reconstruct",
     "sample",
 ]

@@ -43,10 +43,10 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
         codes = infer(fit.guide, rows)
     observed = observed_name(draws, x)
     if observed is not None:
-        rebuilt = reconstruct(fit.model, fit.guide, x, site=observed).cpu()
+        rebuilt = _site(reconstruct(fit.model, fit.guide, x), observed)
         drawn["reconstructions"] = plots.reconstructions(x[0].cpu(), rebuilt, labels=given)
         prior = {site: draws[site] for site in codes if site in draws}
-        means = decode(fit.model, prior, x, site=observed).cpu()
+        means = _site(decode(fit.model, prior, x), observed)
         drawn["samples"] = plots.prior_samples(means, labels=given, title=_MEANS)
     local = {n: z for n, z in codes.items() if z.shape[:1] == (len(rows),) and z.dim() <= 2}
     if local:
@@ -79,6 +79,11 @@ def _decoder(
     def decoded(z: Tensor) -> Tensor:
         # Further arguments, such as a label, are those of the first row.
         first = tuple(part[:1].expand(len(z), *part.shape[1:]) for part in like)
-        return decode(model, {site: z}, first, site=observed).cpu()
+        return _site(decode(model, {site: z}, first), observed)
 
     return decoded
+
+
+def _site(found: Tensor | dict[str, Tensor], name: str) -> Tensor:
+    """The value of one observed site, on the CPU."""
+    return (found[name] if isinstance(found, dict) else found).cpu()

@@ -82,11 +82,14 @@ def explanations(lines: Sequence[Line]) -> str:
 
 
 def _bound(bound: Bound) -> Iterator[Line]:
+    joint = bool(bound.points)
     yield Line(
-        "ELBO",
+        f"{'bound on ' if bound.sites.keys() > {'x', *bound.points} else ''}{bound.quantity}"
+        if joint
+        else "ELBO",
         _number(bound),
-        "lower bound",
-        f"{bound.num_particles} draws per datum",
+        "at point masses" if joint else "lower bound",
+        f"{bound.num_particles} draws per datum{'; ' + bound.note if bound.note else ''}",
         "E_q[log p(x, z) - log q(z | x)], a lower bound on log p(x). The lines below it are its "
         "terms: the expected log-likelihood of each observed site, and minus the KL divergence of "
         f"each latent site. {_monte_carlo(bound)}",
@@ -121,7 +124,7 @@ def _likelihood(found: LogLikelihood) -> Iterator[Line]:
             "  bits per dim",
             f"{found.bits_per_dim:9.3f}",
             "upper bound, expected",
-            f"{found.dims} elements",
+            f"{found.dims:g} elements",
             "the code length -log2 p(x) per element of a datum.",
         )
 

@@ -10,6 +10,7 @@ import click
 import numpy as np
 import torch
 
+from pvae import zoo
 from pvae._validation import at_least
 from pvae.cli.figures import observed_name
 from pvae.cli.group import AT_LEAST_1, DEVICE, SPLITS, main, print_notes
@@ -80,6 +81,13 @@ def evaluate_(
 @main.command("sample")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--num-samples", "--n", default=64, help="Number of draws.")
+@click.option(
+    "--given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Fix a site of the model, or an argument that it conditions on, as in y=3 or z=[0,1].",
+)
+@click.option("--mean", is_flag=True, help="Take means of observed sites instead of draws.")
 @click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--device", default="auto", help=DEVICE)
 @click.option(
@@ -87,7 +95,15 @@ def evaluate_(
     type=click.Path(path_type=Path),
     help="File to write.  [default: samples.npz in RUN]",
 )
-def sample_(run: Path, num_samples: int, seed: int, device: str, out: Path | None) -> None:
+def sample_(
+    run: Path,
+    num_samples: int,
+    given: tuple[str, ...],
+    mean: bool,
+    seed: int,
+    device: str,
+    out: Path | None,
+) -> None:
     """Draw every site of the model of RUN into an .npz file, and plot the draws."""
     from pvae import plots  # needs matplotlib, which is slow to import
 
@@ -96,12 +112,15 @@ def sample_(run: Path, num_samples: int, seed: int, device: str, out: Path | Non
     example = Run(run).example()
     index = torch.arange(num_samples) % len(example[0])
     with seeded(seed):
-        draws = sample(trained.model, tuple(part[index] for part in example))
+        like = tuple(part[index] for part in example)
+        draws = sample(trained.model, like, given=zoo.parse_options(given), mean=mean)
     path = (out or run / "samples.npz").with_suffix(".npz")
     _write(path, {site: value.cpu().numpy() for site, value in draws.items()})
     seen = observed_name(draws, example)
     if seen is not None:
-        figure = plots.prior_samples(draws[seen].cpu(), n=num_samples, title="draws from p(x)")
+        what = "means of p(x | z), z from its prior" if mean else "draws from p(x)"
+        title = f"{what}, given {', '.join(given)}" if given else what
+        figure = plots.prior_samples(draws[seen].cpu(), n=num_samples, title=title)
         figure.savefig(path.with_suffix(".png"))
 
 
@@ -111,17 +130,34 @@ def sample_(run: Path, num_samples: int, seed: int, device: str, out: Path | Non
     "--split", type=SPLITS, help="Split to use.  [default: test, or else valid, or else train]"
 )
 @click.option("--data", "data_name", help="Use another data set than the run's.")
+@click.option(
+    "--num-samples",
+    type=AT_LEAST_1,
+    help="Write this many draws from q(z | x) per datum.  [default: the means]",
+)
+@click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--device", default="auto", help=DEVICE)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: codes.npz in RUN]"
 )
 def infer_(
-    run: Path, split: str | None, data_name: str | None, device: str, out: Path | None
+    run: Path,
+    split: str | None,
+    data_name: str | None,
+    num_samples: int | None,
+    seed: int,
+    device: str,
+    out: Path | None,
 ) -> None:
-    """Write the latent codes of data into an .npz file: one array per site, and the labels."""
+    """Write the latent codes of data into an .npz file: one array per site, and the labels.
+
+    Means have the shape (rows, ...), draws (num_samples, rows, ...).
+    """
     trained = _load_run(run, device)
     _, rows = split_of(run, split, data_name)
-    codes = {site: value.cpu().numpy() for site, value in infer(trained.guide, rows).items()}
+    with seeded(seed):
+        found = infer(trained.guide, rows, num_samples=num_samples)
+    codes = {site: value.cpu().numpy() for site, value in found.items()}
     if rows.labels is not None:
         codes["labels"] = rows.labels.cpu().numpy()
     _write((out or run / "codes.npz").with_suffix(".npz"), codes)

@@ -9,8 +9,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae._validation import at_least
-from pvae.evaluation.context import EvaluationContext, context_of, parts, to_rows
-from pvae.pair.predictive import at_means
+from pvae.evaluation.context import EvaluationContext, context_of, parts
+from pvae.pair.interventions import at_means
+from pvae.pair.plate import to_rows
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import sample_sites
 

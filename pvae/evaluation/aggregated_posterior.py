@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pvae._validation import at_least
-from pvae.evaluation.context import EvaluationContext, context_of, from_rows, parts
+from pvae.evaluation.context import EvaluationContext, context_of, parts
 from pvae.evaluation.estimate import Estimate, UndefinedQuantityError
 from pvae.pair.enumeration import log_probs_summed_out
+from pvae.pair.plate import from_rows
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces
 

@@ -15,8 +15,8 @@ from pvae._validation import at_least, positive
 from pvae.evaluation.context import EvaluationContext, context_of, parts
 from pvae.evaluation.estimate import Estimate
 from pvae.evaluation.variational_family import Family, family_of
+from pvae.pair.interventions import at_means
 from pvae.pair.log_prob import log_weight_terms
-from pvae.pair.predictive import at_means
 from pvae.pair.preserve import seeded
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import latent_sites, paired_traces

@@ -1,7 +1,7 @@
 """The evaluation context: a pair and its data, examined once for any number of measures."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pyro
@@ -25,7 +25,7 @@ from pvae.pair.independence import dependent_sites
 from pvae.pair.log_prob import Terms, log_weight_terms, site_log_prob, sum_to_rows
 from pvae.pair.pair import rows_on_device
 from pvae.pair.particles import Draw, Particles
-from pvae.pair.plate import DataPlate, find_data_plate
+from pvae.pair.plate import DataPlate, find_data_plate, to_rows
 from pvae.pair.preserve import evaluation_mode, preserve_generators, seeded
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import (
@@ -39,11 +39,9 @@ from pvae.pair.traces import (
 __all__ = [
     "EvaluationContext",
     "context_of",
-    "from_rows",
     "log_weight_terms_of",
     "parts",
     "tiled_terms",
-    "to_rows",
 ]
 
 _Program = Callable[..., object]
@@ -464,17 +462,3 @@ def parts(total: int, size: int) -> Iterator[slice]:
     """
     for start in range(0, total, max(1, size)):
         yield slice(start, min(start + max(1, size), total))
-
-
-def to_rows(value: Tensor, frame: CondIndepStackFrame, event_dim: int = 0) -> Tensor:
-    """Move the data plate's dimension to the front; a value common to all rows is expanded."""
-    assert frame.dim is not None
-    dim = frame.dim - event_dim
-    sizes: Sequence[int] = torch.broadcast_shapes(value.shape, (frame.size,) + (1,) * (-dim - 1))
-    return value.expand(sizes).movedim(dim, 0)
-
-
-def from_rows(value: Tensor, frame: CondIndepStackFrame, event_dim: int = 0) -> Tensor:
-    """Move the rows of a value of shape (rows, ...) to the data plate's dimension."""
-    assert frame.dim is not None
-    return value.movedim(0, frame.dim - event_dim)

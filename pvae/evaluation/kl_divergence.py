@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from pvae._validation import at_least
-from pvae.evaluation.context import EvaluationContext, context_of, parts, to_rows
+from pvae.evaluation.context import EvaluationContext, context_of, parts
 from pvae.evaluation.estimate import Estimate, UndefinedQuantityError
 from pvae.pair.enumeration import SummedOut, groups_summed_out, log_probs_summed_out
 from pvae.pair.kl import closed_form_kl, sites_with_exact_kl
 from pvae.pair.log_prob import site_log_prob, sum_to_rows
+from pvae.pair.plate import to_rows
 from pvae.pair.tiling import tiled
 from pvae.pair.traces import Site, latent_sites, paired_traces
 

@@ -35,14 +35,16 @@ class Tails:
         """The shape of a generalized Pareto distribution fitted to each tail, (rows,).
 
         Weights that tie with the largest one outside of the tail are no part of it. Infinity if
-        fewer than five are left; NaN if all weights of the tail are equal, or there are too few
-        draws for a tail of five: they say nothing.
+        fewer than five are left; NaN if all weights of the tail are equal up to a thousandth, or
+        there are too few draws for a tail of five: they say nothing.
         """
         if self.length < 5:
             return torch.full((self.largest.shape[1],), math.nan)
         shift = self.largest[:1]  # weights are known up to a factor
         weights = (self.largest - shift).exp()
-        return pareto_k((weights[:-1] - weights[-1:]).T, max_bytes)
+        exceedances = weights[:-1] - weights[-1:]
+        equal = exceedances.amax(0) < _EQUAL
+        return pareto_k(exceedances.masked_fill(equal, 0.0).T, max_bytes)
 
 
 def pareto_k(exceedances: Tensor, max_bytes: int | None = None) -> Tensor:
@@ -94,6 +96,8 @@ def _fitted(values: Tensor, points: int) -> Tensor:
     return torch.where(torch.isfinite(drawn), drawn, math.inf)
 
 
+# Weights that differ by less are equal: more than float32 rounds, and too little to matter.
+_EQUAL = 1e-3
 # Four tensors of doubles at once.
 _BYTES = 32
 

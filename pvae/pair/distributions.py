@@ -83,6 +83,7 @@ def own_masks(fn: Any) -> list[bool | Tensor]:
 
     Example:
         >>> import pyro.distributions as dist
+        >>> import torch
         >>> (mask,) = own_masks(dist.Dirichlet(torch.ones(3, 5)).mask(torch.ones(3).bool()))
         >>> mask.shape
         torch.Size([3, 1])

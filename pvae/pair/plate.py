@@ -1,15 +1,16 @@
 """The data plate: the plate of size len(batch) that encloses the observed sites."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from pvae.pair.traces import Site, sample_sites
 
-__all__ = ["DataPlate", "find_data_plate"]
+__all__ = ["DataPlate", "find_data_plate", "from_rows", "to_rows"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,17 @@ def _candidates(trace: poutine.Trace, rows: int) -> dict[str, DataPlate]:
         for frame in site["cond_indep_stack"]
         if rows in (frame.size, frame.full_size)
     }
+
+
+def to_rows(value: Tensor, frame: CondIndepStackFrame, event_dim: int = 0) -> Tensor:
+    """Move the data plate's dimension to the front; a value common to all rows is expanded."""
+    assert frame.dim is not None
+    dim = frame.dim - event_dim
+    sizes: Sequence[int] = torch.broadcast_shapes(value.shape, (frame.size,) + (1,) * (-dim - 1))
+    return value.expand(sizes).movedim(dim, 0)
+
+
+def from_rows(value: Tensor, frame: CondIndepStackFrame, event_dim: int = 0) -> Tensor:
+    """Move the rows of a value of shape (rows, ...) to the data plate's dimension."""
+    assert frame.dim is not None
+    return value.movedim(0, frame.dim - event_dim)

@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_factor
 from torch import Tensor
 
-from pvae.pair.predictive import unobserved
+from pvae.pair.interventions import unobserved
 from pvae.pair.traces import observed_sites, sample_sites
 
 __all__ = ["arguments_observed", "simulate"]

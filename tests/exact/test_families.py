@@ -1,0 +1,23 @@
+"""The table of exact values has no number that is more than 4 standard errors off."""
+
+import pytest
+from exact.table import FAMILIES, rows_of
+
+PAIRS: set[str] = set()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_numbers_of_a_family(family):
+    rows = list(rows_of(family))
+    PAIRS.update(row.pair for row in rows)
+    far = [row for row in rows if not abs(row.z) <= 4]
+    if far:  # among hundreds of numbers one may be off by chance, but not again in other draws
+        again = {(row.pair, row.quantity): row for row in rows_of(family, 2)}
+        far = [row for row in far if not abs(again[row.pair, row.quantity].z) <= 4]
+    assert not far, "\n".join(map(str, far))
+
+
+def test_table_has_thirty_pairs():
+    if len(PAIRS) < len(FAMILIES):
+        pytest.skip("only some families were run")
+    assert len(PAIRS) >= 30
