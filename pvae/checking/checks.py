@@ -39,7 +39,12 @@ from pvae.checking.plates import (
 )
 from pvae.checking.report import Finding, PairError, Report, SiteRow
 from pvae.checking.scales import wrong_scales
-from pvae.checking.sites import shapes_of_latents, sites_at_random, unmatched_sites
+from pvae.checking.sites import (
+    auxiliary_sites,
+    shapes_of_latents,
+    sites_at_random,
+    unmatched_sites,
+)
 from pvae.checking.supports import data_outside_support, guide_outside_prior
 from pvae.data import Splits, batches
 from pvae.data.minibatches import default_batch_size
@@ -69,6 +74,7 @@ _CHECKS: tuple[tuple[_Check, ...], ...] = (
     (
         unregistered_networks,
         sites_at_random,
+        auxiliary_sites,
         draws_without_gradient,
         saturated_outputs,
         probabilities_as_logits,

@@ -6,12 +6,13 @@ import torch
 
 from pvae.checking.inspection import Inspection
 from pvae.checking.report import Finding
-from pvae.pair.preserve import seeded
+from pvae.pair.guide_density import guide_density
+from pvae.pair.preserve import preserve_generators, seeded
 from pvae.pair.traces import latent_sites, observed_sites, paired_traces, sample_sites
 
 _SHOWN = 4  # names that a message lists
 
-__all__ = ["shapes_of_latents", "sites_at_random", "unmatched_sites"]
+__all__ = ["auxiliary_sites", "shapes_of_latents", "sites_at_random", "unmatched_sites"]
 
 
 def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
@@ -54,6 +55,29 @@ def unmatched_sites(inspection: Inspection) -> Iterator[Finding]:
                 f"{_listed(latent)}: give it one of these names, or mark it with "
                 "infer={'is_auxiliary': True}",
             )
+
+
+def auxiliary_sites(inspection: Inspection) -> Iterator[Finding]:
+    """Auxiliary sites of the guide with parameters that no divergence trains."""
+    pair = inspection.pair
+    with preserve_generators(), torch.enable_grad():
+        traces = inspection.model, inspection.guide
+        found = guide_density(*traces, pair.guide, inspection.batch)
+        sites = inspection.sites("guide")
+        trained = [
+            name
+            for name in found.noise
+            if sites[name]["fn"].log_prob(sites[name]["value"].detach()).requires_grad
+        ]
+    wrong = list(found.auxiliary) if not found.counted else trained
+    if wrong:
+        yield Finding.at(
+            inspection.location("guide", wrong[0]),
+            "warning",
+            f"the guide's auxiliary sites {wrong} are in no divergence, since the model does not "
+            "have them and no site of it is a function of them with as many dimensions, so that "
+            "training raises their entropy, too: give the model a distribution of them given z",
+        )
 
 
 def shapes_of_latents(inspection: Inspection) -> Iterator[Finding]:

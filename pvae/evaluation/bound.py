@@ -32,7 +32,8 @@ def elbo(
     Networks are in eval mode. Scales of handlers and of the data plate (annealing, minibatches) are
     left out: each datum counts once, and a global site 1 / `data_size` per datum. Sites of the
     model alone are summed out if they are marked for enumeration, and drawn from their prior
-    otherwise. With point masses in the guide the number is about another quantity, `.quantity`.
+    otherwise. Auxiliary sites of the guide from which no site of the model is computed are noise,
+    and left out. With point masses in the guide the number is about another quantity, `.quantity`.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
@@ -54,8 +55,8 @@ def elbo(
         A `Bound`: `.mean`, `.std_error`, `.mc_error`, `.per_datum` (N,), `.sites`, `.note`.
 
     Raises:
-        UndefinedQuantityError: if the guide has auxiliary sites from which no site of the model is
-            computed, so that q(z | x) is unknown.
+        UndefinedQuantityError: if the guide computes sites of the model from auxiliary ones of
+            other dimensions, so that q(z | x) is unknown.
         ValueError: if the data are empty, not finite or of different lengths.
 
     Example:

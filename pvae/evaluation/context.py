@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pvae.data import Rows
 from pvae.evaluation.estimate import UndefinedQuantityError
-from pvae.evaluation.guide_density import GuideDensity, guide_density
 from pvae.evaluation.memory import allowed_bytes, peak_bytes
 from pvae.pair.enumeration import (
     SummedOut,
@@ -21,6 +20,7 @@ from pvae.pair.enumeration import (
     model_only_sites,
     plate_depth,
 )
+from pvae.pair.guide_density import GuideDensity, guide_density
 from pvae.pair.independence import dependent_sites
 from pvae.pair.log_prob import Terms, log_weight_terms, site_log_prob, sum_to_rows
 from pvae.pair.pair import rows_on_device
@@ -169,8 +169,7 @@ class EvaluationContext:
         """Which sites of the guide are point masses or auxiliary.
 
         Raises:
-            UndefinedQuantityError: if the guide has auxiliary sites that its density cannot do
-                without.
+            UndefinedQuantityError: if sites are computed from auxiliary ones of other dimensions.
         """
         if self._density is None:
             assert self.guide is not None
@@ -181,16 +180,10 @@ class EvaluationContext:
                     self._density = guide_density(*traces, self.guide, head)
         found = self._density
         if not found.counted:
-            what = (
-                f"and computes {list(found.transformed)}, of other dimensions, from them"
-                if found.transformed
-                else "and computes no site of the model from them"
-            )
             raise UndefinedQuantityError(
-                f"the guide samples auxiliary sites {list(found.auxiliary)}, which the model does "
-                f"not have, {what}: the density q(z | x) without them is an unknown integral, and "
-                "log p(x, z) - log q(z, auxiliary | x) is no bound on log p(x); give the model a "
-                "distribution of these sites given z, which makes it one"
+                f"the guide computes sites {list(found.transformed)} from auxiliary sites "
+                f"{list(found.auxiliary)}, which have another number of dimensions, so q(z | x) is "
+                "an unknown integral: give the model a distribution of the auxiliary sites given z"
             )
         return found
 
@@ -425,8 +418,10 @@ def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: in
     summed_out = context.summed_out
     if plate is not None and summed_out is not None:
         particles = Particles(context.model, context.guide, plate, summed_out=summed_out)
-        return log_weight_terms_of(particles.draw(batch, count))
+        return log_weight_terms_of(context, particles.draw(batch, count))
     traces = paired_traces(context.model, context.guide, tiled(batch, count))
+    for name in context.density.noise:
+        traces[1].remove_node(name)
     local, global_ = log_weight_terms(*traces, plate)
     if plate is None:
         return Terms({site: value.reshape(1, 1) for site, value in global_.items()}, {})
@@ -440,7 +435,7 @@ def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: in
     return Terms({site: value.reshape(count, width) for site, value in local.items()}, global_)
 
 
-def log_weight_terms_of(draw: Draw) -> Terms:
+def log_weight_terms_of(context: EvaluationContext, draw: Draw) -> Terms:
     """The terms of log p(x, z) - log q(z | x) of particles, local ones (particles, rows)."""
     found = Terms({}, {})
     latents = latent_sites(draw.model)
@@ -449,7 +444,8 @@ def log_weight_terms_of(draw: Draw) -> Terms:
             if name not in latents or name in log_q:  # otherwise drawn from the prior: it cancels
                 table[name] = value
         for name, value in log_q.items():
-            table[name] = table.get(name, 0.0) - value
+            if name not in context.density.noise:
+                table[name] = table.get(name, 0.0) - value
     return found
 
 

@@ -63,8 +63,8 @@ def log_likelihood(
 
     Raises:
         UndefinedQuantityError: if the model has a global latent site, so that its evidence is not a
-            mean over data; if the guide has point masses, or auxiliary sites without which its
-            density is unknown; or if a plate selects some of a datum's elements.
+            mean over data; if the guide has point masses, or computes sites from auxiliary ones of
+            other dimensions; or if a plate selects some of a datum's elements.
 
     Example:
         >>> import pvae, pyro, torch

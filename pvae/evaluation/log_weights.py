@@ -107,7 +107,7 @@ def vectorized_terms(context: EvaluationContext) -> _Run | None:
     if particles is None:
         return None
     particles.summed_out = context.summed_out
-    return lambda batch, count: log_weight_terms_of(particles.draw(batch, count))
+    return lambda batch, count: log_weight_terms_of(context, particles.draw(batch, count))
 
 
 def plan(size: int, num_particles: int, limit: int) -> list[tuple[slice, int]]:

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import torch
 from pairs.invalid import ROWS, Pair, X, Z, data, normal, wrong
 from torch import nn
+from torch.nn.functional import softplus
 
 # Sites
 
@@ -42,6 +43,22 @@ def obs_forgotten():
             pyro.sample("x", dist.Normal(pair.decoder(z), 1.0).to_event(1))  # here
 
     return model, pair.guide, data()
+
+
+@wrong("warning", r"auxiliary sites \['noise'\] are in no divergence.*their entropy")
+def auxiliary_site_with_parameters():
+    pair = Pair()
+
+    def guide(x):
+        pyro.module("encoder", pair.encoder)
+        scale = pyro.param("scale", torch.tensor(0.1), constraint=dist.constraints.positive)
+        loc, raw = pair.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            noise = dist.Normal(torch.zeros(Z), scale).to_event(1)
+            noise = pyro.sample("noise", noise, infer={"is_auxiliary": True})  # here
+            pyro.sample("z", dist.Normal(loc + noise, softplus(raw)).to_event(1))
+
+    return pair.model, guide, data()
 
 
 @wrong("error", "guide samples 'x', but the model observes it")

@@ -10,6 +10,7 @@ from torch.distributions import biject_to
 
 from pvae.pair.distributions import elementwise_support, is_delta
 from pvae.pair.particles import trace_of
+from pvae.pair.preserve import seeded
 from pvae.pair.traces import Site, latent_sites, sample_sites
 
 __all__ = ["GuideDensity", "guide_density"]
@@ -25,12 +26,16 @@ class GuideDensity:
         auxiliary: the auxiliary sites.
         counted: whether log q of the auxiliary and transformed sites is that of the latter: the map
             between them keeps the number of dimensions, as in Pyro's autoguides.
+        noise: auxiliary sites from which no site is computed. They are left out of the density:
+            given them, log p(x, z) - log q(z | x, noise) is a bound, and its exponential has the
+            mean p(x).
     """
 
     points: tuple[str, ...] = ()
     transformed: tuple[str, ...] = ()
     auxiliary: tuple[str, ...] = ()
     counted: bool = True
+    noise: tuple[str, ...] = ()
 
 
 def guide_density(
@@ -57,7 +62,9 @@ def guide_density(
     if not masses and not auxiliary:
         return GuideDensity()
     kept = {n: s["value"] for n, s in proposed.items() if n not in masses and n not in auxiliary}
-    again = poutine.trace(poutine.replay(guide, trace=trace_of(kept))).get_trace(*batch)
+    # Seeded, since the generators may be where they were before the first run.
+    with seeded(0):
+        again = poutine.trace(poutine.replay(guide, trace=trace_of(kept))).get_trace(*batch)
     values = dict(sample_sites(again))
     moved = [n for n in masses if auxiliary and _differ(values[n]["value"], proposed[n]["value"])]
     sizes = (
@@ -65,6 +72,8 @@ def guide_density(
         sum(_unconstrained(prior[name], proposed[name]["value"]) for name in moved),
     )
     points = tuple(name for name in masses if name not in moved)
+    if not moved:
+        return GuideDensity(points, auxiliary=tuple(auxiliary), noise=tuple(auxiliary))
     return GuideDensity(points, tuple(moved), tuple(auxiliary), sizes[0] == sizes[1])
 
 
