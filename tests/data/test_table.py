@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -252,3 +254,30 @@ def test_selected_rows_in_every_function():
     guide = pvae.guides.MeanField(x_shape=(8, 8), z_dim=2, hidden=8)
     fit = pvae.fit(model, guide, digits.train[:50], epochs=1, progress=False)
     assert len(pvae.elbo(fit.model, fit.guide, digits.test[:20]).per_datum) == 20
+
+
+def test_static_binarization_is_unrelated_to_the_seed_of_the_data():
+    """Data made after `torch.manual_seed(0)` are the uniform numbers that a bare seed repeats."""
+    torch.manual_seed(0)
+    x = torch.rand(500, 20)
+    drawn = pvae.data.rows(Rows(x, binarize="static", seed=0)).first(500)[0]
+    expected = (x * (1 - x)).sum().sqrt()
+    assert abs(drawn.sum() - x.sum()) < 4 * expected
+    correlation = torch.corrcoef(torch.stack([drawn.flatten(), (x > 0.5).float().flatten()]))[0, 1]
+    assert correlation > 0.3  # of grey levels and draws, as it should be
+    torch.manual_seed(0)
+    noise = torch.randn(1000)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    seen = []
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            seen.append(pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0)))
+
+    pvae.elbo(model, guide, noise, seed=0)
+    assert abs(torch.corrcoef(torch.stack([seen[-1], noise]))[0, 1]) < 0.15

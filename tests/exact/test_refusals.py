@@ -78,7 +78,7 @@ def test_training_of_a_point_mass_by_scores():
     for objective in (RWS(3), RWS(3, insomnia=0.5), WakeSleep()):
         with pytest.raises(IncompatibleObjectiveError, match=r"\['z'\] \(Delta\) would stay"):
             objective.loss(model, guide, X)
-    (transformed, log_weight, start) = point_masses.transformed()
+    transformed, _, start = point_masses.transformed()
     for key, value in start.items():
         pyro.param(key, torch.tensor(value))
     with pytest.raises(IncompatibleObjectiveError, match=r"\['z'\] \(Delta\) would stay"):
@@ -122,7 +122,7 @@ def test_divergence_that_is_no_sum_over_sites():
 
 
 def test_predictive_density_needs_global_sites():
-    with pytest.raises(UndefinedQuantityError, match="no global sites.*pvae.log_likelihood"):
+    with pytest.raises(UndefinedQuantityError, match=r"no global sites.*pvae.log_likelihood"):
         pvae.log_predictive(lg.model, lg.posterior, lg.draw(3))
 
 
