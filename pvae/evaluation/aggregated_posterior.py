@@ -15,7 +15,7 @@ from pvae.evaluation.estimate import Estimate, UndefinedQuantityError
 from pvae.pair.enumeration import log_probs_summed_out
 from pvae.pair.plate import from_rows
 from pvae.pair.tiling import tiled
-from pvae.pair.traces import Site, latent_sites, paired_traces
+from pvae.pair.traces import Site, guide_trace_of, latent_sites, paired_traces
 
 __all__ = ["Information", "information"]
 
@@ -119,7 +119,8 @@ def information(
         ValueError: if a number is out of range, there is one datum alone, or
             (`UndefinedQuantityError`) there is no vectorized data plate with a latent site, or the
             guide has global latent sites, point masses or sites that the model does not have, or
-            p(z) is an integral over sites that the guide does not have.
+            draws random numbers outside its sites, or p(z) is an integral over sites that the guide
+            does not have.
 
     Example:
         >>> import pvae, pyro, torch
@@ -141,6 +142,7 @@ def information(
     context = context_of(model, guide, data)
     context.require_latent_sites()
     context.require_density(by_site=True)
+    _require_no_noise(guide, context)
     with context.evaluating(seed):
         size = min(num_data, len(context.source))
         if size < 2:
@@ -156,6 +158,34 @@ def information(
     mutual, divergence = (torch.stack(part).double().cpu() for part in zip(*runs, strict=True))
     return Information(
         _estimate(mutual), _estimate(divergence), _estimate(mutual + divergence), size
+    )
+
+
+def _require_no_noise(guide: Callable[..., object], context: EvaluationContext) -> None:
+    """Require that q(z | x) does not depend on random numbers outside the latent sites."""
+    noise = list(context.density.noise)
+    if not noise:
+        with context.evaluating(0):
+            batch = context.spread(4)
+            drawn = guide_trace_of(guide, *batch)
+            again = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*batch)
+            once, twice = (
+                [site["fn"] for site in latent_sites(trace).values()] for trace in (drawn, again)
+            )
+            values = [site["value"].clone() for site in latent_sites(drawn).values()]
+            try:
+                same = all(
+                    torch.allclose(p.log_prob(v), q.log_prob(v), 1e-3, 1e-3)
+                    for p, q, v in zip(once, twice, values, strict=True)
+                )
+            except (LookupError, NotImplementedError):
+                return  # a flow without an inverse, of which more is said later
+        if same:
+            return
+    what = f"auxiliary sites {noise}" if noise else "random numbers outside its sites (dropout?)"
+    raise UndefinedQuantityError(
+        f"the guide draws {what}, so the density q(z | x) without them is an unknown integral, and "
+        "with it the mutual information"
     )
 
 

@@ -87,9 +87,9 @@ def elbo(
     sites: dict[str, float] = defaultdict(float)
     global_: dict[str, list[float]] = defaultdict(list)
     label = "bound" if progress else ""
-    shared = bool(context.global_sites or context.partial_plates)
+    apart = bool(context.global_sites or context.partial_plates)
     for here, terms in blocks(
-        context, num_particles, seed=seed, max_bytes=max_bytes, progress=label, apart=shared
+        context, num_particles, seed=seed, max_bytes=max_bytes, progress=label, apart=apart
     ):
         weights = total(terms.local).double().cpu()
         totals[here] += weights.sum(0)
@@ -102,7 +102,7 @@ def elbo(
             global_[site].append(value.item() / data_size)
     per_datum = totals / num_particles
     mc_error = math.nan
-    if num_particles > 1 and shared:  # the data of a block share some draws
+    if num_particles > 1 and apart:  # the data of a block share some draws
         variance = sum(torch.tensor(found).double().var().item() for found in sums.values())
         mc_error = math.sqrt(variance / num_particles) / size
     elif num_particles > 1:

@@ -221,7 +221,8 @@ class EvaluationContext:
             by_site: whether each site needs one of its own.
 
         Raises:
-            UndefinedQuantityError: if a site of the guide is a point mass, or auxiliary.
+            UndefinedQuantityError: if a site of the guide is a point mass, or is computed from an
+                auxiliary one.
         """
         found = self.density
         if found.points:
@@ -230,7 +231,7 @@ class EvaluationContext:
                 "has no density: pvae.elbo gives log p(x, z) at them, and pvae.ais with "
                 'start="prior" estimates log p(x)'
             )
-        if by_site and found.auxiliary:
+        if by_site and found.transformed:
             raise UndefinedQuantityError(
                 f"sites {list(found.transformed)} of the guide are computed from auxiliary sites "
                 f"{list(found.auxiliary)}, so their densities are not known one by one"

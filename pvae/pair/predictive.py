@@ -309,16 +309,16 @@ def _observed(
         source: the data.
         around: from the model that draws its observed sites, and their names, to what is run.
     """
-    shared: dict[str, object] = {}
+    global_values: dict[str, object] = {}
 
     def parts() -> Iterator[tuple[dict[str, Site], int]]:
         batches = list(source.batches(_ROWS))
         for batch, (sites, rows) in zip(batches, sites_of_batches(guide, batches), strict=True):
             values = {name: site["value"] for name, site in sites.items()}
             names = _observed_names(model, batch)
-            program = poutine.condition(fixed(unobserved(model), shared), values)
+            program = poutine.condition(fixed(unobserved(model), global_values), values)
             drawn = dict(sample_sites(traced(around(program, set(names)), batch)))
-            shared.update({n: s["value"] for n, s in drawn.items() if not is_local(s, rows)})
+            global_values.update({n: s["value"] for n, s in drawn.items() if not is_local(s, rows)})
             yield {name: drawn[name] for name in names}, rows
 
     return joined(parts())

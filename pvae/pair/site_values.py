@@ -40,14 +40,14 @@ def sites_of_batches(
     program: Callable[..., object], batches: Iterable[tuple[Tensor, ...]]
 ) -> Iterator[tuple[dict[str, Site], int]]:
     """The sites of each batch and its rows, with global sites at their values in the first."""
-    shared: dict[str, object] = {}
+    global_values: dict[str, object] = {}
     for batch in batches:
         rows = len(batch[0])
-        trace = traced(fixed(program, shared), batch)
+        trace = traced(fixed(program, global_values), batch)
         sites = {
             name: site for name, site in sample_sites(trace) if not site_is_factor(cast(Any, site))
         }
-        shared |= {n: s["value"] for n, s in sites.items() if not is_local(s, rows)}
+        global_values |= {n: s["value"] for n, s in sites.items() if not is_local(s, rows)}
         yield sites, rows
 
 

@@ -64,6 +64,23 @@ def test_sum_of_auxiliary_sites_has_no_known_density(measure):
         measure(point_masses.point()[0], guide, X)
 
 
+@pytest.mark.parametrize("kind", ["site", "dropout"])
+def test_noise_of_the_guide_has_no_information(kind):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            if kind == "site":
+                fn = dist.Normal(x.new_zeros(len(x)), 1.0)
+                noise = pyro.sample("u", fn, infer={"is_auxiliary": True})
+            else:
+                noise = torch.randn(len(x))
+            pyro.sample("z", dist.Normal(x + noise, 1.0))
+
+    what = r"auxiliary sites \['u'\]" if kind == "site" else "outside its sites"
+    with pytest.raises(UndefinedQuantityError, match=what):
+        information(point_masses.point()[0], guide, X)
+    assert kl_by_site(point_masses.point()[0], guide, X)["z"].mc_error > 0.01
+
+
 def test_training_of_a_point_mass_by_scores():
     def model(x):
         with pyro.plate("data", len(x)):

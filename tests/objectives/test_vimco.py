@@ -73,3 +73,14 @@ def test_rises_to_evidence():
     bounds = [-one.mean["loss"].item() for one in draws]
     assert bounds[0] + 0.5 < bounds[1] < bounds[2] < evidence + 4 * draws[2].std_error("loss")
     assert bounds[2] == pytest.approx(evidence, abs=0.4)
+
+
+def test_impossible_particles_have_finite_signals():
+    """Where all other particles have p(x, z) = 0, the baseline is 0, which depends on none."""
+    nothing = -torch.inf
+    weights = torch.tensor([[0.5, 0.5], [nothing, 1.0], [nothing, nothing]])
+    baseline = without_each(weights)
+    assert torch.isfinite(baseline).all()
+    expected = torch.tensor([1.0]).exp().log() - torch.tensor(3.0).log()
+    torch.testing.assert_close(baseline[0, 1], expected[0])  # of the second particle alone
+    assert baseline[0, 0] == 0

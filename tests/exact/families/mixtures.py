@@ -56,11 +56,11 @@ def both(x):
 
 
 def masked(x):
-    """As `prior`, with a handler's mask of every other datum's likelihood."""
+    """As `likelihood`, with a mask of some data, around the site that is summed out as well."""
     with pyro.plate("data", len(x)):
-        y = pyro.sample("y", dist.Categorical(WEIGHTS), infer={"enumerate": "parallel"})
         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
         with pyro.poutine.mask(mask=x > 0):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS), infer={"enumerate": "parallel"})
             pyro.sample("x", dist.Normal(z + LOCS[y], 1.0), obs=x)
 
 
