@@ -18,6 +18,7 @@ from pvae.evaluation import (
     elbo,
     latent_use,
     log_likelihood,
+    log_predictive,
 )
 from pvae.training import Fit
 
@@ -35,8 +36,9 @@ class Numbers:
     Attributes:
         split: name of the split.
         rows: number of data in it.
-        found: the results, keyed by name: "elbo", "log_likelihood", "latent_use", and with `full`
-            "ais", "bdmc", "calibration", "amortization_gap".
+        found: the results, keyed by name: "elbo", "log_likelihood" (for pairs with global sites
+            "log_predictive"), "latent_use", and with `full` "ais", "bdmc", "calibration",
+            "amortization_gap".
         missing: keyed by name, why a quantity is not defined for the pair, in a sentence.
     """
 
@@ -95,6 +97,11 @@ def evaluate(
         ),
         "latent_use": lambda: latent_use(*pair, data, num_particles=few, seed=seed),
     }
+    if isinstance(data, EvaluationContext) and data.global_sites:  # no log p(x) of single data
+        del quantities["log_likelihood"]
+        quantities["log_predictive"] = lambda: log_predictive(
+            *pair, data, num_particles=few, seed=seed, progress=progress
+        )
     if full:
         quantities |= {
             "ais": lambda: ais(*pair, some, _CHAINS, seed=seed, progress=progress),

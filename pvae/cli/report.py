@@ -14,6 +14,7 @@ from pvae.evaluation import (
     Estimate,
     LatentUse,
     LogLikelihood,
+    LogPredictive,
     Sandwich,
 )
 
@@ -108,17 +109,35 @@ def _likelihood(found: LogLikelihood) -> Iterator[Line]:
         "is a lower bound in expectation, and tight as the samples increase. "
         f"{_monte_carlo(found)}",
     )
-    size, unreliable = len(found.khat), len(found.untrusted)
+    size, unreliable, unknown = len(found.khat), len(found.untrusted), len(found.unknown)
     ess = found.ess.mean().item()
-    yield Line(
-        "  diagnostic",
-        "unreliable" if unreliable else "reliable",
-        f"{unreliable:,} of {size:,} data" if unreliable else f"all {size:,} data",
-        "Pareto k too high: add particles" if unreliable else f"{ess:.0f} effective samples each",
-        found.warning
-        or "the Pareto k of the importance weights of every datum is low enough for this number of "
-        "samples, so the errors can be trusted.",
-    )
+    if unreliable:
+        yield Line(
+            "  diagnostic",
+            "unreliable",
+            f"{unreliable:,} of {size:,} data",
+            "Pareto k too high: add particles",
+            found.warning,
+        )
+    elif unknown:
+        yield Line(
+            "  diagnostic",
+            "unknown",
+            f"{unknown:,} of {size:,} data",
+            "equal weights, or too few",
+            "the largest importance weights of these data are equal, or there are too few samples: "
+            "the guide is the posterior, or it never proposes a part of it, which no diagnostic of "
+            "its samples can show.",
+        )
+    else:
+        yield Line(
+            "  diagnostic",
+            "reliable",
+            f"all {size:,} data",
+            f"{ess:.0f} effective samples each",
+            "the Pareto k of the importance weights of every datum is low enough for this number "
+            "of samples, so the errors can be trusted.",
+        )
     if found.bits_per_dim is not None:
         yield Line(
             "  bits per dim",
@@ -127,6 +146,17 @@ def _likelihood(found: LogLikelihood) -> Iterator[Line]:
             f"{found.dims:g} elements",
             "the code length -log2 p(x) per element of a datum.",
         )
+
+
+def _predictive(found: LogPredictive) -> Iterator[Line]:
+    yield Line(
+        "log p(x | data)",
+        _number(found),
+        "lower bound, expected",
+        f"{found.num_samples:,} draws of global sites",
+        "the predictive density log mean_s p(x_n | w_s) of each datum, with draws w_s of global "
+        f"sites from the guide. {_monte_carlo(found)}",
+    )
 
 
 def _use(use: LatentUse) -> Iterator[Line]:
@@ -216,6 +246,7 @@ def _missing(name: str, why: str) -> Line:
 _LINES: dict[str, Callable[[Any], Iterator[Line]]] = {
     "elbo": _bound,
     "log_likelihood": _likelihood,
+    "log_predictive": _predictive,
     "latent_use": _use,
     "ais": _ais,
     "bdmc": _sandwich,

@@ -182,6 +182,11 @@ class LogLikelihood(Estimate):
         return (self.khat > trusted_below(self.num_particles)).nonzero().flatten()
 
     @property
+    def unknown(self) -> Tensor:
+        """Indices of the data of which khat says nothing, since it is NaN."""
+        return self.khat.isnan().nonzero().flatten()
+
+    @property
     def warning(self) -> str:
         """Which data are unreliable, and why; "" if none."""
         count, size = len(self.untrusted), len(self.khat)
@@ -199,9 +204,12 @@ class LogLikelihood(Estimate):
 
     def as_json(self) -> dict[str, object]:
         """The numbers for JSON, with the number of unreliable data."""
-        finite = self.khat[~self.khat.isnan()]
-        largest = finite.max().item() if len(finite) else None
-        tail = {"largest_khat": largest, "untrusted": len(self.untrusted)}
+        finite = self.khat[self.khat.isfinite()]
+        tail = {
+            "largest_khat": finite.max().item() if len(finite) else None,
+            "untrusted": len(self.untrusted),
+            "unknown": len(self.unknown),
+        }
         bits = {} if self.dims is None else {"bits_per_dim": self.bits_per_dim}
         return {**super().as_json(), "mean_ess": self.ess.mean().item(), **tail, **bits}
 

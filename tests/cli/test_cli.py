@@ -107,9 +107,58 @@ def test_user_pair_in_every_command(folder, model, guide):
     assert (folder / "run" / "samples.png").stat().st_size > 1000
     draws = np.load(folder / "run" / "samples.npz")
     assert draws["x"].shape == (5, 6)
+    for options in (("--given", "z=[0.5,1]", "--mean"), ("--given", "z=[0.5,1]")):
+        pvae_("sample", "run", "--n", 5, *options, "--out", "given.npz")
+        given = np.load("given.npz")
+        assert (given["z"] == [0.5, 1]).all()
+        assert (given["x"] == given["x"][:1]).all() is np.bool_("--mean" in options)
+    output = pvae_("sample", "run", "--given", "y=3", code=1)
+    assert "the model has no ['y']: its sites are ['z', 'x'], and its arguments are ['x']" in output
+    pvae_("infer", "run", "--split", "train", "--num-samples", 7, "--out", "draws.npz")
+    assert np.load("draws.npz")["z"].shape == (7, 80, 2)
     pvae_("infer", "run", "--split", "train", "--out", "codes.npz")
     assert np.load(folder / "codes.npz")["z"].shape == (80, 2)
     assert len(pvae.load("run").history) == 2
+
+
+GLOBAL = """
+import pyro, torch
+import pyro.distributions as dist
+
+def model(x):
+    w = pyro.sample("w", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w, 1.0).to_event(1), obs=x)
+
+def guide(x):
+    loc = pyro.param("loc", torch.zeros(6))
+    pyro.sample("w", dist.Normal(loc, 0.1).to_event(1))
+
+def point(x):
+    loc = pyro.param("loc", torch.zeros(6))
+    pyro.sample("w", dist.Delta(loc, event_dim=1))
+"""
+
+
+def test_pair_with_global_sites(folder):
+    (folder / "weights.py").write_text(GLOBAL)
+    pvae_(
+        "train", "weights.py:model", "weights.py:guide", "--data", "mine.npz", *QUICK, "--out", "a"
+    )
+    output = pvae_("evaluate", "a")
+    assert "log p(x | data)" in output
+    assert "100 draws of global sites" in output
+    assert "count 1 / 80" in output
+    found = json.loads(pvae_("evaluate", "a", "--json"))
+    assert found["elbo"]["data_size"] == 80
+    assert found["log_predictive"]["num_samples"] == 100
+    assert "log_likelihood" not in found
+    pvae_(
+        "train", "weights.py:model", "weights.py:point", "--data", "mine.npz", *QUICK, "--out", "b"
+    )
+    output = pvae_("evaluate", "b")
+    assert "log p(x, w)" in output
+    assert "ELBO" not in output
 
 
 def test_codes_with_labels(folder):

@@ -43,6 +43,33 @@ def test_ties_with_the_cutoff_leave_the_tail():
     torch.testing.assert_close(found[2:], pareto_k(some[None, :20]))
 
 
+def bits(rarely):
+    """Almost all of the posterior is at y = 1, which the guide proposes rarely."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(x.new_full((len(x),), 0.5)))
+            pyro.sample("x", dist.Normal(10 * y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Bernoulli(x.new_full((len(x),), rarely)))
+
+    return model, guide
+
+
+def test_ties_are_no_evidence_of_trust():
+    x = torch.full((40,), 10.0)
+    estimate = pvae.log_likelihood(*bits(0.002), x, num_particles=1000)
+    found = set(estimate.untrusted.tolist()) | set(estimate.unknown.tolist())
+    assert found == set(range(40))
+    assert len(estimate.untrusted) > 20  # those with some draws of y = 1
+    assert not estimate.khat.eq(-torch.inf).any()
+    estimate = pvae.log_likelihood(*bits(1e-7), x, num_particles=1000)
+    assert estimate.mean < -40  # far below the truth, and nothing can show it
+    assert len(estimate.unknown) == estimate.as_json()["unknown"] == 40
+
+
 def test_tail_across_blocks():
     weights = torch.randn(1000, 7, dtype=torch.float64) * 3
     whole, parts = Tails(7, 1000), Tails(7, 1000)
