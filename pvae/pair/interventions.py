@@ -65,7 +65,7 @@ class _Fixed(ConditionMessenger):
         if value is None or site_is_subsample(msg):
             return
         fn = cast(Any, msg["fn"])
-        like = fn.sample()
+        like = fn()
         given = torch.as_tensor(value, dtype=like.dtype, device=like.device)
         try:
             given = given.expand(torch.broadcast_shapes(given.shape, like.shape))
