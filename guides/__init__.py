@@ -7,8 +7,10 @@ if __name__ != "pvae.guides":
     )
 
 from pvae.guides.bottom_up import BottomUp
+from pvae.guides.flow import Flow
 from pvae.guides.full_rank import FullRank
 from pvae.guides.ladder import Ladder
+from pvae.guides.low_rank import LowRank
 from pvae.guides.mean_field import MeanField
 
-__all__ = ["BottomUp", "FullRank", "Ladder", "MeanField"]
+__all__ = ["BottomUp", "Flow", "FullRank", "Ladder", "LowRank", "MeanField"]

@@ -55,7 +55,14 @@ def test_public_names():
         "sample",
     ]
     assert pvae.models.__all__ == ["VAE", "HelmholtzMachine"]
-    assert pvae.guides.__all__ == ["BottomUp", "FullRank", "Ladder", "MeanField"]
+    assert pvae.guides.__all__ == [
+        "BottomUp",
+        "Flow",
+        "FullRank",
+        "Ladder",
+        "LowRank",
+        "MeanField",
+    ]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -188,6 +188,13 @@ def test_changed_file(folder):
 
 def test_list():
     entries = {entry.name: entry for entry in zoo.entries("guide")}
-    assert set(entries) == {"bottom_up", "full_rank", "ladder", "mean_field"}
+    assert set(entries) == {
+        "bottom_up",
+        "flow",
+        "full_rank",
+        "ladder",
+        "low_rank",
+        "mean_field",
+    }
     assert dict(entries["mean_field"].options)["z_dim"] == 20
     assert entries["mean_field"].summary.endswith(".")

@@ -255,14 +255,15 @@ SEEDS = [range(4), pytest.param(range(4, 20), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("seeds", SEEDS, ids=["4", "16 more"])
-@pytest.mark.parametrize(("network", "shape", "likelihood"), zoo_pairs())
+@pytest.mark.parametrize(("network", "shape", "likelihood"), list(zoo_pairs()))
 def test_zoo_has_no_findings(network, shape, likelihood, seeds):
     x = torch.rand(12, *shape).round()
     for seed in seeds:
         torch.manual_seed(seed)
         given = {"x_shape": shape, "network": network, "hidden": 8, "z_dim": 2}
         model = pvae.models.VAE(**given, likelihood=likelihood)
-        guide = (pvae.guides.MeanField if seed % 2 else pvae.guides.FullRank)(**given)
+        families = ("MeanField", "FullRank", "LowRank", "Flow")
+        guide = getattr(pvae.guides, families[seed % 4])(**given)
         assert findings(model, guide, x) == []
 
 
