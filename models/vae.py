@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import pyro
-import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pvae import likelihoods
+from pvae import likelihoods, priors
 from pvae.nn import decoder
 
 __all__ = ["VAE"]
@@ -15,7 +14,7 @@ __all__ = ["VAE"]
 class VAE(nn.Module):
     """One layer of Gaussian latent variables, decoded by a network.
 
-    p(x, z) = N(z; 0, I) p(x | decoder(z))
+    p(x, z) = p(z) p(x | decoder(z)), p(z) = N(z; 0, I) or another prior
 
     Its sites are "z", `(batch, z_dim)`, and "x", `(batch, *x_shape)`, in the plate "data".
 
@@ -29,12 +28,14 @@ class VAE(nn.Module):
         z_dim: number of latent variables, at least 1.
         hidden: width of the one hidden layer, or widths of each, in the order of the data's path.
         likelihood: a name in `pvae.likelihoods.names`, a class, or an instance.
+        prior: a name in `pvae.priors.names`, a class, or an instance.
+        components: number of components of the priors that have several.
         network: "mlp", fully connected, or "conv", convolutional with those hidden layers before
             the convolutions.
         levels: grey levels of the data, used by the likelihoods over grey levels alone.
 
     Raises:
-        ValueError: if sizes do not fit, or the likelihood or network is unknown.
+        ValueError: if sizes do not fit, or the likelihood, prior or network is unknown.
 
     Example:
         >>> import torch
@@ -48,6 +49,8 @@ class VAE(nn.Module):
         z_dim: int = 20,
         hidden: int | Sequence[int] = 400,
         likelihood: str | type[likelihoods.Likelihood] | likelihoods.Likelihood = "bernoulli",
+        prior: str | type[priors.Prior] | priors.Prior = "standard",
+        components: int = 10,
         network: str = "mlp",
         levels: int | None = None,
     ) -> None:
@@ -55,6 +58,7 @@ class VAE(nn.Module):
         self.x_shape = tuple(x_shape)
         self.z_dim = z_dim
         self.likelihood = likelihoods.get(likelihood, x_shape, levels=levels)
+        self.prior = priors.get(prior, z_dim, components=components, x_shape=x_shape, hidden=hidden)
         outputs = self.likelihood.outputs
         self.decoder = decoder(network, z_dim, x_shape, outputs=outputs, hidden=hidden)
 
@@ -76,9 +80,8 @@ class VAE(nn.Module):
                 f"{self.x_shape}: build it with x_shape={tuple(x.shape[1:])}"
             )
         pyro.module("model", self)
-        # As the parameters are: of their device and type, which x need not share when it is a draw.
-        zeros = next(self.parameters()).new_zeros(self.z_dim)
+        prior = self.prior()
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(zeros, zeros + 1).to_event(1))
+            z = pyro.sample("z", prior)
             value: Tensor = pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
         return value

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from pvae import data, evaluation, guides, likelihoods, models, nn, objectives
+from pvae import data, evaluation, guides, likelihoods, models, nn, objectives, priors
 from pvae.checking import PairError, Report, check
 from pvae.evaluation import (
     UndefinedQuantityError,
@@ -52,6 +52,7 @@ __all__ = [
     "plots",
     "posterior",
     "predict",
+    "priors",
     "reconstruct",
     "sample",
 ]

@@ -51,6 +51,7 @@ def test_public_names():
         "plots",
         "posterior",
         "predict",
+        "priors",
         "reconstruct",
         "sample",
     ]

@@ -9,7 +9,7 @@ import click
 import torch
 from torch import Tensor
 
-from pvae import data, likelihoods, objectives, zoo
+from pvae import data, likelihoods, objectives, priors, zoo
 from pvae.checking import PairError, check
 from pvae.cli.bench import PYRO, Timings, contenders, machine
 from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
@@ -75,7 +75,7 @@ def bench_(**given: Any) -> None:
 
 @main.command("list")
 def list_() -> None:
-    """List the models, guides, data sets, likelihoods and objectives that have names."""
+    """List the models, guides, data sets, likelihoods, priors and objectives that have names."""
     for title, role in (("models", "model"), ("guides", "guide")):
         click.echo(f"{title}:")
         for entry in zoo.entries(role):
@@ -84,6 +84,7 @@ def list_() -> None:
     for title, known in (
         ("data", data.names),
         ("likelihoods", likelihoods.names),
+        ("priors", priors.names),
         ("objectives", objectives.names),
     ):
         click.echo(f"{title}:\n  {', '.join(known)}")

@@ -240,7 +240,7 @@ def test_run_reports_layers_and_loads(tmp_path, monkeypatch):
             ValueError,
             "are 'bernoulli': use the guide BottomUp",
         ),
-        (VAE(x_shape=(5, 2), z_dim=2, hidden=3), TypeError, "VAE has no dims, prior: use the mod"),
+        (VAE(x_shape=(5, 2), z_dim=2, hidden=3), TypeError, "VAE has no dims: use the mod"),
         (lambda x: x, TypeError, "function has no x_shape, dims, prior"),
         (NoModule(), TypeError, "NoModule is no torch.nn.Module"),
     ],

@@ -1,0 +1,40 @@
+"""The base class of priors."""
+
+from pyro.distributions import TorchDistribution
+from torch import nn
+
+__all__ = ["Prior"]
+
+
+class Prior(nn.Module):
+    """A distribution of z with parameters of its own.
+
+    Subclasses implement `forward`, which takes nothing and returns a distribution of event shape
+    `(z_dim,)` and batch shape `()`.
+
+    Args:
+        z_dim: number of latent variables, at least 1.
+
+    Raises:
+        ValueError: if z_dim is below 1.
+
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> class Wide(Prior):
+        ...     def forward(self):
+        ...         return dist.Normal(torch.zeros(self.z_dim), 3.0).to_event(1)
+        >>> Wide(2)().event_shape
+        torch.Size([2])
+    """
+
+    def __init__(self, z_dim: int) -> None:
+        super().__init__()
+        if z_dim < 1:
+            raise ValueError(
+                f"{type(self).__name__} prior got z_dim={z_dim}: expected sizes of at least 1"
+            )
+        self.z_dim = z_dim
+
+    def forward(self) -> TorchDistribution:
+        """Return the distribution."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward()")
