@@ -60,7 +60,8 @@ def test_counts():
     likelihoods = words[len(pvae.likelihoods.names)]
     assert f"{len(KINDS)} kinds of pairs" in README
     assert f"{len(KINDS)} kinds" in (ROOT / "CONTRIBUTING.md").read_text()
-    assert f"{models} models, {guides} guides and {likelihoods} likelihoods" in README
+    priors = words[len(pvae.priors.names)]
+    assert f"{models} models, {guides} guides, {priors} priors and {likelihoods} likeli" in README
 
 
 def test_names():
