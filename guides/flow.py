@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import pyro
-import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from torch import Tensor, nn
 
 from pvae.nn import encoder, positive
+from pvae.nn.flows import zuko
 
 __all__ = ["Flow"]
 

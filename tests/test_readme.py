@@ -55,7 +55,22 @@ def test_counts():
     digits = pvae.data.load("digits")
     total = sum(map(len, (digits.train, digits.valid, digits.test)))
     assert f"{total:,} handwritten digits" in README
-    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+    words = [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+    ]
     models, guides = (words[len(zoo.entries(role))] for role in ("model", "guide"))
     likelihoods = words[len(pvae.likelihoods.names)]
     assert f"{len(KINDS)} kinds of pairs" in README

@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Sequence
 
 from pvae._validation import nearest
+from pvae.likelihoods.continuous import Beta, LogNormal, StudentT
 from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
+from pvae.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogistic
 from pvae.likelihoods.latent_layer import LatentLayer
 from pvae.likelihoods.outputs import (
@@ -20,6 +22,7 @@ from pvae.likelihoods.outputs import (
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
@@ -31,7 +34,12 @@ __all__ = [
     "GreyLogistic",
     "LatentLayer",
     "Likelihood",
+    "LogNormal",
     "LogitContinuousBernoulli",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
     "get",
     "names",
 ]
@@ -44,6 +52,12 @@ _CLASSES: dict[str, type[Likelihood]] = {
     "categorical": Categorical,
     "continuous_bernoulli": ContinuousBernoulli,
     "discretized_logistic": DiscretizedLogistic,
+    "student_t": StudentT,
+    "log_normal": LogNormal,
+    "beta": Beta,
+    "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
 }
 
 names: tuple[str, ...] = tuple(_CLASSES)

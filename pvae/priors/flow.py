@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import TorchDistribution
 
+from pvae.nn.flows import zuko
 from pvae.priors.prior import Prior
 
 __all__ = ["Flow"]

@@ -5,12 +5,14 @@ import pytest
 import torch
 from scipy import stats
 from scipy.integrate import quad
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from pvae import likelihoods
 
 X_SHAPE = (2, 3)
 GREY = ("categorical", "discretized_logistic")
+COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial")
+RANGES = {"continuous_bernoulli": (0, 1), "log_normal": (0, 200)}
 
 
 def build(name):
@@ -28,8 +30,12 @@ def data(name, batch=(4,)):
         return torch.randint(0, 2, (*batch, *X_SHAPE)).float()
     if name in GREY:
         return torch.randint(0, 5, (*batch, *X_SHAPE)) / 4
-    if name == "continuous_bernoulli":
+    if name in COUNTS:
+        return torch.randint(0, 9, (*batch, *X_SHAPE)).float()
+    if name in ("continuous_bernoulli", "beta"):
         return torch.rand(*batch, *X_SHAPE)
+    if name == "log_normal":
+        return torch.randn(*batch, *X_SHAPE).exp()
     return torch.randn(*batch, *X_SHAPE)
 
 
@@ -60,6 +66,23 @@ def pixel_scale(raw):
     return 1e-3 + softplus(raw + np.log(np.expm1(1 - 1e-3)))
 
 
+def scale_above(floor):
+    return lambda raw: floor + softplus(raw + np.log(np.expm1(1 - floor)))
+
+
+rate, spread = scale_above(1e-4), scale_above(1e-3)
+
+
+def negative_binomial(o, x):
+    mean, failures = rate(o[:, 0]), rate(o[:, 1])
+    return stats.nbinom.logpmf(x, failures, failures / (failures + mean))
+
+
+def zero_inflated(o, x):
+    gate = 1 / (1 + np.exp(-o[:, 2]))
+    return np.log(gate * (x == 0) + (1 - gate) * np.exp(negative_binomial(o, x)))
+
+
 FORMULAS = {
     "bernoulli": lambda o, x: stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-o[:, 0]))),
     "gaussian": lambda o, x: stats.norm.logpdf(x, o[:, 0]),
@@ -68,6 +91,12 @@ FORMULAS = {
     "categorical": categorical,
     "continuous_bernoulli": lambda o, x: o[:, 0] * x + np.log(o[:, 0] / np.expm1(o[:, 0])),
     "discretized_logistic": discretized,
+    "student_t": lambda o, x: stats.t.logpdf(x, 2 + spread(o[:, 2]), o[:, 0], spread(o[:, 1])),
+    "log_normal": lambda o, x: stats.lognorm.logpdf(x, spread(o[:, 1]), scale=np.exp(o[:, 0])),
+    "beta": lambda o, x: stats.beta.logpdf(x, spread(o[:, 0]), spread(o[:, 1])),
+    "poisson": lambda o, x: stats.poisson.logpmf(x, rate(o[:, 0])),
+    "negative_binomial": negative_binomial,
+    "zero_inflated_negative_binomial": zero_inflated,
 }
 
 
@@ -99,8 +128,14 @@ def test_normalised(name):
         total = mass(0) + mass(1)
     elif name in GREY:
         total = sum(mass(k / 4) for k in range(5))
+    elif name in COUNTS:
+        total = sum(mass(k) for k in range(400))
+    elif name == "student_t":  # in a variable in which the tails are short
+        total = quad(lambda u: mass(np.tan(u)) / np.cos(u) ** 2, -1.5707, 1.5707, limit=400)[0]
+    elif name == "beta":  # likewise: the ends round to 0 and 1
+        total = quad(lambda u: mass(expit(u)) * expit(u) * expit(-u), -15, 15, limit=400)[0]
     else:
-        total = quad(mass, *((0, 1) if name == "continuous_bernoulli" else (-15, 15)), limit=200)[0]
+        total = quad(mass, *RANGES.get(name, (-15, 15)), limit=400)[0]
     assert total == pytest.approx(1, abs=1e-5)
 
 
@@ -163,6 +198,11 @@ def test_batch_shape(name):
         ("categorical", 0.1),
         ("categorical", -0.25),
         ("continuous_bernoulli", 1.25),
+        ("beta", 1.25),
+        ("log_normal", -1.0),
+        ("poisson", 0.5),
+        ("negative_binomial", -1.0),
+        ("zero_inflated_negative_binomial", 1.5),
         ("discretized_logistic", 0.1),
         ("discretized_logistic", 1.25),
     ],

@@ -27,6 +27,10 @@ def own_parameters():
 def data(name, x_shape, n=3):
     if name == "bernoulli":
         return torch.randint(0, 2, (n, *x_shape)).float()
+    if name in ("poisson", "negative_binomial", "zero_inflated_negative_binomial"):
+        return torch.randint(0, 9, (n, *x_shape)).float()
+    if name in ("beta", "log_normal"):
+        return 0.05 + 0.9 * torch.rand(n, *x_shape)
     return torch.randint(0, LEVELS, (n, *x_shape)) / (LEVELS - 1)
 
 
