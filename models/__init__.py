@@ -7,6 +7,7 @@ if __name__ != "pvae.models":
     )
 
 from pvae.models.helmholtz import HelmholtzMachine
+from pvae.models.ppca import PPCA
 from pvae.models.vae import VAE
 
-__all__ = ["VAE", "HelmholtzMachine"]
+__all__ = ["PPCA", "VAE", "HelmholtzMachine"]

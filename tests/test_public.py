@@ -55,7 +55,7 @@ def test_public_names():
         "reconstruct",
         "sample",
     ]
-    assert pvae.models.__all__ == ["VAE", "HelmholtzMachine"]
+    assert pvae.models.__all__ == ["PPCA", "VAE", "HelmholtzMachine"]
     assert pvae.guides.__all__ == [
         "BottomUp",
         "Flow",
