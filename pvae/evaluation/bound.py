@@ -94,12 +94,12 @@ def elbo(
         weights = total(terms.local).double().cpu()
         totals[here] += weights.sum(0)
         squares[here] += weights.square().sum(0)
-        of_global = total(terms.global_).item() / data_size
-        sums[here.start].append(weights.sum().item() + (here.stop - here.start) * of_global)
         for site, term in terms.local.items():
             sites[site] += term.double().sum().item() / (size * num_particles)
         for site, value in terms.global_.items():
             global_[site].append(value.item() / data_size)
+        of_global = sum(values[-1] for values in global_.values())
+        sums[here.start].append(weights.sum().item() + (here.stop - here.start) * of_global)
     per_datum = totals / num_particles
     mc_error = math.nan
     if num_particles > 1 and apart:  # the data of a block share some draws

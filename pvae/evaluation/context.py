@@ -51,7 +51,8 @@ class EvaluationContext:
     """A pair and its data, with what evaluation has to know of them, found once.
 
     Every function of `pvae.evaluation` makes one from its `data`, and also accepts one as `data`:
-    then several measures of a pair on the same data share it.
+    then several measures of a pair on the same data share it. The class is long, since whatever
+    measures may require of a pair is stated here, with the reason for a refusal.
 
     Args:
         model: p(x, z), called with one batch.

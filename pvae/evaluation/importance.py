@@ -12,12 +12,7 @@ from pvae.evaluation.context import EvaluationContext, context_of
 from pvae.evaluation.estimate import Estimate, LogLikelihood, UndefinedQuantityError, of_weights
 from pvae.evaluation.log_weights import blocks
 from pvae.evaluation.pareto import Tails
-from pvae.pair.distributions import (
-    base_distribution,
-    elements_masked,
-    elementwise_support,
-    own_masks,
-)
+from pvae.pair.distributions import base_distribution, elementwise_support, value_masks
 from pvae.pair.particles import total
 from pvae.pair.traces import Site, observed_sites
 
@@ -129,7 +124,7 @@ def _discrete_elements(context: EvaluationContext) -> float | None:
         known = [s is not None and s.is_discrete and s is not constraints.boolean for s in supports]
         if not known or not all(known):
             return None
-        if not any(_masks(site) for site in sites):
+        if not any(value_masks(site) for site in sites):
             return sum(_elements(site) for site in sites)
         counts = 0.0
         for batch in context.source.batches(1024):
@@ -141,18 +136,11 @@ def _observed(context: EvaluationContext, batch: tuple[Tensor, ...]) -> list[Sit
     return list(observed_sites(poutine.trace(context.model).get_trace(*batch)).values())
 
 
-def _masks(site: Site) -> list[bool | Tensor]:
-    """The masks of a site, each broadcastable to its value."""
-    of_handlers = [] if site["mask"] is None else [site["mask"]]
-    events = len(site["fn"].event_shape)
-    return [*(elements_masked(mask, events) for mask in of_handlers), *own_masks(site["fn"])]
-
-
 def _elements(site: Site) -> float:
     """The number of observed elements of a site; a one-hot vector is one of them."""
     value = site["value"]
     counted = torch.ones(value.shape, device=value.device)
-    for mask in _masks(site):
+    for mask in value_masks(site):
         counted = counted * mask
     if isinstance(base_distribution(site["fn"]), OneHotCategorical):
         counted = counted[..., 0]

@@ -17,7 +17,7 @@ from pvae.objectives.constant import log_q_of_values
 from pvae.objectives.iwae import importance_weighted, normalized_sum
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
-from pvae.pair.distributions import elements_masked, is_delta, own_masks
+from pvae.pair.distributions import is_delta, value_masks
 from pvae.pair.log_prob import own_scale
 from pvae.pair.particles import Proposal, total
 from pvae.pair.traces import Site
@@ -167,7 +167,6 @@ def _counted(structure: PairStructure, site: Site) -> float | Tensor:
     scale = own_scale(site, structure.plate)
     if isinstance(scale, Tensor):
         scale = scale.reshape(*scale.shape, *(1,) * events)
-    for mask in (elements_masked(site["mask"], events), *own_masks(site["fn"])):
-        if mask is not None:
-            scale = scale * mask
+    for mask in value_masks(site):
+        scale = scale * mask
     return scale

@@ -1,19 +1,23 @@
 """Distributions of sites: what they wrap, and their supports."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from pyro.distributions import Delta, Distribution, Independent, MaskedDistribution, constraints
 from torch import Tensor
 
 __all__ = [
     "base_distribution",
     "distribution_name",
-    "elements_masked",
     "elementwise_support",
     "is_delta",
+    "is_discrete",
     "is_unvalidated",
     "own_masks",
+    "same_density",
     "unmasked",
+    "value_masks",
 ]
 
 
@@ -62,6 +66,31 @@ def elementwise_support(fn: Distribution) -> constraints.Constraint | None:
     return support
 
 
+def is_discrete(fn: Distribution) -> bool:
+    """Whether the support is known to be discrete.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> is_discrete(dist.Poisson(1.0)), is_discrete(dist.Normal(0.0, 1.0))
+        (True, False)
+    """
+    support = elementwise_support(fn)
+    return support is not None and bool(support.is_discrete)
+
+
+def same_density(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a site has the same density in two runs, judged at both of its values.
+
+    Raises:
+        LookupError or NotImplementedError: if the density is known at its own draws alone, as that
+            of a flow without an inverse.
+    """
+    return all(
+        torch.allclose(one["fn"].log_prob(value), other["fn"].log_prob(value), 1e-3, 1e-3)
+        for value in (one["value"].clone(), other["value"].clone())
+    )
+
+
 def unmasked(fn: Any) -> Any:
     """The distribution without its masks (`fn.mask(m)`); it has the same draws.
 
@@ -83,7 +112,6 @@ def own_masks(fn: Any) -> list[bool | Tensor]:
 
     Example:
         >>> import pyro.distributions as dist
-        >>> import torch
         >>> (mask,) = own_masks(dist.Dirichlet(torch.ones(3, 5)).mask(torch.ones(3).bool()))
         >>> mask.shape
         torch.Size([3, 1])
@@ -91,11 +119,18 @@ def own_masks(fn: Any) -> list[bool | Tensor]:
     found = []
     while hasattr(fn, "base_dist"):
         if isinstance(fn, MaskedDistribution):
-            found.append(elements_masked(fn._mask, len(fn.event_shape)))
+            found.append(_of_elements(fn._mask, len(fn.event_shape)))
         fn = fn.base_dist
     return found
 
 
-def elements_masked(mask: bool | Tensor, event_dim: int) -> bool | Tensor:
+def value_masks(site: Mapping[str, Any]) -> list[bool | Tensor]:
+    """The masks of a site, by handlers and by its distribution, broadcastable to its value."""
+    by_handlers = [] if site["mask"] is None else [site["mask"]]
+    events = len(site["fn"].event_shape)
+    return [*(_of_elements(mask, events) for mask in by_handlers), *own_masks(site["fn"])]
+
+
+def _of_elements(mask: bool | Tensor, event_dim: int) -> bool | Tensor:
     """A mask of a batch shape, with as many dimensions of size 1 as an event has."""
     return mask.reshape(*mask.shape, *(1,) * event_dim) if isinstance(mask, Tensor) else mask

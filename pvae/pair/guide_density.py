@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pvae.pair.distributions import elementwise_support, is_delta
+from pvae.pair.distributions import is_delta, is_discrete
 from pvae.pair.particles import trace_of
 from pvae.pair.preserve import seeded
 from pvae.pair.traces import Site, latent_sites, sample_sites
@@ -56,7 +56,7 @@ def guide_density(
     masses = [
         name
         for name, site in proposed.items()
-        if is_delta(site["fn"]) and name in prior and not _discrete(prior[name])
+        if is_delta(site["fn"]) and name in prior and not is_discrete(prior[name]["fn"])
     ]
     auxiliary = [n for n, site in proposed.items() if n not in prior and not is_delta(site["fn"])]
     if not masses and not auxiliary:
@@ -75,11 +75,6 @@ def guide_density(
     if not moved:
         return GuideDensity(points, auxiliary=tuple(auxiliary), noise=tuple(auxiliary))
     return GuideDensity(points, tuple(moved), tuple(auxiliary), sizes[0] == sizes[1])
-
-
-def _discrete(site: Site) -> bool:
-    support = elementwise_support(site["fn"])
-    return support is not None and support.is_discrete
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:

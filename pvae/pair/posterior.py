@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pvae._validation import at_least
+from pvae.pair.distributions import same_density
 from pvae.pair.enumeration import SummedOut, enumerated, marked_sites, plate_depth
 from pvae.pair.pair import rows_on_device
 from pvae.pair.plate import to_rows
 from pvae.pair.preserve import evaluation_mode, preserve_generators
+from pvae.pair.site_values import frame_of
 from pvae.pair.traces import Site, latent_sites, paired_traces
 from pvae.pair.undefined import UndefinedQuantityError
 
@@ -80,20 +82,17 @@ def posterior(guide: Callable[..., object], x: object) -> Posterior:
     alone = {
         name: site["fn"]
         for name, site in once.items()
-        if name in again and (name == first or _same(site, again[name]))
+        if name == first or _of_x_alone(site, again.get(name))
     }
     return Posterior(alone, tuple(name for name in once if name not in alone))
 
 
-def _same(one: Site, other: Site) -> bool:
-    """Whether two draws of a site come from the same distribution, judged at both of them."""
+def _of_x_alone(once: Site, again: Site | None) -> bool:
+    """Whether a site has the same distribution in two runs with different draws before it."""
     try:
-        return all(
-            torch.allclose(one["fn"].log_prob(v), other["fn"].log_prob(v), 1e-4, 1e-4)
-            for v in (one["value"].clone(), other["value"].clone())
-        )
+        return again is not None and same_density(once, again)
     except (LookupError, NotImplementedError, RuntimeError, ValueError):
-        return False  # a flow without an inverse, or another number of sites
+        return False  # a flow without an inverse, or values of other shapes
 
 
 class Marginals(dict[str, Tensor]):
@@ -204,7 +203,5 @@ def _of_classes(fn: Distribution, site: Site, rows: int) -> Tensor:
     """The probabilities of all values of a distribution, (rows, ..., classes)."""
     log_probs = fn.log_prob(fn.enumerate_support(expand=False))
     by_class = log_probs.movedim(0, -1).exp()
-    for frame in site["cond_indep_stack"]:
-        if frame.dim is not None and rows in (frame.size, frame.full_size):
-            return to_rows(by_class, frame, 1)
-    return by_class
+    frame = frame_of(site, rows)
+    return by_class if frame is None else to_rows(by_class, frame, 1)
