@@ -7,10 +7,14 @@ if __name__ != "pvae.guides":
     )
 
 from pvae.guides.bottom_up import BottomUp
+from pvae.guides.classifier import Classifier
+from pvae.guides.clusters import Clusters
+from pvae.guides.combiner import Combiner
+from pvae.guides.conditional import Conditional
 from pvae.guides.flow import Flow
 from pvae.guides.full_rank import FullRank
 from pvae.guides.ladder import Ladder
 from pvae.guides.low_rank import LowRank
 from pvae.guides.mean_field import MeanField
 
-__all__ = ["BottomUp", "Flow", "FullRank", "Ladder", "LowRank", "MeanField"]
+__all__ = ["BottomUp", "Classifier", "Clusters", "Combiner", "Conditional", "Flow", "FullRank", "Ladder", "LowRank", "MeanField"]

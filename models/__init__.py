@@ -6,8 +6,12 @@ if __name__ != "pvae.models":
         "write `from pvae.models import VAE`"
     )
 
+from pvae.models.cvae import CVAE
+from pvae.models.dmm import DMM
+from pvae.models.gmvae import GMVAE
 from pvae.models.helmholtz import HelmholtzMachine
 from pvae.models.ppca import PPCA
+from pvae.models.ssvae import SSVAE
 from pvae.models.vae import VAE
 
-__all__ = ["PPCA", "VAE", "HelmholtzMachine"]
+__all__ = ["CVAE", "DMM", "GMVAE", "PPCA", "SSVAE", "VAE", "HelmholtzMachine"]

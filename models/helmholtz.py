@@ -54,6 +54,10 @@ class HelmholtzMachine(nn.Module):
     Raises:
         ValueError: if sizes do not fit, or a kind of layer, likelihood or network is unknown.
 
+    Defaults:
+        guide: bottom_up
+        data: digits
+
     Example:
         >>> import torch
         >>> model = HelmholtzMachine(x_shape=(8, 8), dims=(6, 4, 2), hidden=16)

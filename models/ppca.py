@@ -39,6 +39,10 @@ class PPCA(nn.Module):
     Raises:
         ValueError: if z_dim is below 1, or the noise is unknown.
 
+    Defaults:
+        guide: full_rank
+        data: digits
+
     Example:
         >>> import torch
         >>> model, x = PPCA(x_shape=(5,), z_dim=2), torch.randn(100, 5)

@@ -37,6 +37,10 @@ class VAE(nn.Module):
     Raises:
         ValueError: if sizes do not fit, or the likelihood, prior or network is unknown.
 
+    Defaults:
+        guide: mean_field
+        data: digits
+
     Example:
         >>> import torch
         >>> x = VAE(x_shape=(8, 8), z_dim=2, hidden=16)(torch.zeros(5, 8, 8))

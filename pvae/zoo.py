@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from torch import nn
 
 from pvae._validation import nearest
 
-__all__ = ["Built", "Entry", "Source", "build", "changed", "entries", "parse_options"]
+__all__ = ["Built", "Entry", "Source", "build", "changed", "entries", "parse_options", "usual"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,15 @@ class Entry:
         cls: its class.
         summary: the first line of its docstring.
         options: names of constructor arguments with their defaults.
+        usual: of a model, what it is trained with unless the command line says otherwise, as in the
+            section "Defaults" of its docstring: "guide", "data", and options of `pvae train`.
     """
 
     name: str
     cls: type
     summary: str
     options: tuple[tuple[str, object], ...]
+    usual: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,27 @@ def entries(role: str) -> list[Entry]:
         cls = getattr(contents, contents.__all__[0])
         summary = (inspect.getdoc(cls) or "").partition("\n")[0]
         defaults = {n: "..." if p.default is p.empty else p.default for n, p in _named(cls).items()}
-        found.append(Entry(module.name, cls, summary, tuple(defaults.items())))
+        found.append(Entry(module.name, cls, summary, tuple(defaults.items()), _usual(cls)))
     return found
+
+
+def usual(model: str) -> Mapping[str, str]:
+    """What a model of the zoo is trained with by default; empty for a program of the user's.
+
+    Args:
+        model: the text of the model.
+
+    Example:
+        >>> usual("vae")["guide"]
+        'mean_field'
+    """
+    return next((entry.usual for entry in entries("model") if entry.name == model), {})
+
+
+def _usual(cls: type) -> dict[str, str]:
+    section = re.search(r"^Defaults:\n((?: +.*\n?)+)", inspect.getdoc(cls) or "", re.MULTILINE)
+    lines = section[1].splitlines() if section else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _find(text: str, role: str) -> tuple[Source, object, str | None]:

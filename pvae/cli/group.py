@@ -18,12 +18,11 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the arguments and options that name a pair, its data and its objective."""
     decorators = [
         click.argument("model", default="vae"),
-        click.argument("guide", default="mean_field"),
+        click.argument("guide", required=False),
         click.option(
             "--data",
             "data_name",
-            default="digits",
-            help="A named data set, or a .npz or .npy file.",
+            help="A named data set, or a .npz or .npy file.  [default: the model's]",
         ),
         click.option(
             "--binarize",
@@ -34,6 +33,16 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
             "--labels", is_flag=True, help="Pass the labels to the programs, as the last argument."
         ),
         click.option(
+            "--num-labels",
+            type=click.IntRange(min=0),
+            help="Pass the labels of this many training rows, and -1 for all others.",
+        ),
+        click.option(
+            "--missing",
+            type=click.Choice(["nan"]),
+            help="What marks missing values, whose cells the bound then leaves out.",
+        ),
+        click.option(
             "--set",
             "settings",
             multiple=True,
@@ -42,9 +51,8 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--objective",
-            default="Trace_ELBO",
             metavar="NAME[:KEY=VALUE,...]",
-            help="The objective, with its options.",
+            help="The objective, with its options.  [default: the model's, or else Trace_ELBO]",
         ),
     ]
     for decorator in reversed(decorators):

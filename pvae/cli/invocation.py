@@ -17,6 +17,7 @@ from pvae.zoo import Built
 
 __all__ = [
     "command_config",
+    "completed",
     "free_folder",
     "held_out",
     "load_data",
@@ -27,12 +28,28 @@ __all__ = [
 ]
 
 
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A command line with what its model is usually trained with where it says nothing."""
+    usual = {"guide": "mean_field", "data": "digits", "objective": "Trace_ELBO"}
+    usual |= zoo.usual(given["model"])
+    complete = dict(given)
+    names = {"guide": "guide", "objective": "objective", "data": "data_name", "missing": "missing"}
+    for name, option in names.items():
+        if given[option] is None:
+            complete[option] = usual.get(name)
+    if not given["labels"] and given["num_labels"] is None and "labels" in usual:
+        complete["labels"] = usual["labels"] == "all"
+        complete["num_labels"] = None if complete["labels"] else int(usual["labels"])
+    return complete
+
+
 def load_data(given: Mapping[str, Any]) -> Splits:
     """The data set of a command line."""
     return data.load(
         given["data_name"],
         binarize=given["binarize"],
-        labels=given["labels"],
+        labels=given["labels"] if given.get("num_labels") is None else given["num_labels"],
+        missing=given.get("missing"),
         seed=given["seed"],
     )
 
@@ -50,6 +67,9 @@ def _defaults_for(splits: Splits) -> dict[str, object]:
     """Constructor arguments that follow from the data: shape, grey levels and likelihood."""
     levels = splits.levels
     fitting = {None: "gaussian_learned_scale", 2: "bernoulli"}
+    if splits.columns is not None:
+        table = {"x_shape": splits.x_shape, "levels": levels, "likelihood": "mixed"}
+        return {**table, "columns": list(splits.columns)}
     return {
         "x_shape": splits.x_shape,
         "levels": levels,
@@ -112,7 +132,7 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
         raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
     may_change = ("epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard")
     merged = {**given, **started}
-    asked = {**given, **command_config(given)}
+    asked = {**given, **command_config(completed(given))}
     for key, value in asked.items():
         if ctx.get_parameter_source(key) != ParameterSource.COMMANDLINE:
             continue

@@ -13,7 +13,7 @@ from pvae import data, likelihoods, objectives, priors, zoo
 from pvae.checking import PairError, check
 from pvae.cli.bench import PYRO, Timings, contenders, machine
 from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
-from pvae.cli.invocation import pair_and_data
+from pvae.cli.invocation import completed, pair_and_data
 from pvae.data import batches
 from pvae.pair.preserve import seeded
 from pvae.training.devices import find_device
@@ -31,6 +31,7 @@ def check_(**given: Any) -> None:
 
     Prints the sites of both programs with their shapes, then one line per finding.
     """
+    given = completed(given)
     built, batch = _pair_and_batch(given, torch.device("cpu"))
     try:
         with seeded(given["seed"]):
@@ -58,6 +59,7 @@ def check_(**given: Any) -> None:
 def bench_(**given: Any) -> None:
     """Time a gradient step of MODEL and GUIDE by Pyro's SVI and by the engines of pvae."""
     device = find_device(given["device"])
+    given = completed(given)
     built, batch = _pair_and_batch(given, device)
     with seeded(given["seed"]):
         objective = objectives.get(given["objective"], x_shape=batch[0].shape[1:])
@@ -80,7 +82,8 @@ def list_() -> None:
         click.echo(f"{title}:")
         for entry in zoo.entries(role):
             options = ", ".join(f"{name}={value}" for name, value in entry.options)
-            click.echo(f"  {entry.name:<12} {entry.summary} [{options}]")
+            usual = f" Default guide: {entry.usual['guide']}." if entry.usual else ""
+            click.echo(f"  {entry.name:<12} {entry.summary}{usual} [{options}]")
     for title, known in (
         ("data", data.names),
         ("likelihoods", likelihoods.names),

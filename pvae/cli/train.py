@@ -12,6 +12,7 @@ from pvae.cli.figures import figures
 from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
 from pvae.cli.invocation import (
     command_config,
+    completed,
     free_folder,
     held_out,
     make_scheduler,
@@ -88,8 +89,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     MODEL and GUIDE are names that `pvae list` prints, file.py:Name, package.module:Name, or
     file.py:Class.method.
     """
-    if given["resume"]:
-        given = resumed_command(ctx, given)
+    given = resumed_command(ctx, given) if given["resume"] else completed(given)
     built, splits = pair_and_data(given)
     out = given["out"] or free_folder(given["data_name"])
     trained = fit(

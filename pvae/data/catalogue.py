@@ -25,12 +25,14 @@ class NamedSet:
         originals: the published files, in the order that `read` expects.
         levels: number of grey levels of its uint8 arrays.
         sorted_rows: rows are sorted by class, so that the last ones are not a random sample.
+        table: it is a table of mixed columns, with arrays "kind" and "classes".
     """
 
     read: Callable[[tuple[Original, ...]], Arrays]
     originals: tuple[Original, ...] = ()
     levels: int = 256
     sorted_rows: bool = False
+    table: bool = False
 
 
 def _sums(listed: str) -> dict[str, str]:
@@ -83,6 +85,33 @@ FREY_FACES_ARRAYS = _sums("""
 """)
 
 
+JSB_CHORALES_ARRAYS = _sums("""
+97bb4dd9eb49184f638ff984cb9209d74d315beac78792e07a5045f1ccb9de9c train
+8122db54e5df98672fde911b8b488627beedffe1cb2577146b163279c9ceb31f train_lengths
+0c8d6c8042c24f2c224a0627d7e9dd2a944269e192dc239251336eb60d8e0ba0 valid
+7680858f1e783f932f8fed44a1be76b917d879f37f4c0b1e2853d95dffaf0477 valid_lengths
+2ef6fabdcc23a4a2c3a4560ee4f1c61845e55f8edffe7f6864529407ff84ecf3 test
+6a17881243a374ca52b46389a9a63a643dd49669dba3c2f7695f54d9954fbf0c test_lengths
+""")
+TABLE_ARRAYS = {
+    "adult": _sums("""
+36cffcc1b0a83c96fb61cfd854daa5fb7e247a41a2eabc923cf94a2f2dc4abf2 data
+87111437646d693dc2e8b365995fc44be34ae1696f8d16381d22b004650d0793 kind
+b55d952caf9a960d233d93b9c387496f80cea1c69da81b846de7dabd4280f6b2 classes
+"""),
+    "wine": _sums("""
+3072f31b4cdb3de610f5500fc366fbd89a9a7366fd13c11cb7a586c550cc7124 data
+a1d06ff17aff07d405d7583edfd2b072f0f6943d266eea25f8e7b189df2e9ff6 kind
+ea0fcb643ef974be8185eeb7de35e828a16818135a0b76fb2a4301fc8ed2e387 classes
+"""),
+    "breast": _sums("""
+ae86b7eb7b5be995bac2e994ad632803512f73abc357d5a7cb9b259b073f7caf data
+334c167557dd6b7571f3fe4c4d1aa05e8b40eec26c33f0a28e2ecc4b23f77dd0 kind
+9ff1f56d27cd159169558d02206e8e7223c7a4d902374ff819ee5d4c77743647 classes
+"""),
+}
+
+
 def _digits(_: tuple[Original, ...]) -> Arrays:
     from sklearn.datasets import load_digits
 
@@ -126,6 +155,39 @@ def _frey_faces(_: tuple[Original, ...]) -> Arrays:
         )
     faces = checked_npz(path, FREY_FACES_ARRAYS)["faces"]
     return {"train": faces[:1565], "valid": faces[1565:1765], "test": faces[1765:]}
+
+
+def _jsb_chorales(_: tuple[Original, ...]) -> Arrays:
+    path = "jsb-chorales/jsb_chorales_quarter.npz"
+    if find(path) is None:
+        raise FileNotFoundError(
+            "jsb-chorales is not downloaded: put an .npz with the piano rolls of "
+            "jsb-chorales-quarter.json of github.com/czhuang/JSB-Chorales-dataset, bits packed "
+            f"along the notes, and their lengths at {places(path)}"
+        )
+    arrays = checked_npz(path, JSB_CHORALES_ARRAYS)
+    longest = max(int(arrays[f"{split}_lengths"].max()) for split in ("train", "valid", "test"))
+    for split in ("train", "valid", "test"):
+        bits = arrays[split].astype(np.uint8, copy=False)
+        notes = np.unpackbits(bits, axis=2, count=88)
+        arrays[split] = np.pad(notes, ((0, 0), (0, longest - notes.shape[1]), (0, 0)))
+    return arrays
+
+
+def _table(name: str) -> Callable[[tuple[Original, ...]], Arrays]:
+    def read(_: tuple[Original, ...]) -> Arrays:
+        path = f"tables/{name}.npz"
+        if find(path) is None:
+            raise FileNotFoundError(
+                f"{name} is not downloaded: put an .npz with the arrays data, kind and classes, as "
+                "in the data sets of github.com/probabilistic-learning/HI-VAE, at "
+                f"{places(path)}"
+            )
+        arrays = checked_npz(path, TABLE_ARRAYS[name])
+        arrays["train"] = arrays.pop("data")
+        return arrays
+
+    return read
 
 
 def _published(folder: str, sums: Mapping[str, str], *mirrors: str) -> tuple[Original, ...]:
@@ -179,5 +241,7 @@ SETS: Mapping[str, NamedSet] = MappingProxyType(
             sorted_rows=True,
         ),
         "frey-faces": NamedSet(_frey_faces),
+        "jsb-chorales": NamedSet(_jsb_chorales, levels=2),
+        **{name: NamedSet(_table(name), table=True) for name in TABLE_ARRAYS},
     }
 )

@@ -12,20 +12,27 @@ from pvae.data.archives import UNREADABLE
 from pvae.data.conversion import Arrays
 from pvae.data.downloads import DamagedFileError
 
-__all__ = ["SPLITS", "SUFFIXES", "read_file"]
+__all__ = ["MORE", "SPLITS", "SUFFIXES", "read_file"]
 
 SPLITS = ("train", "valid", "test")
 SUFFIXES = (".npz", ".npy")
 
 
-def read_file(path: Path) -> tuple[Arrays, int | None]:
-    """Read the splits and labels of a user's file, and the grey levels of uint8 splits.
+MORE = ("lengths",)  # further arguments of the programs
+COLUMNS = ("kind", "classes")
 
-    Splits are uint8 (with two levels if they contain only 0 and 1, and 256 otherwise) or float32.
+
+def read_file(path: Path) -> tuple[Arrays, int | None]:
+    """Read the arrays of a user's file, and the grey levels of uint8 splits.
+
+    Splits are uint8 (with two levels if they contain only 0 and 1, and 256 otherwise) or float32;
+    those of a table, which has an array "kind", are float32.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} (looked for from {Path.cwd()})")
     found = _read(path)
+    if "data" in found and "train" not in found:
+        found["train"] = found.pop("data")
     if "train" not in found:
         raise ValueError(
             f"{path} has no array 'train'; its arrays are {sorted(found) or 'none'}: save it with "
@@ -33,7 +40,9 @@ def read_file(path: Path) -> tuple[Arrays, int | None]:
         )
     splits = {name: found[name] for name in SPLITS if name in found}
     levels: int | None
-    if all(_is_binary(array) for array in splits.values()):
+    if "kind" in found:
+        levels = None
+    elif all(_is_binary(array) for array in splits.values()):
         levels = 2
     elif all(array.dtype == np.uint8 for array in splits.values()):
         levels = 256
@@ -44,14 +53,14 @@ def read_file(path: Path) -> tuple[Arrays, int | None]:
         name: array.astype(np.uint8 if levels else np.float32, copy=False)
         for name, array in splits.items()
     }
-    for split in splits:
-        if f"{split}_labels" in found:
-            arrays[f"{split}_labels"] = found[f"{split}_labels"]
+    kept = [f"{split}_{of}" for split in splits for of in ("labels", *MORE)]
+    arrays |= {name: found[name] for name in (*kept, *COLUMNS) if name in found}
     return arrays, levels
 
 
 def _read(path: Path) -> Arrays:
-    wanted = [*SPLITS, *(f"{split}_labels" for split in SPLITS)]
+    further = [f"{split}_{of}" for split in SPLITS for of in ("labels", *MORE)]
+    wanted = [*SPLITS, "data", *further, *COLUMNS]
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -71,9 +80,13 @@ def _read(path: Path) -> Arrays:
 
 def _check_numbers(path: Path, arrays: Iterable[tuple[str, npt.NDArray[np.generic]]]) -> None:
     for name, array in arrays:
-        kinds = "bui" if name.endswith("_labels") else "buif"
-        if array.dtype.kind not in kinds:
-            expected = "integers" if name.endswith("_labels") else "bool, integers or floats"
+        if name == "kind":
+            if array.dtype.kind != "U" or array.ndim != 1:
+                raise ValueError(f"{path}: array 'kind' is of {array.dtype}, expected strings")
+            continue
+        whole = name == "classes" or name.endswith(("_labels", "_lengths"))
+        if array.dtype.kind not in ("bui" if whole else "buif"):
+            expected = "integers" if whole else "bool, integers or floats"
             raise ValueError(f"{path}: array {name!r} is of {array.dtype}, expected {expected}")
 
 

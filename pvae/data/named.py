@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from pvae._validation import nearest
 from pvae.data.catalogue import SETS
+from pvae.data.columns import Column, columns_of
 from pvae.data.conversion import Arrays
-from pvae.data.files import SPLITS, SUFFIXES, read_file
+from pvae.data.files import MORE, SPLITS, SUFFIXES, read_file
 from pvae.data.splits import Splits, tensor_of
 from pvae.data.table import Rows
 
@@ -23,7 +26,8 @@ def load(
     name: str | os.PathLike[str],
     *,
     binarize: str = "none",
-    labels: bool = False,
+    labels: bool | int = False,
+    missing: str | None = None,
     seed: int = 0,
     valid: int | None = None,
 ) -> Splits:
@@ -37,6 +41,10 @@ def load(
     | binarized-mnist | 28x28, binary | 50,000 / 10,000 / 10,000 | digit, in $PVAE_DATA only |
     | omniglot | 28x28, 256 levels | 24,345 / - / 8,115 | alphabet |
     | frey-faces | 28x20, 256 levels | 1,565 / 200 / 200, in the order of the video | none |
+    | jsb-chorales | 160x88, binary, and lengths | 229 / 76 / 77 chorales | none |
+    | adult | 12 columns, with holes | 32,561 / - / - | none |
+    | wine | 13 columns | 6,497 / - / - | none |
+    | breast | 10 columns, with holes | 699 / - / - | none |
 
     Rows keep the order of the published files: the test rows of binarized-mnist are sorted by
     digit, and those of omniglot by character.
@@ -47,12 +55,21 @@ def load(
     published ones.
 
     Files of named sets are read from $PVAE_DATA or the cache ($PVAE_CACHE, or the cache folder of
-    the system), and downloaded to the cache otherwise; digits needs no file, and frey-faces is
-    never downloaded. Checksums are always verified.
+    the system), and downloaded to the cache otherwise; digits needs no file, and frey-faces,
+    jsb-chorales and the tables are never downloaded. Checksums are always verified.
+
+    Chorales are piano rolls, a step per quarter note, of 88 notes from A0 up; their numbers of
+    steps, int64, are the second argument of the programs, and zeros follow a chorale's end.
 
     A file is an `.npz` with the arrays train (needed), valid, test, train_labels, valid_labels,
-    test_labels, or an `.npy` with training rows. Values become float32: arrays of 0 and 1 are
-    unchanged, other uint8 arrays are divided by 255, and all others are unchanged.
+    test_labels, and the same with _lengths for further arguments; or an `.npy` with training rows.
+    Values become float32: arrays of 0 and 1 are unchanged, other uint8 arrays are divided by 255,
+    and all others are unchanged.
+
+    A table is an `.npz` with train (or data), (rows, columns), NaN where a value is missing, kind,
+    a name for each column ("real"; "pos", 0 or more; "count"; "cat", classes; "ordinal", ordered
+    classes), and optionally classes, their numbers by column, 0 for numbers. Classes are numbered
+    from 0 or from 1.
 
     References:
         "Gradient-based learning applied to document recognition", LeCun, Bottou, Bengio and
@@ -63,12 +80,20 @@ def load(
         https://proceedings.mlr.press/v15/larochelle11a.html (binarized-mnist)
         "Human-level concept learning through probabilistic program induction", Lake,
         Salakhutdinov and Tenenbaum, 2015, https://doi.org/10.1126/science.aab3050 (omniglot)
+        "Modeling Temporal Dependencies in High-Dimensional Sequences", Boulanger-Lewandowski,
+        Bengio and Vincent, 2012, https://arxiv.org/abs/1206.6392 (jsb-chorales)
+        "Handling Incomplete Heterogeneous Data using VAEs", Nazabal, Olmos, Ghahramani and Valera,
+        2018, https://arxiv.org/abs/1807.03653 (the kinds of columns of the tables)
 
     Args:
         name: one of `pvae.data.names`, or a path that ends in .npz or .npy.
         binarize: "none", "dynamic", "static" or "threshold", as in `Rows`; held-out splits of
             "dynamic" are drawn once. Rejected for binary data.
-        labels: whether the labels are the last argument of the programs, int64.
+        labels: whether the labels are the last argument of the programs, int64; as a number, how
+            many labels of training rows are kept, balanced by class and chosen by the seed. All
+            others, and those of held-out rows, are then -1, "unknown".
+        missing: "nan" if NaN means that a value is missing, as in `Rows`; otherwise NaN is
+            rejected.
         seed: seed of the training split's "static" draw; held-out splits always use the same seed,
             so that runs with different seeds are evaluated on the same data.
         valid: number of last training rows to use as validation split, such as 10,000 for mnist;
@@ -90,8 +115,9 @@ def load(
     if path.suffix.lower() in SUFFIXES:
         arrays, levels = read_file(path)
         return _data_set(
-            str(name), arrays, levels, binarize=binarize, labels=labels, seed=seed, valid=valid
-        )
+            str(name), arrays, levels, binarize=binarize, labels=labels, missing=missing,
+            seed=seed, valid=valid,
+        )  # fmt: skip
     if name not in SETS:
         raise ValueError(_unknown(str(name), path))
     named = SETS[str(name)]
@@ -101,9 +127,11 @@ def load(
             "random sample; leave it out, or save your own split as .npz"
         )
     arrays = named.read(named.originals)
+    levels = None if named.table else named.levels
     return _data_set(
-        str(name), arrays, named.levels, binarize=binarize, labels=labels, seed=seed, valid=valid
-    )
+        str(name), arrays, levels, binarize=binarize, labels=labels, missing=missing, seed=seed,
+        valid=valid,
+    )  # fmt: skip
 
 
 def _data_set(
@@ -112,10 +140,12 @@ def _data_set(
     levels: int | None,
     *,
     binarize: str,
-    labels: bool,
+    labels: bool | int,
+    missing: str | None,
     seed: int,
     valid: int | None,
 ) -> Splits:
+    columns = _columns(name, arrays)
     arrays = _held_out(name, arrays, valid) if valid else arrays
     splits: dict[str, Rows] = {}
     for split in SPLITS:
@@ -127,19 +157,35 @@ def _data_set(
                 f"'train' {arrays['train'].shape[1:]}: all splits must have one shape"
             )
         of_labels = arrays.get(f"{split}_labels")
+        more = [arrays[f"{split}_{of}"] for of in MORE if f"{split}_{of}" in arrays]
         how = "static" if binarize == "dynamic" and split != "train" else binarize
         try:
             rows = Rows(
                 tensor_of(arrays[split]),
+                *map(tensor_of, more),
                 labels=None if of_labels is None else tensor_of(of_labels),
                 levels=levels,
+                missing=missing,
                 binarize=how,
                 seed=HELD_OUT_SEEDS.get(split, seed),
             )
-            splits[split] = rows.with_labels() if labels else rows
+            if labels is not False:
+                few = None if labels is True else labels if split == "train" else 0
+                rows = rows.with_labels(few, seed=seed)
+            splits[split] = rows
         except ValueError as error:
             raise ValueError(f"{name}, split {split!r}: {error}") from error
-    return Splits(name, splits["train"], splits.get("valid"), splits.get("test"))
+    return Splits(name, splits["train"], splits.get("valid"), splits.get("test"), columns)
+
+
+def _columns(name: str, arrays: Arrays) -> tuple[Column, ...] | None:
+    if "kind" not in arrays:
+        return None
+    classes = arrays["classes"].tolist() if "classes" in arrays else None
+    try:
+        return columns_of(arrays["train"].astype(np.float64), arrays["kind"].tolist(), classes)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _held_out(name: str, arrays: Arrays, valid: int) -> Arrays:
@@ -150,7 +196,7 @@ def _held_out(name: str, arrays: Arrays, valid: int) -> Arrays:
     if not 0 < valid < size:
         raise ValueError(f"valid={valid}: {name} has {size} training rows; give 1 to {size - 1}")
     changed = dict(arrays)
-    for of in ("", "_labels"):
+    for of in ("", "_labels", *(f"_{of}" for of in MORE)):
         if f"train{of}" in arrays:
             changed[f"train{of}"] = arrays[f"train{of}"][:-valid]
             changed[f"valid{of}"] = arrays[f"train{of}"][-valid:]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, from_numpy
 from torch.utils.data import TensorDataset
 
+from pvae.data.columns import Column
 from pvae.data.table import Rows
 
 __all__ = ["Splits", "rows", "tensor_of"]
@@ -24,6 +25,7 @@ class Splits:
         train: the training rows.
         valid: the validation rows, or None.
         test: the test rows, or None.
+        columns: of a table, the description of each column: its "kind", and what goes with it.
 
     Example:
         >>> import pvae
@@ -36,6 +38,7 @@ class Splits:
     train: Rows
     valid: Rows | None
     test: Rows | None
+    columns: tuple[Column, ...] | None = None
 
     @property
     def levels(self) -> int | None:
@@ -53,13 +56,16 @@ class Splits:
         return self.train.binarize
 
 
-def rows(data: object, *, levels: int | None = None) -> Rows:
+def rows(
+    data: object, *, levels: int | None = None, missing: Tensor | str | None = None
+) -> Rows:
     """Turn data into `Rows`.
 
     Args:
         data: `Rows`; a tensor or an array (N, *x_shape); a tuple or a list of them, each an
             argument of the programs; or a `TensorDataset`.
         levels: number of grey levels of x if it is of uint8, as in `Rows`; `Rows` keep theirs.
+        missing: what is missing of x, as in `Rows`, which keep theirs.
 
     Raises:
         TypeError: if the data are anything else, such as `Splits`, which have several sets of rows.
@@ -71,6 +77,8 @@ def rows(data: object, *, levels: int | None = None) -> Rows:
         tensor([1., 1.])
     """
     if isinstance(data, Rows):
+        if missing is not None and data.missing is None:
+            raise ValueError("the data are Rows that say what is missing: give it to Rows(...)")
         return data
     if isinstance(data, Splits):
         raise TypeError(
@@ -93,7 +101,8 @@ def rows(data: object, *, levels: int | None = None) -> Rows:
                 "one for each argument of the programs"
             )
     tensors = [tensor_of(a) if isinstance(a, np.ndarray) else a for a in data]
-    return Rows(*tensors, levels=levels if tensors[0].dtype == torch.uint8 else None)
+    of_grey = levels if tensors[0].dtype == torch.uint8 else None
+    return Rows(*tensors, levels=of_grey, missing=missing)
 
 
 def tensor_of(array: npt.NDArray[np.generic]) -> Tensor:

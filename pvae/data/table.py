@@ -14,6 +14,7 @@ from pvae._validation import at_least
 __all__ = ["Rows", "seen"]
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
+_NAN = float("nan")
 
 
 class Rows:
@@ -38,6 +39,9 @@ class Rows:
         labels: integers, (N,), for plots and probes; they are not passed to the programs.
         levels: number of grey levels of uint8 x, 2 to 256 (default: 2 if x contains only 0 and 1,
             and 256 otherwise).
+        missing: what is missing of x: None for nothing, "nan" for cells that are NaN, or a bool
+            tensor of the shape of x, True where a value is missing. The programs get NaN there,
+            unless `fit`, `elbo`, ... marginalize.
         binarize: "none", "dynamic", "static" or "threshold".
         seed: seed of the "static" draw, and of "dynamic" without a generator.
 
@@ -64,9 +68,11 @@ class Rows:
         *more: Tensor,
         labels: Tensor | None = None,
         levels: int | None = None,
+        missing: Tensor | str | None = None,
         binarize: str = "none",
         seed: int = 0,
     ) -> None:
+        x, self._holes = _without_holes(x, missing)
         if binarize not in BINARIZATIONS:
             raise ValueError(
                 f"unknown binarize {binarize!r}: give one of {', '.join(BINARIZATIONS)}"
@@ -105,6 +111,11 @@ class Rows:
         return 2 if self.binarize == "dynamic" else self._levels
 
     @property
+    def missing(self) -> Tensor | None:
+        """Bool of the shape of x, True where a value is missing; None if nothing can be."""
+        return self._holes
+
+    @property
     def device(self) -> torch.device:
         """The device of the rows and of batches."""
         return self._x.device
@@ -115,22 +126,47 @@ class Rows:
         moved._x = self._x.to(device)
         moved._more = tuple(argument.to(device) for argument in self._more)
         moved._once = None if self._once is None else self._once.to(device)
+        moved._holes = None if self._holes is None else self._holes.to(device)
         moved.labels = None if self.labels is None else self.labels.to(device)
         return moved
 
-    def with_labels(self) -> Rows:
+    def with_labels(self, number: int | None = None, *, seed: int = 0) -> Rows:
         """The same rows with the labels, int64 (N,), as last argument of the programs.
 
+        Args:
+            number: how many labels are kept, balanced by class; the others are -1, "unknown"
+                (default: all).
+            seed: seed of their choice.
+
         Raises:
-            ValueError: if there are no labels.
+            ValueError: if there are no labels, or not as many.
         """
         if self.labels is None:
             raise ValueError(
                 "the data have no labels: give Rows(..., labels=...), or leave labels out"
             )
         labelled = copy.copy(self)
-        labelled._more = (*self._more, self.labels)
+        given = self.labels if number is None else self._few_labels(number, seed)
+        labelled._more = (*self._more, given)
         return labelled
+
+    def _few_labels(self, number: int, seed: int) -> Tensor:
+        assert self.labels is not None
+        at_least(0, labels=number)
+        if number > len(self):
+            raise ValueError(f"labels={number}, and there are {len(self)} rows: give fewer")
+        generator = torch.Generator().manual_seed(named_seed(seed, "labels"))
+        order = torch.randperm(len(self), generator=generator)
+        by_class = self.labels.cpu()[order]
+        # The rank of each row within its class: the lowest ranks of all classes come first.
+        rank = torch.zeros_like(by_class)
+        for value in by_class.unique():
+            of_class = by_class == value
+            rank[of_class] = torch.arange(int(of_class.sum()))
+        kept = order[rank.argsort(stable=True)[:number]]
+        known = torch.full_like(by_class, -1)
+        known[kept] = self.labels.cpu()[kept]
+        return known.to(self.labels.device)
 
     def arguments(
         self, index: Tensor | slice, generator: torch.Generator | None = None
@@ -142,7 +178,10 @@ class Rows:
             generator: for dynamic binarization, on `device`; without it, every call returns the
                 same values.
         """
-        return (self._seen(index, generator), *(argument[index] for argument in self._more))
+        x = self._seen(index, generator)
+        if self._holes is not None:
+            x = x.masked_fill(self._holes[index], _NAN)
+        return (x, *(argument[index] for argument in self._more))
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
         """Select rows without changing their values.
@@ -172,6 +211,7 @@ class Rows:
             raise ValueError(f"{index} selects none of {len(self)} rows: give at least one")
         chosen._more = tuple(argument[index] for argument in self._more)
         chosen._once = None if self._once is None else self._once[index]
+        chosen._holes = None if self._holes is None else self._holes[index]
         chosen.labels = None if self.labels is None else self.labels[index]
         return chosen
 
@@ -227,6 +267,24 @@ def seen(x: Tensor, levels: int | None) -> Tensor:
     return x
 
 
+def _without_holes(x: Tensor, missing: Tensor | str | None) -> tuple[Tensor, Tensor | None]:
+    """x with 0 in its holes, and where they are."""
+    if missing is None:
+        return x, None
+    if isinstance(missing, str):
+        if missing != "nan":
+            raise ValueError(f"missing is {missing!r}: give None, 'nan' or a bool tensor like x")
+        missing = torch.isnan(x) if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
+    if missing.dtype != torch.bool or missing.shape != x.shape:
+        raise ValueError(
+            f"missing is {missing.dtype} of shape {tuple(missing.shape)}: expected bool of the "
+            f"shape of x, {tuple(x.shape)}, True where a value is missing"
+        )
+    if missing.all():
+        raise ValueError("missing is True everywhere, so there are no data")
+    return x.masked_fill(missing, 0), missing
+
+
 def _check_arguments(arguments: tuple[Tensor, ...], labels: Tensor | None) -> None:
     names = ["x", *(f"argument {i}" for i in range(1, len(arguments)))]
     for name, argument in zip(names, arguments, strict=True):
@@ -259,8 +317,8 @@ def _check_finite(name: str, argument: Tensor) -> None:
     listed = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     raise ValueError(
         f"{name} has NaN or infinity in {len(bad)} of its {len(argument)} rows, counted from 0: "
-        f"{listed}; remove or impute them, or give 0 in their place, the mask as a further "
-        "argument, and poutine.mask(mask=...) or obs_mask=... in the model"
+        f"{listed}; if NaN means that a value is missing, say so with missing='nan' (on the "
+        "command line --missing nan), and the bound is that of the other cells"
     )
 
 

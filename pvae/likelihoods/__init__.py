@@ -9,6 +9,7 @@ from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
 from pvae.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogistic
 from pvae.likelihoods.latent_layer import LatentLayer
+from pvae.likelihoods.markov_chain import MarkovChain
 from pvae.likelihoods.outputs import (
     Bernoulli,
     Categorical,
@@ -36,6 +37,7 @@ __all__ = [
     "Likelihood",
     "LogNormal",
     "LogitContinuousBernoulli",
+    "MarkovChain",
     "NegativeBinomial",
     "Poisson",
     "StudentT",

@@ -1,18 +1,24 @@
 """Fully connected and convolutional networks for encoders and decoders; no Pyro."""
 
+from pvae.nn.classes import with_class
 from pvae.nn.convolutional import ConvDecoder, ConvEncoder
 from pvae.nn.flatten import Flatten
 from pvae.nn.fully_connected import MLP, HiddenLayers
 from pvae.nn.networks import decoder, encoder
 from pvae.nn.scales import positive
+from pvae.nn.sequences import BackwardRNN, GatedTransition, within
 
 __all__ = [
     "MLP",
+    "BackwardRNN",
     "ConvDecoder",
     "ConvEncoder",
     "Flatten",
+    "GatedTransition",
     "HiddenLayers",
     "decoder",
     "encoder",
     "positive",
+    "with_class",
+    "within",
 ]

@@ -39,6 +39,10 @@ def test_public_names() -> None:
         "binarized-mnist",
         "omniglot",
         "frey-faces",
+        "jsb-chorales",
+        "adult",
+        "wine",
+        "breast",
     )
 
 
