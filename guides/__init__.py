@@ -16,5 +16,6 @@ from pvae.guides.full_rank import FullRank
 from pvae.guides.ladder import Ladder
 from pvae.guides.low_rank import LowRank
 from pvae.guides.mean_field import MeanField
+from pvae.guides.tabular import Tabular
 
-__all__ = ["BottomUp", "Classifier", "Clusters", "Combiner", "Conditional", "Flow", "FullRank", "Ladder", "LowRank", "MeanField"]
+__all__ = ["BottomUp", "Classifier", "Clusters", "Combiner", "Conditional", "Flow", "FullRank", "Ladder", "LowRank", "MeanField", "Tabular"]

@@ -12,6 +12,7 @@ from pvae.models.gmvae import GMVAE
 from pvae.models.helmholtz import HelmholtzMachine
 from pvae.models.ppca import PPCA
 from pvae.models.ssvae import SSVAE
+from pvae.models.tabular import Tabular
 from pvae.models.vae import VAE
 
-__all__ = ["CVAE", "DMM", "GMVAE", "PPCA", "SSVAE", "VAE", "HelmholtzMachine"]
+__all__ = ["CVAE", "DMM", "GMVAE", "PPCA", "SSVAE", "VAE", "HelmholtzMachine", "Tabular"]

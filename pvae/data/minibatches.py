@@ -41,6 +41,10 @@ class Batches(Protocol):
     def levels(self) -> int | None:
         """Number of grey levels of uint8 data, as far as they are known; None of other data."""
 
+    @property
+    def missing(self) -> bool:
+        """Whether x may have NaN where a value is missing."""
+
     def first(self) -> tuple[Tensor, ...]:
         """The first batch of the first epoch, which that epoch has as well."""
 
@@ -55,6 +59,7 @@ def batches(
     device: torch.device,
     seed: int,
     steps_per_epoch: int | None = None,
+    missing: Tensor | str | None = None,
 ) -> Batches:
     """Make batches for training from any kind of data.
 
@@ -75,6 +80,7 @@ def batches(
         device: device of the batches.
         seed: of shuffling and dynamic binarization, together with the number of the epoch.
         steps_per_epoch: batches per epoch (default: one pass over the data).
+        missing: what is missing of x, as in `Rows`; for data that `rows` accepts.
 
     Raises:
         ValueError: if there are no data, batch_size is below 1 or above the number of rows, or a
@@ -90,7 +96,7 @@ def batches(
     if isinstance(data, DataLoader):
         return _LoaderBatches(data, device, steps=steps_per_epoch)
     if not isinstance(data, Dataset) or isinstance(data, TensorDataset):
-        table = rows(data)
+        table = rows(data, missing=missing)
         _check_batch_size(batch_size, len(table))
         return _RowBatches(table.to(device), batch_size, seed=seed, steps=steps_per_epoch)
     # With its own generator, a loader does not use torch's global one.
@@ -129,6 +135,7 @@ class _RowBatches:
         self.rows: int | None = len(table)
         self.batch_size: int | None = batch_size
         self.levels = table.levels
+        self.missing = table.missing is not None
         self._table, self._size, self._seed, self._steps = table, batch_size, seed, steps
 
     def first(self) -> tuple[Tensor, ...]:
@@ -173,6 +180,7 @@ class _LoaderBatches:
         self.batch_size = loader.batch_size
         self._loader, self._device, self._seed, self._steps = loader, device, seed, steps
         self.levels: int | None = None
+        self.missing = False
         self._begun: Iterator[tuple[Tensor, ...]] | None = None
         self._stream: Iterator[tuple[Tensor, ...]] | None = None
 

@@ -23,7 +23,8 @@ from pvae.pair.enumeration import (
 from pvae.pair.guide_density import GuideDensity, guide_density
 from pvae.pair.independence import dependent_sites
 from pvae.pair.log_prob import Terms, log_weight_terms, site_log_prob, sum_to_rows
-from pvae.pair.pair import rows_on_device
+from pvae.pair.missing import filled, marginalized
+from pvae.pair.pair import pair_of, rows_on_device
 from pvae.pair.particles import Draw, Particles
 from pvae.pair.plate import DataPlate, find_data_plate, to_rows
 from pvae.pair.preserve import evaluation_mode, preserve_generators, seeded
@@ -95,6 +96,10 @@ class EvaluationContext:
         self.source: Rows = rows_on_device(data, *self._programs)
         self._limits: dict[str, int] = {}
         self._density: GuideDensity | None = None
+        pair = pair_of(*self._programs)
+        if self.source.missing is not None and not (pair is not None and pair.missing):
+            self.model = marginalized(model)
+            self.guide = None if guide is None else filled(guide)
         with preserve_generators(), torch.no_grad(), evaluation_mode(*self._programs):
             head = self.source.first(2)
             try:

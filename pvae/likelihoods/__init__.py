@@ -4,12 +4,14 @@ import inspect
 from collections.abc import Sequence
 
 from pvae._validation import nearest
+from pvae.likelihoods.classes import Classes, ClassNumbers, Ordinal
 from pvae.likelihoods.continuous import Beta, LogNormal, StudentT
 from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
 from pvae.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogistic
 from pvae.likelihoods.latent_layer import LatentLayer
 from pvae.likelihoods.markov_chain import MarkovChain
+from pvae.likelihoods.mixed import Mixed, SideBySide
 from pvae.likelihoods.outputs import (
     Bernoulli,
     Categorical,
@@ -25,6 +27,8 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "ClassNumbers",
+    "Classes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",
@@ -38,8 +42,11 @@ __all__ = [
     "LogNormal",
     "LogitContinuousBernoulli",
     "MarkovChain",
+    "Mixed",
     "NegativeBinomial",
+    "Ordinal",
     "Poisson",
+    "SideBySide",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "get",
@@ -60,6 +67,9 @@ _CLASSES: dict[str, type[Likelihood]] = {
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
+    "classes": Classes,
+    "ordinal": Ordinal,
+    "mixed": Mixed,
 }
 
 names: tuple[str, ...] = tuple(_CLASSES)

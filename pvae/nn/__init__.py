@@ -7,6 +7,7 @@ from pvae.nn.fully_connected import MLP, HiddenLayers
 from pvae.nn.networks import decoder, encoder
 from pvae.nn.scales import positive
 from pvae.nn.sequences import BackwardRNN, GatedTransition, within
+from pvae.nn.table import TableFeatures
 
 __all__ = [
     "MLP",
@@ -16,6 +17,7 @@ __all__ = [
     "Flatten",
     "GatedTransition",
     "HiddenLayers",
+    "TableFeatures",
     "decoder",
     "encoder",
     "positive",

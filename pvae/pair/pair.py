@@ -37,6 +37,7 @@ class Pair:
     Attributes:
         data_size: number of data that it was trained on, if known.
         levels: number of grey levels of uint8 data that it was trained on, if they were such.
+        missing: whether cells of the data that are NaN are marginalized.
         model: the model, in the scope of the pair.
         guide: the guide, likewise.
         networks: the networks, keyed by name.
@@ -52,6 +53,7 @@ class Pair:
         self.device = torch.device("cpu")
         self.data_size: int | None = None
         self.levels: int | None = None
+        self.missing = False
         # The tables of Pyro's parameter store that this pair sees.
         self._scope = _tables(ParamStoreDict())
         for program in (model, guide):
@@ -211,7 +213,7 @@ class Pair:
     def unscoped(self, role: str) -> Callable[..., object]:
         """A program for use within the scope: the user's own unless it misses parameters."""
         program = self.model if role == "model" else self.guide
-        return program if self.unregistered.get(role) else program.fn
+        return program if self.unregistered.get(role) or self.missing else program.fn
 
     def register_optimized(self, optimized: set[int]) -> None:
         """Register unused parameters that the user's optimizer updates, given by id."""
@@ -248,7 +250,7 @@ class Pair:
         return {
             "networks": {n: copy.deepcopy(net.state_dict()) for n, net in self.networks.items()},
             "params": {name: parameter.detach().clone() for name, parameter in params.items()},
-            "data": {"size": self.data_size, "levels": self.levels},
+            "data": {"size": self.data_size, "levels": self.levels, "missing": self.missing},
             # Those that appeared after the first step, with what is needed to make them again.
             "late": {
                 name: constraint_to_plain(known.get(name, constraints.real))
@@ -271,6 +273,7 @@ class Pair:
         late = state.get("late", {})
         data = cast(Mapping[str, int | None], state.get("data", {}))
         self.data_size, self.levels = data.get("size"), data.get("levels")
+        self.missing = bool(data.get("missing"))
         own = self._own_parameters()
         _check_names("networks", set(state["networks"]), set(self.networks))
         _check_names(
@@ -324,13 +327,14 @@ def rows_on_device(data: object, *programs: Callable[..., object]) -> Rows:
 
     Args:
         data: what `pvae.data.rows` takes.
-        *programs: those of a `Fit` know their device, and how many grey levels x of uint8 has;
-            others leave the data where they are.
+        *programs: those of a `Fit` know their device, how many grey levels x of uint8 has, and
+            whether NaN means that a value is missing; others leave the data where they are.
     """
     pair = pair_of(*programs)
     if pair is None:
         return rows(data)
-    return rows(data, levels=pair.levels).to(pair.device)
+    missing = None if isinstance(data, Rows) or not pair.missing else "nan"
+    return rows(data, levels=pair.levels, missing=missing).to(pair.device)
 
 
 def _tables(store: ParamStoreDict) -> dict[str, dict[object, object]]:

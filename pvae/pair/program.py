@@ -7,6 +7,8 @@ from typing import Protocol
 import pyro
 from torch import nn
 
+from pvae.pair.missing import filled, marginalized
+
 __all__ = ["Program"]
 
 
@@ -15,6 +17,7 @@ class _Pair(Protocol):
 
     networks: dict[str, nn.Module]
     unregistered: dict[str, dict[str, nn.Parameter]]
+    missing: bool
 
     def scope(self) -> AbstractContextManager[None]: ...
 
@@ -49,7 +52,10 @@ class Program:
             unregistered: Mapping[str, nn.Parameter] = self.pair.unregistered.get(self.role, {})
             for name, parameter in unregistered.items():
                 pyro.param(name, parameter)
-            return self.fn(*args, **kwargs)
+            fn = self.fn
+            if self.pair.missing:
+                fn = marginalized(fn) if self.role == "model" else filled(fn)
+            return fn(*args, **kwargs)
 
     def __getattr__(self, name: str) -> object:
         """An attribute of the user's object."""

@@ -46,6 +46,7 @@ def fit(
     steps_per_epoch: int | None = None,
     data_size: int | None = None,
     valid: object = None,
+    missing: Tensor | str | None = None,
     patience: int | None = None,
     warmup: int = 0,
     clip_norm: float | None = None,
@@ -88,6 +89,9 @@ def fit(
         data_size: number of data that global sites are scaled by (default: the rows of the data;
             needed for an endless stream).
         valid: data for validation after each epoch (default: the `valid` split of `data`, if any).
+        missing: what is missing of the training data's x, as in `data.Rows`: "nan" for cells that
+            are NaN, or a bool tensor. The bound is then that of the seen cells; the guide gets 0
+            for the others, and their mask if its signature names `missing`.
         patience: stop after this many epochs without a better validation bound, and keep the best.
         warmup: epochs in which the scale of latent sites rises to 1.
         clip_norm: largest global norm of a step's gradient, in nats per datum.
@@ -138,9 +142,14 @@ def fit(
     check_precision(precision, place)
     batch_size = default_batch_size(data) if batch_size is None else batch_size
     source = batches(
-        data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch
-    )
-    held_out = rows(valid, levels=source.levels).to(place) if valid is not None else None
+        data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch,
+        missing=missing,
+    )  # fmt: skip
+    holes = source.missing or missing is not None
+    held_out = None
+    if valid is not None:
+        of_valid = "nan" if holes and not isinstance(valid, Rows) else None
+        held_out = rows(valid, levels=source.levels, missing=of_valid).to(place)
     if isinstance(objective, str):
         objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
     options = Options(
@@ -149,6 +158,7 @@ def fit(
     )  # fmt: skip
     logger = RunLogger(out, tensorboard=tensorboard, progress=progress)
     pair = _pair(model, guide, place)
+    pair.missing = holes
     with seeded(seed), pair.scope():
         example = _first_batch(source)
         loop = _prepare(pair, example, source, held_out, options, logger)
