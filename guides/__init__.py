@@ -16,6 +16,22 @@ from pvae.guides.full_rank import FullRank
 from pvae.guides.ladder import Ladder
 from pvae.guides.low_rank import LowRank
 from pvae.guides.mean_field import MeanField
+from pvae.guides.point import Point
 from pvae.guides.tabular import Tabular
+from pvae.guides.weights import Weights
 
-__all__ = ["BottomUp", "Classifier", "Clusters", "Combiner", "Conditional", "Flow", "FullRank", "Ladder", "LowRank", "MeanField", "Tabular"]
+__all__ = [
+    "BottomUp",
+    "Classifier",
+    "Clusters",
+    "Combiner",
+    "Conditional",
+    "Flow",
+    "FullRank",
+    "Ladder",
+    "LowRank",
+    "MeanField",
+    "Point",
+    "Tabular",
+    "Weights",
+]

@@ -98,6 +98,6 @@ class Classifier(nn.Module):
             loss = -self.auxiliary * log_q.masked_fill(~known, 0)
             # Factors of a guide count as log q, which the bound subtracts.
             pyro.factor("classification", loss, has_rsample=True)
-        # exp(-1e4) is 0, and 0 times the terms of the other classes is 0, as it would not be at -inf.
+        # exp(-1e4) is 0, and so are the terms of the other classes; at -inf they would be NaN.
         certain = -1e4 * (torch.arange(self.classes, device=y.device) != index[:, None])
         return torch.where(known[:, None], certain.to(logits), logits)

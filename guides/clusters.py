@@ -1,6 +1,7 @@
 """The mean-field code of a mixture model, and the class given the code, by Bayes' rule."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -71,7 +72,7 @@ class Clusters(nn.Module):
             The value of site "z", shape `(batch, z_dim)`.
         """
         pyro.module("guide", self)
-        (model,) = self._model
+        model: Any = self._model[0]
         with pyro.plate("data", len(x)):
             loc, raw = self.encoder(x).chunk(2, -1)
             z: Tensor = pyro.sample("z", dist.Normal(loc, positive(raw)).to_event(1))

@@ -70,7 +70,9 @@ class Combiner(nn.Module):
             flow = zuko.flows.MAF(
                 z_dim, rnn, transforms=transforms, hidden_features=(z_dim,), passes=2
             )
-            self.transforms.extend(zuko.lazy.LazyInverse(part) for part in flow.transform.transforms)
+            self.transforms.extend(
+                zuko.lazy.LazyInverse(part) for part in flow.transform.transforms
+            )
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Run the program q(z | x).

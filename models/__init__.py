@@ -6,6 +6,8 @@ if __name__ != "pvae.models":
         "write `from pvae.models import VAE`"
     )
 
+from pvae.models.autoencoder import Autoencoder
+from pvae.models.bayesian_vae import BayesianVAE
 from pvae.models.cvae import CVAE
 from pvae.models.dmm import DMM
 from pvae.models.gmvae import GMVAE
@@ -15,4 +17,15 @@ from pvae.models.ssvae import SSVAE
 from pvae.models.tabular import Tabular
 from pvae.models.vae import VAE
 
-__all__ = ["CVAE", "DMM", "GMVAE", "PPCA", "SSVAE", "VAE", "HelmholtzMachine", "Tabular"]
+__all__ = [
+    "CVAE",
+    "DMM",
+    "GMVAE",
+    "PPCA",
+    "SSVAE",
+    "VAE",
+    "Autoencoder",
+    "BayesianVAE",
+    "HelmholtzMachine",
+    "Tabular",
+]

@@ -49,7 +49,6 @@ class GMVAE(nn.Module):
     Defaults:
         guide: clusters
         data: digits
-        objective: TraceEnum_ELBO:max_plate_nesting=1
 
     Example:
         >>> x = GMVAE(x_shape=(8, 8), z_dim=2, hidden=16)(torch.zeros(5, 8, 8))

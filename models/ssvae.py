@@ -42,7 +42,6 @@ class SSVAE(nn.Module):
         guide: classifier
         data: digits
         labels: 100
-        objective: TraceEnum_ELBO:max_plate_nesting=1
 
     Example:
         >>> import torch
@@ -55,7 +54,7 @@ class SSVAE(nn.Module):
         *,
         x_shape: Sequence[int] = (28, 28),
         classes: int = 10,
-        z_dim: int = 50,
+        z_dim: int = 10,
         hidden: int | Sequence[int] = 500,
         likelihood: str | type[likelihoods.Likelihood] | likelihoods.Likelihood = "bernoulli",
         prior: str | type[priors.Prior] | priors.Prior = "standard",

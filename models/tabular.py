@@ -41,7 +41,6 @@ class Tabular(nn.Module):
         guide: tabular
         data: wine
         missing: nan
-        objective: TraceEnum_ELBO:max_plate_nesting=1
 
     Example:
         >>> import torch

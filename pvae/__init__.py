@@ -10,6 +10,7 @@ from pvae.evaluation import (
     ais,
     bdmc,
     elbo,
+    impute,
     log_likelihood,
     log_predictive,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "evaluation",
     "fit",
     "guides",
+    "impute",
     "infer",
     "interpolate",
     "likelihoods",

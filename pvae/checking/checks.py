@@ -6,7 +6,7 @@ from typing import cast
 
 import pyro
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pvae.checking.dependence import (
@@ -48,7 +48,7 @@ from pvae.checking.sites import (
 from pvae.checking.supports import data_outside_support, guide_outside_prior
 from pvae.data import Splits, batches
 from pvae.data.minibatches import default_batch_size
-from pvae.objectives import Objective, require_instance
+from pvae.objectives import Objective, default_objective, require_instance
 from pvae.objectives import get as get_objective
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import (
@@ -94,6 +94,7 @@ def check(
     guide: Callable[..., object],
     *data: object,
     objective: ELBO | str | None = None,
+    missing: str | None = None,
 ) -> Report:
     """Check a pair for mistakes that make training wrong, and for what may be unintended.
 
@@ -106,7 +107,8 @@ def check(
         *data: tensors, which are the arguments of the programs, each of shape (rows, ...); or what
             `pvae.elbo` takes (a split, an array, a tuple), `Splits`, a `Dataset` or a `DataLoader`,
             of which the first batch of at most 128 rows is used. Some checks need three rows.
-        objective: the bound to train with, or its name (default: `Trace_ELBO()`).
+        objective: the bound to train with, or its name (default: as of `fit`).
+        missing: "nan" if NaN means that a value is missing, as in `fit`.
 
     Returns:
         A `Report` with `.sites` and `.findings`; it prints a table and one line per finding.
@@ -140,17 +142,18 @@ def check(
     require_instance(objective)
     # A pair of its own, so that what the check registers disappears with it.
     pair = Pair(model, guide)
+    pair.missing = missing == "nan"
     with pair.scope(), _preserve(pair):
         if isinstance(objective, Objective):
             pair.include(objective.networks())
         try:
             with pyro.validation_enabled(True):
-                pair.initialize(batch)
+                traces = pair.initialize(batch)
         except PROGRAM_ERRORS as error:
             raise PairError([failed(error, batch)]) from error
         with _preserve(pair):
             pair.train()
-            report, _ = inspect_pair(pair, batch, objective or Trace_ELBO())
+            report, _ = inspect_pair(pair, batch, objective or default_objective(*traces))
     if report.errors:
         raise PairError(list(report.findings))
     return report

@@ -52,7 +52,8 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--objective",
             metavar="NAME[:KEY=VALUE,...]",
-            help="The objective, with its options.  [default: the model's, or else Trace_ELBO]",
+            help="The objective, with its options.  [default: Trace_ELBO, or TraceEnum_ELBO for "
+            "enumerated sites]",
         ),
     ]
     for decorator in reversed(decorators):

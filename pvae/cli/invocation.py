@@ -30,10 +30,10 @@ __all__ = [
 
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     """A command line with what its model is usually trained with where it says nothing."""
-    usual = {"guide": "mean_field", "data": "digits", "objective": "Trace_ELBO"}
+    usual = {"guide": "mean_field", "data": "digits"}
     usual |= zoo.usual(given["model"])
     complete = dict(given)
-    names = {"guide": "guide", "objective": "objective", "data": "data_name", "missing": "missing"}
+    names = {"guide": "guide", "data": "data_name", "missing": "missing"}
     for name, option in names.items():
         if given[option] is None:
             complete[option] = usual.get(name)

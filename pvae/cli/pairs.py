@@ -15,7 +15,9 @@ from pvae.cli.bench import PYRO, Timings, contenders, machine
 from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
 from pvae.cli.invocation import completed, pair_and_data
 from pvae.data import batches
+from pvae.pair.missing import filled, marginalized
 from pvae.pair.preserve import seeded
+from pvae.pair.traces import paired_traces
 from pvae.training.devices import find_device
 from pvae.zoo import Built
 
@@ -35,8 +37,8 @@ def check_(**given: Any) -> None:
     built, batch = _pair_and_batch(given, torch.device("cpu"))
     try:
         with seeded(given["seed"]):
-            objective = objectives.get(given["objective"], x_shape=batch[0].shape[1:])
-            report = check(built.model, built.guide, *batch, objective=objective)
+            options = {"objective": given["objective"], "missing": given["missing"]}
+            report = check(built.model, built.guide, *batch, **options)
     except PairError as error:
         for finding in error.findings:
             click.echo(f"{finding.severity}: {finding}")
@@ -61,9 +63,15 @@ def bench_(**given: Any) -> None:
     device = find_device(given["device"])
     given = completed(given)
     built, batch = _pair_and_batch(given, device)
+    model, guide = built.model, built.guide
+    if given["missing"]:
+        model, guide = marginalized(model), filled(guide)
     with seeded(given["seed"]):
-        objective = objectives.get(given["objective"], x_shape=batch[0].shape[1:])
-        ways, own = contenders(built.model, built.guide, batch, objective)
+        if given["objective"]:
+            objective = objectives.get(given["objective"], x_shape=batch[0].shape[1:])
+        else:
+            objective = objectives.default_objective(*paired_traces(model, guide, batch))
+        ways, own = contenders(model, guide, batch, objective)
         timings = Timings.measure(ways, given["rounds"])
     notes = [f"{name}: {note}" for name, svi in own.items() for note in svi.notes]
     if given["as_json"]:

@@ -17,12 +17,13 @@ from pvae.cli.group import AT_LEAST_1, DEVICE, SPLITS, main, print_notes
 from pvae.cli.invocation import split_of
 from pvae.cli.numbers import evaluate
 from pvae.cli.report import explanations, lines_of, table
+from pvae.evaluation import impute
 from pvae.pair.predictive import infer, sample
 from pvae.pair.preserve import seeded
 from pvae.training import Fit, load
 from pvae.training.run import Run
 
-__all__ = ["evaluate_", "infer_", "sample_"]
+__all__ = ["evaluate_", "impute_", "infer_", "sample_"]
 
 
 @main.command("evaluate")
@@ -161,6 +162,63 @@ def infer_(
     if rows.labels is not None:
         codes["labels"] = rows.labels.cpu().numpy()
     _write((out or run / "codes.npz").with_suffix(".npz"), codes)
+
+
+@main.command("impute")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--split", type=SPLITS, help="Split to use.  [default: test, or else valid, or else train]"
+)
+@click.option("--data", "data_name", help="Use another data set than the run's.")
+@click.option(
+    "--num-samples", type=AT_LEAST_1, default=10, help="Number of draws per missing value."
+)
+@click.option(
+    "--num-particles",
+    "--particles",
+    type=AT_LEAST_1,
+    default=100,
+    help="Number of importance samples per datum, from which draws are resampled.",
+)
+@click.option("--seed", default=0, help="Seed of the draws.")
+@click.option("--device", default="auto", help=DEVICE)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write.  [default: imputed.npz in RUN]"
+)
+def impute_(
+    run: Path,
+    split: str | None,
+    data_name: str | None,
+    num_samples: int,
+    num_particles: int,
+    seed: int,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Write data whose missing values are imputed into an .npz file.
+
+    The arrays are "x", the data with means of the draws in the place of missing numbers and the
+    most frequent draw in that of missing classes; "draws", (num_samples, rows, ...); "missing"; and
+    "ess", the effective sample size of each row.
+    """
+    trained = _load_run(run, device)
+    _, rows = split_of(run, split, data_name)
+    if rows.missing is None or not rows.missing.any():
+        raise ValueError(
+            "no value of these data is missing: train with --missing nan, or give --data with holes"
+        )
+    found = impute(
+        trained.model, trained.guide, rows, num_samples=num_samples, num_particles=num_particles,
+        seed=seed,
+    )  # fmt: skip
+    x = found.mean
+    pair = Run(run).config().get("pair") or {}
+    for i, column in enumerate(pair.get("defaults", {}).get("columns", [])):
+        if column["kind"] in ("cat", "ordinal"):
+            x[:, i] = found.mode[:, i]
+    arrays = {"x": x, "draws": found.draws, "missing": found.missing, "ess": found.ess}
+    path = (out or run / "imputed.npz").with_suffix(".npz")
+    _write(path, {name: value.cpu().numpy() for name, value in arrays.items()})
 
 
 def _load_run(run: Path, device: str) -> Fit:

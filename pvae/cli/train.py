@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from pvae import objectives
 from pvae.cli.figures import figures
 from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
 from pvae.cli.invocation import (
@@ -96,7 +95,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
         built.model,
         built.guide,
         splits,
-        objective=objectives.get(given["objective"], x_shape=splits.x_shape),
+        objective=given["objective"],
+        missing=given["missing"],
         scheduler=make_scheduler(given["schedule"], given["epochs"]),
         out=out,
         config={"command": command_config(given), "pair": built.as_json()},

@@ -119,12 +119,12 @@ def batches(
     return _LoaderBatches(loader, device, seed=seed, steps=steps_per_epoch)
 
 
-def default_batch_size(data: object) -> int:
+def default_batch_size(data: object, missing: Tensor | str | None = None) -> int:
     """128, or the number of rows if there are fewer."""
     if isinstance(data, Dataset | DataLoader) and not isinstance(data, TensorDataset):
         size = len(data) if isinstance(data, Sized) and not isinstance(data, DataLoader) else 128
     else:
-        size = len(rows(data))
+        size = len(rows(data, missing=missing))
     return min(128, max(1, size))
 
 

@@ -56,9 +56,7 @@ class Splits:
         return self.train.binarize
 
 
-def rows(
-    data: object, *, levels: int | None = None, missing: Tensor | str | None = None
-) -> Rows:
+def rows(data: object, *, levels: int | None = None, missing: Tensor | str | None = None) -> Rows:
     """Turn data into `Rows`.
 
     Args:

@@ -16,6 +16,7 @@ from pvae.evaluation.estimate import (
     UndefinedQuantityError,
 )
 from pvae.evaluation.importance import log_likelihood
+from pvae.evaluation.imputation import Imputation, impute
 from pvae.evaluation.kl_divergence import Divergence, kl_by_site
 from pvae.evaluation.log_predictive import LogPredictive, log_predictive
 from pvae.evaluation.reciprocal_importance import marginal_by_hmc
@@ -30,6 +31,7 @@ __all__ = [
     "Divergence",
     "Estimate",
     "EvaluationContext",
+    "Imputation",
     "Information",
     "LatentUse",
     "LogLikelihood",
@@ -44,6 +46,7 @@ __all__ = [
     "bdmc",
     "calibration",
     "elbo",
+    "impute",
     "information",
     "kl_by_site",
     "latent_use",

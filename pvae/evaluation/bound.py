@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from pvae._validation import at_least
 from pvae.evaluation.context import context_of
@@ -23,6 +24,7 @@ def elbo(
     num_particles: int = 1,
     *,
     data_size: int | None = None,
+    missing: Tensor | str | None = None,
     seed: int = 0,
     max_bytes: int | None = None,
     progress: bool = False,
@@ -46,6 +48,8 @@ def elbo(
         num_particles: draws from the guide per datum.
         data_size: number of data that the global sites were trained on (default: that of the
             training, if the programs are a `Fit`'s, and otherwise the number of data here).
+        missing: what is missing of x, None, "nan" or a bool tensor, as in `fit`; the number is then
+            about the seen cells.
         seed: seeds the draws.
         max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on
             the device).
@@ -75,7 +79,7 @@ def elbo(
         True
     """
     at_least(1, data_size=data_size)
-    context = context_of(model, guide, data)
+    context = context_of(model, guide, data, missing=missing)
     points = context.density.points
     size = len(context.source)
     if data_size is None:

@@ -60,6 +60,7 @@ class EvaluationContext:
         guide: q(z | x), called with the same; None if it is not used.
         data: a tensor of shape (N, ...), a tuple of such, or a split of a data set.
         independent: whether the rows of a batch are known not to depend on each other.
+        missing: what is missing of x, as in `data.Rows`: the bound is then that of the seen cells.
 
     Attributes:
         source: the data, on the device of the pair.
@@ -89,11 +90,17 @@ class EvaluationContext:
     """
 
     def __init__(
-        self, model: _Program, guide: _Program | None, data: object, *, independent: bool = False
+        self,
+        model: _Program,
+        guide: _Program | None,
+        data: object,
+        *,
+        independent: bool = False,
+        missing: Tensor | str | None = None,
     ) -> None:
         self.model, self.guide = model, guide
         self._programs = (model,) if guide is None else (model, guide)
-        self.source: Rows = rows_on_device(data, *self._programs)
+        self.source: Rows = rows_on_device(data, *self._programs, missing=missing)
         self._limits: dict[str, int] = {}
         self._density: GuideDensity | None = None
         pair = pair_of(*self._programs)
@@ -404,11 +411,17 @@ class EvaluationContext:
         return self.rows_per_call(lambda batch, n: tiled_terms(self, batch, n), name="run")
 
 
-def context_of(model: _Program, guide: _Program | None, data: object) -> EvaluationContext:
+def context_of(
+    model: _Program,
+    guide: _Program | None,
+    data: object,
+    *,
+    missing: Tensor | str | None = None,
+) -> EvaluationContext:
     """The context of a pair and data; `data` itself if it is one."""
     if isinstance(data, EvaluationContext):
         return data
-    return EvaluationContext(model, guide, data)
+    return EvaluationContext(model, guide, data, missing=missing)
 
 
 def tiled_terms(context: EvaluationContext, batch: tuple[Tensor, ...], count: int) -> Terms:

@@ -25,6 +25,7 @@ def log_likelihood(
     data: object,
     num_particles: int = 5000,
     *,
+    missing: Tensor | str | None = None,
     seed: int = 0,
     max_bytes: int | None = None,
     progress: bool = False,
@@ -46,6 +47,8 @@ def log_likelihood(
         guide: q(z | x), called with the same arguments.
         data: a tensor of shape (N, ...), a tuple of tensors, or a split of a data set.
         num_particles: draws K from the guide per datum.
+        missing: what is missing of x, None, "nan" or a bool tensor, as in `fit`; the number is then
+            about the seen cells.
         seed: seeds the draws.
         max_bytes: bytes that the tensors of one call of the pair may take (default: what is fast on
             the device).
@@ -76,7 +79,7 @@ def log_likelihood(
         >>> abs(estimate.mean - exact) < 5 * estimate.mc_error
         tensor(True)
     """
-    context = context_of(model, guide, data)
+    context = context_of(model, guide, data, missing=missing)
     if context.global_sites:
         raise _not_a_mean(context.global_sites)
     context.require_density()

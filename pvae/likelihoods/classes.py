@@ -30,7 +30,9 @@ class ClassNumbers(TorchDistribution):
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
     has_rsample = False
 
-    def __init__(self, logits: Tensor, *, first: int = 0, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, logits: Tensor, *, first: int = 0, validate_args: bool | None = None
+    ) -> None:
         self.logits, self.first = logits, first
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
@@ -69,7 +71,8 @@ class ClassNumbers(TorchDistribution):
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draw classes, shape `sample_shape + batch_shape`."""
         with torch.no_grad():
-            drawn = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            categorical = Categorical(logits=self.logits, validate_args=False)
+            drawn: Tensor = categorical.sample(torch.Size(sample_shape))
             return drawn.to(self.logits.dtype) + self.first
 
 

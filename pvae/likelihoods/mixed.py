@@ -1,6 +1,7 @@
 """The likelihood of tables: each column has its own."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -49,7 +50,8 @@ class SideBySide(TorchDistribution):
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         """The supports of the parts."""
-        return _Supports([part.support for part in self.parts], self.shifts)
+        supports: list[Any] = [part.support for part in self.parts]
+        return _Supports(supports, self.shifts)
 
     @property
     def mean(self) -> Tensor:
@@ -89,9 +91,7 @@ class _Supports(constraints.Constraint):
     is_discrete = False
     event_dim = 0
 
-    def __init__(
-        self, supports: Sequence[constraints.Constraint], shifts: Sequence[float]
-    ) -> None:
+    def __init__(self, supports: Sequence[constraints.Constraint], shifts: Sequence[float]) -> None:
         self.supports, self.shifts = supports, shifts
         super().__init__()
 

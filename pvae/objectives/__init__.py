@@ -9,6 +9,7 @@ import pyro.infer
 from pvae._validation import nearest
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline
 from pvae.objectives.concrete import Concrete
+from pvae.objectives.default import default_objective
 from pvae.objectives.dreg import DReG
 from pvae.objectives.elbo import ELBO
 from pvae.objectives.iwae import IWAE
@@ -37,6 +38,7 @@ __all__ = [
     "PairStructure",
     "PerDatum",
     "WakeSleep",
+    "default_objective",
     "get",
     "names",
     "require_instance",

@@ -322,18 +322,24 @@ def pair_of(*programs: Callable[..., object]) -> Pair | None:
     return next((cast(Pair, p.pair) for p in programs if isinstance(p, Program)), None)
 
 
-def rows_on_device(data: object, *programs: Callable[..., object]) -> Rows:
+def rows_on_device(
+    data: object, *programs: Callable[..., object], missing: Tensor | str | None = None
+) -> Rows:
     """Data as `Rows` on the device of the programs.
 
     Args:
         data: what `pvae.data.rows` takes.
         *programs: those of a `Fit` know their device, how many grey levels x of uint8 has, and
             whether NaN means that a value is missing; others leave the data where they are.
+        missing: what is missing of x; `Rows` know it themselves.
     """
     pair = pair_of(*programs)
+    if isinstance(data, Rows) and data.missing is not None:
+        missing = None
     if pair is None:
-        return rows(data)
-    missing = None if isinstance(data, Rows) or not pair.missing else "nan"
+        return rows(data, missing=missing)
+    if missing is None and pair.missing and not isinstance(data, Rows):
+        missing = "nan"
     return rows(data, levels=pair.levels, missing=missing).to(pair.device)
 
 

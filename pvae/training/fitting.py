@@ -1,6 +1,7 @@
 """`fit`: options, preparation, epochs, end, in reading order."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pyro
@@ -15,7 +16,7 @@ from pvae.data import Batches, Rows, Splits, batches, rows
 from pvae.data.minibatches import default_batch_size
 from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
 from pvae.engine.precision import check_precision
-from pvae.objectives import Objective
+from pvae.objectives import Objective, default_objective
 from pvae.objectives import get as get_objective
 from pvae.pair.pair import Pair, pair_of
 from pvae.pair.preserve import preserve_generators, seeded
@@ -78,7 +79,8 @@ def fit(
         data: a tensor of shape (N, ...), a tuple of such, the result of `data.load`, a
             `torch.utils.data.Dataset` or a `DataLoader` (whose batch size is used).
         objective: the bound and its gradient estimator, or its name with options, such as
-            "iwae:num_particles=5" (default: `Trace_ELBO()`).
+            "iwae:num_particles=5" (default: `Trace_ELBO()`, or `TraceEnum_ELBO` if a site is marked
+            for enumeration).
         optimizer: a `PyroOptim`, a torch `Optimizer`, or a callable from parameters to one
             (default: Adam).
         learning_rate: learning rate of the default optimizer (default: 1e-3).
@@ -140,7 +142,7 @@ def fit(
         raise ValueError("patience needs data that are not trained on: give valid=")
     place = find_device(device)
     check_precision(precision, place)
-    batch_size = default_batch_size(data) if batch_size is None else batch_size
+    batch_size = default_batch_size(data, missing) if batch_size is None else batch_size
     source = batches(
         data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch,
         missing=missing,
@@ -162,7 +164,7 @@ def fit(
     with seeded(seed), pair.scope():
         example = _first_batch(source)
         loop = _prepare(pair, example, source, held_out, options, logger)
-        written = {**(config or {}), **options.as_json()}
+        written = {**(config or {}), **loop.options.as_json()}
         _start(loop, example, written, resume=resume, overwrite=overwrite)
         loop.run(callback)
         _finish(loop)
@@ -197,16 +199,19 @@ def _prepare(
         PairError: if training would be incorrect.
         ValueError: if there is nothing to train.
     """
-    objective = options.make_objective()
+    objective = options.objective
     own = objective if isinstance(objective, Objective) else None
     if own is not None:
         pair.include(own.networks())
     pair.train()
     try:
         with pyro.validation_enabled(True):
-            pair.initialize(example)
+            traces = pair.initialize(example)
     except PROGRAM_ERRORS as error:
         raise program_failed(error, example, pair.elsewhere()) from error
+    if objective is None:
+        objective = default_objective(*traces)
+        options = replace(options, objective=objective)
     pair.train()
     parameters = pair.parameters()
     optim = options.make_optimizer(parameters)

@@ -77,9 +77,10 @@ def load(
     trained = Pair(model, guide)
     trained.to(find_device(device))
     state = load_checkpoint(folder.checkpoint, trained.device)
+    saved = (state["best"] or state)["pair"]
+    trained.missing = bool(saved.get("data", {}).get("missing"))
     with trained.scope():
         trained.initialize(folder.example(trained.device))
-        saved = (state["best"] or state)["pair"]
         # A baseline belongs to the objective, which is not needed any more.
         own = {n: v for n, v in saved["networks"].items() if not n.startswith("objective.")}
         trained.load_state_dict({**saved, "networks": own})
