@@ -25,7 +25,10 @@ def parameters_without_gradient(inspection: Inspection) -> Iterator[Finding]:
             parameter.grad = None
         inspection.objective.loss_and_grads(pair.model, pair.guide, *inspection.batch)  # type: ignore[attr-defined]
         without = {id(p) for p in pair.parameters().values() if p.grad is None}
+    untrained = not getattr(inspection.objective, "trains_guide", True)
     for role, params in inspection.params.items():
+        if role == "guide" and untrained:
+            continue
         names = [name for name, p in params.items() if id(p) in without and p.requires_grad]
         if role == "model":
             names = [name for name in names if name not in inspection.params["guide"]]

@@ -73,6 +73,7 @@ def _defaults_for(splits: Splits) -> dict[str, object]:
     return {
         "x_shape": splits.x_shape,
         "levels": levels,
+        "rows": len(splits.train),
         "likelihood": fitting.get(levels, "discretized_logistic"),
     }
 

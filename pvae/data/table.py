@@ -150,6 +150,15 @@ class Rows:
         labelled._more = (*self._more, given)
         return labelled
 
+    def with_index(self) -> Rows:
+        """The same rows with their numbers, int64 (N,), as last argument of a batch.
+
+        `fit` passes them on as `index` to guides and objectives that name it.
+        """
+        numbered = copy.copy(self)
+        numbered._more = (*self._more, torch.arange(len(self), device=self.device))
+        return numbered
+
     def _few_labels(self, number: int, seed: int) -> Tensor:
         assert self.labels is not None
         at_least(0, labels=number)

@@ -13,6 +13,7 @@ from pvae.objectives.default import default_objective
 from pvae.objectives.dreg import DReG
 from pvae.objectives.elbo import ELBO
 from pvae.objectives.iwae import IWAE
+from pvae.objectives.monte_carlo_em import MonteCarloEM
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.reinforce import REINFORCE
 from pvae.objectives.reweighted_wake_sleep import RWS
@@ -32,6 +33,7 @@ __all__ = [
     "Concrete",
     "DReG",
     "IncompatibleObjectiveError",
+    "MonteCarloEM",
     "MovingAverage",
     "NetworkBaseline",
     "Objective",
@@ -54,6 +56,7 @@ _OWN: dict[str, type[Objective]] = {
     "wake_sleep": WakeSleep,
     "rws": RWS,
     "concrete": Concrete,
+    "monte_carlo_em": MonteCarloEM,
 }
 
 

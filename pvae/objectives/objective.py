@@ -1,5 +1,6 @@
 """The base class of objectives: from a pair and a batch to a differentiable loss."""
 
+import inspect
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
@@ -47,8 +48,15 @@ class Objective(ELBO):
     (`poutine.scale`, warm-up) multiply the log-probabilities; the scale of a data plate that is
     sized to the data set multiplies the sum over the batch.
 
+    An `estimate` that also names `index` gets the numbers of the batch's rows in the training data,
+    int64 (rows,), from `fit`, and None elsewhere.
+
     Args:
         num_particles: draws from the guide per datum.
+
+    Attributes:
+        rows: number of training data, if `fit` passes their numbers; they are then the last
+            argument of each batch.
 
     Raises:
         ValueError: if there are fewer particles than the estimator needs.
@@ -64,11 +72,13 @@ class Objective(ELBO):
     """
 
     min_particles = 1
+    trains_guide = True
 
     def __init__(self, num_particles: int = 1) -> None:
         self.num_particles = num_particles
         self._check_number()
         super().__init__(num_particles=num_particles, vectorize_particles=True)  # type: ignore[no-untyped-call]
+        self.rows: int | None = None
         self._structure: PairStructure | None = None
         self._asked: tuple[object, ...] = ()
         self._parts: list[nn.Module] = []
@@ -92,6 +102,17 @@ class Objective(ELBO):
 
     def check_compatible(self, structure: PairStructure, batch: tuple[Any, ...]) -> None:
         """Raise `IncompatibleObjectiveError` if this estimator does not fit a pair."""
+
+    @property
+    def names_index(self) -> bool:
+        """Whether `estimate` asks for the numbers of the rows."""
+        return "index" in inspect.signature(self.estimate).parameters
+
+    def _estimated(self, structure: PairStructure, batch: tuple[Any, ...]) -> PerDatum:
+        if self.rows is None or not self.names_index:
+            return self.estimate(structure, batch)
+        estimate: Any = self.estimate
+        return cast(PerDatum, estimate(structure, batch, index=batch[-1]))
 
     def programs(self, model: Program, guide: Program) -> tuple[Program, Program]:
         """The programs to run instead of the pair's."""
@@ -161,7 +182,7 @@ class Objective(ELBO):
         """The bound of each datum, shape (rows,), in nats, without terms of global sites."""
         model, guide, batch = self._in_order(model, guide, batch, named)
         with torch.no_grad():
-            return self.estimate(self.prepare(model, guide, *batch), batch).value
+            return self._estimated(self.prepare(model, guide, *batch), batch).value
 
     def differentiable_loss(
         self, model: Program, guide: Program, *batch: Any, **named: Any
@@ -176,7 +197,7 @@ class Objective(ELBO):
         """
         model, guide, batch = self._in_order(model, guide, batch, named)
         structure = self.prepare(model, guide, *batch)
-        found = self.estimate(structure, batch)
+        found = self._estimated(structure, batch)
         bound = found.surrogate + (found.value - found.surrogate).detach()
         return -(bound.sum() * structure.scale(len(batch[0])) + found.global_terms)
 

@@ -38,6 +38,7 @@ class Pair:
         data_size: number of data that it was trained on, if known.
         levels: number of grey levels of uint8 data that it was trained on, if they were such.
         missing: whether cells of the data that are NaN are marginalized.
+        index_at: the position of the numbers of the rows among the arguments, if they are passed.
         model: the model, in the scope of the pair.
         guide: the guide, likewise.
         networks: the networks, keyed by name.
@@ -54,6 +55,7 @@ class Pair:
         self.data_size: int | None = None
         self.levels: int | None = None
         self.missing = False
+        self.index_at: int | None = None
         # The tables of Pyro's parameter store that this pair sees.
         self._scope = _tables(ParamStoreDict())
         for program in (model, guide):
@@ -210,10 +212,15 @@ class Pair:
         for name, parameter in parameters.items():
             pyro.param(name, parameter)
 
+    @property
+    def _adapted(self) -> bool:
+        """Whether the arguments of a batch are not those of the programs."""
+        return self.missing or self.index_at is not None
+
     def unscoped(self, role: str) -> Callable[..., object]:
         """A program for use within the scope: the user's own unless it misses parameters."""
         program = self.model if role == "model" else self.guide
-        return program if self.unregistered.get(role) or self.missing else program.fn
+        return program if self.unregistered.get(role) or self._adapted else program.fn
 
     def register_optimized(self, optimized: set[int]) -> None:
         """Register unused parameters that the user's optimizer updates, given by id."""
@@ -250,7 +257,12 @@ class Pair:
         return {
             "networks": {n: copy.deepcopy(net.state_dict()) for n, net in self.networks.items()},
             "params": {name: parameter.detach().clone() for name, parameter in params.items()},
-            "data": {"size": self.data_size, "levels": self.levels, "missing": self.missing},
+            "data": {
+                "size": self.data_size,
+                "levels": self.levels,
+                "missing": self.missing,
+                "index_at": self.index_at,
+            },
             # Those that appeared after the first step, with what is needed to make them again.
             "late": {
                 name: constraint_to_plain(known.get(name, constraints.real))
@@ -273,7 +285,7 @@ class Pair:
         late = state.get("late", {})
         data = cast(Mapping[str, int | None], state.get("data", {}))
         self.data_size, self.levels = data.get("size"), data.get("levels")
-        self.missing = bool(data.get("missing"))
+        self.missing, self.index_at = bool(data.get("missing")), data.get("index_at")
         own = self._own_parameters()
         _check_names("networks", set(state["networks"]), set(self.networks))
         _check_names(

@@ -1,5 +1,6 @@
 """A model or guide bound to the parameter-store scope of its pair."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -9,7 +10,7 @@ from torch import nn
 
 from pvae.pair.missing import filled, marginalized
 
-__all__ = ["Program"]
+__all__ = ["Program", "names_index"]
 
 
 class _Pair(Protocol):
@@ -18,8 +19,18 @@ class _Pair(Protocol):
     networks: dict[str, nn.Module]
     unregistered: dict[str, dict[str, nn.Parameter]]
     missing: bool
+    index_at: int | None
 
     def scope(self) -> AbstractContextManager[None]: ...
+
+
+def names_index(program: Callable[..., object]) -> bool:
+    """Whether a program asks for the numbers of a batch's rows, by an argument `index`."""
+    called = program.forward if isinstance(program, nn.Module) else program
+    try:
+        return "index" in inspect.signature(called).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 class Program:
@@ -45,6 +56,7 @@ class Program:
         self.fn = fn
         self.pair = pair
         self.role = role
+        self._names_index = names_index(fn)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Run the program in its scope."""
@@ -55,6 +67,11 @@ class Program:
             fn = self.fn
             if self.pair.missing:
                 fn = marginalized(fn) if self.role == "model" else filled(fn)
+            at = self.pair.index_at
+            if at is not None and len(args) > at:  # the numbers of the rows come last
+                if self._names_index:
+                    kwargs = {**kwargs, "index": args[at]}
+                args = args[:at]
             return fn(*args, **kwargs)
 
     def __getattr__(self, name: str) -> object:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -20,6 +21,7 @@ from pvae.objectives import Objective, default_objective
 from pvae.objectives import get as get_objective
 from pvae.pair.pair import Pair, pair_of
 from pvae.pair.preserve import preserve_generators, seeded
+from pvae.pair.program import names_index
 from pvae.pair.traces import PROGRAM_ERRORS
 from pvae.svi import SVI
 from pvae.training.devices import find_device
@@ -143,17 +145,21 @@ def fit(
     place = find_device(device)
     check_precision(precision, place)
     batch_size = default_batch_size(data, missing) if batch_size is None else batch_size
-    source = batches(
-        data, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch,
-        missing=missing,
-    )  # fmt: skip
+    make_source = partial(
+        batches, batch_size=batch_size, device=place, seed=seed, steps_per_epoch=steps_per_epoch
+    )
+    source = make_source(data, missing=missing)
+    if isinstance(objective, str):
+        objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
+    own = objective if isinstance(objective, Objective) else None
+    numbered = names_index(guide) or (own is not None and own.names_index)
+    if numbered:
+        source = make_source(rows(data, missing=missing).with_index())
     holes = source.missing or missing is not None
     held_out = None
     if valid is not None:
         of_valid = "nan" if holes and not isinstance(valid, Rows) else None
         held_out = rows(valid, levels=source.levels, missing=of_valid).to(place)
-    if isinstance(objective, str):
-        objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
     options = Options(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
         data_size, patience, warmup, clip_norm, engine, precision, seed,
@@ -161,6 +167,10 @@ def fit(
     logger = RunLogger(out, tensorboard=tensorboard, progress=progress)
     pair = _pair(model, guide, place)
     pair.missing = holes
+    if numbered:
+        pair.index_at = len(_first_batch(source)) - 1
+    if own is not None:
+        own.rows = source.rows if numbered else None
     with seeded(seed), pair.scope():
         example = _first_batch(source)
         loop = _prepare(pair, example, source, held_out, options, logger)

@@ -78,7 +78,8 @@ def load(
     trained.to(find_device(device))
     state = load_checkpoint(folder.checkpoint, trained.device)
     saved = (state["best"] or state)["pair"]
-    trained.missing = bool(saved.get("data", {}).get("missing"))
+    of_data = saved.get("data", {})
+    trained.missing, trained.index_at = bool(of_data.get("missing")), of_data.get("index_at")
     with trained.scope():
         trained.initialize(folder.example(trained.device))
         # A baseline belongs to the objective, which is not needed any more.
