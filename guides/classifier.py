@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         *,
         x_shape: Sequence[int] = (28, 28),
         classes: int = 10,
-        z_dim: int = 10,
+        z_dim: int = 20,
         hidden: int | Sequence[int] = 500,
         auxiliary: float = 0.0,
         code_given_class: bool = True,

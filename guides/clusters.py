@@ -48,7 +48,7 @@ class Clusters(nn.Module):
         model: nn.Module,
         *,
         x_shape: Sequence[int] = (28, 28),
-        z_dim: int = 10,
+        z_dim: int = 20,
         hidden: int | Sequence[int] = 500,
         network: str = "mlp",
     ) -> None:

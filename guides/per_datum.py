@@ -65,11 +65,12 @@ class PerDatum(nn.Module):
         self.raw = nn.Parameter(torch.zeros(rows, z_dim))
         self._model: tuple[Any] = (model,)
 
-    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *more: Tensor, index: Tensor | None = None) -> Tensor:
         """Run the program q(z).
 
         Args:
             x: a batch of data, shape `(batch, ...)`.
+            *more: further arguments of the model, such as labels.
             index: their numbers among the training data, int64 `(batch,)`; None for new data.
 
         Returns:
@@ -77,14 +78,14 @@ class PerDatum(nn.Module):
         """
         pyro.module("guide", self)
         if index is None:
-            loc, raw = self._fitted(x)
+            loc, raw = self._fitted(x, *more)
         else:
             loc, raw = self.loc[index], self.raw[index]
         with pyro.plate("data", len(x)):
             z: Tensor = pyro.sample("z", dist.Normal(loc, positive(raw)).to_event(1))
         return z
 
-    def _fitted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _fitted(self, x: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
         """loc and raw scale of new rows, by stochastic gradients of the bound of each."""
         (model,) = self._model
         x = x.detach()
@@ -96,7 +97,7 @@ class PerDatum(nn.Module):
             for _ in range(self.num_steps):
                 q = dist.Normal(loc, positive(raw)).to_event(1)
                 z = q.rsample()
-                trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x)
+                trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x, *more)
                 bound = trace.log_prob_sum() - q.log_prob(z).sum()
                 loc.grad, raw.grad = torch.autograd.grad(-bound, [loc, raw])
                 adam.step()

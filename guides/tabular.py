@@ -43,7 +43,7 @@ class Tabular(nn.Module):
         self,
         *,
         columns: Sequence[str | Mapping[str, object]],
-        z_dim: int = 10,
+        z_dim: int = 20,
         hidden: int | Sequence[int] = 100,
         components: int = 1,
     ) -> None:

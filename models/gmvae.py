@@ -59,7 +59,7 @@ class GMVAE(nn.Module):
         *,
         x_shape: Sequence[int] = (28, 28),
         classes: int = 10,
-        z_dim: int = 10,
+        z_dim: int = 20,
         hidden: int | Sequence[int] = 500,
         likelihood: str | type[likelihoods.Likelihood] | likelihoods.Likelihood = "bernoulli",
         even: bool = True,

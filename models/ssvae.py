@@ -54,7 +54,7 @@ class SSVAE(nn.Module):
         *,
         x_shape: Sequence[int] = (28, 28),
         classes: int = 10,
-        z_dim: int = 10,
+        z_dim: int = 20,
         hidden: int | Sequence[int] = 500,
         likelihood: str | type[likelihoods.Likelihood] | likelihoods.Likelihood = "bernoulli",
         prior: str | type[priors.Prior] | priors.Prior = "standard",

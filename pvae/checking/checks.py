@@ -57,6 +57,7 @@ from pvae.pair.preserve import (
     preserve_modes,
     preserve_state,
 )
+from pvae.pair.program import names_index
 from pvae.pair.traces import PROGRAM_ERRORS
 
 __all__ = ["check", "inspect_pair"]
@@ -143,6 +144,9 @@ def check(
     # A pair of its own, so that what the check registers disappears with it.
     pair = Pair(model, guide)
     pair.missing = missing == "nan"
+    if names_index(guide):
+        pair.index_at = len(batch)
+        batch = (*batch, torch.arange(len(batch[0])))
     with pair.scope(), _preserve(pair):
         if isinstance(objective, Objective):
             pair.include(objective.networks())

@@ -3,7 +3,8 @@
     python tests/benchmarks/chorales.py
 
 writes `results/chorales_cpu.json` beside this file. The data are read from `$PVAE_DATA`. Numbers
-are nats per time step of the 77 test chorales: the negative one-sample bound, as in Pyro's tutorial,
+are nats per time step of the 77 test chorales: the negative one-sample bound, as in the tutorial
+of Pyro,
 and -log p(x) by importance sampling, which is far from tight for sequences of 60 steps.
 """
 

@@ -24,9 +24,11 @@ def test_density_is_that_of_single_steps():
     z = chain.rsample()
     before, total = first.expand(3, 2), torch.zeros(3)
     for t in range(5):
-        terms = step(before, inputs[:, t : t + 1]).log_prob(z[:, t]) if False else step(
-            before, inputs[:, t]
-        ).log_prob(z[:, t])
+        terms = (
+            step(before, inputs[:, t : t + 1]).log_prob(z[:, t])
+            if False
+            else step(before, inputs[:, t]).log_prob(z[:, t])
+        )
         total = total + terms * mask[:, t]
         before = z[:, t]
     assert torch.allclose(chain.log_prob(z), total, atol=1e-5)
