@@ -50,8 +50,8 @@ class Combiner(nn.Module):
         self,
         *,
         x_shape: Sequence[int] = (160, 88),
-        z_dim: int = 100,
-        rnn: int = 600,
+        z_dim: int = 64,
+        rnn: int = 200,
         transforms: int = 0,
         dropout: float = 0.0,
     ) -> None:

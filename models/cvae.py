@@ -116,8 +116,8 @@ class CVAE(nn.Module):
         with pyro.plate("data", len(x)):
             loc, raw = self.prior(condition).chunk(2, -1)
             z = pyro.sample("z", dist.Normal(loc, positive(raw)).to_event(1))
-            shared = condition.expand(*z.shape[:-1], -1)
-            fn = self.likelihood(self.decoder(torch.cat([z, shared], -1)))
+            given = condition.expand(*z.shape[:-1], -1)
+            fn = self.likelihood(self.decoder(torch.cat([z, given], -1)))
             if not self.by_label:
                 fn = fn.base_dist.mask(~self.given).to_event(len(self.x_shape))
             value: Tensor = pyro.sample("x", fn, obs=x)

@@ -52,7 +52,7 @@ class DMM(nn.Module):
         self,
         *,
         x_shape: Sequence[int] = (160, 88),
-        z_dim: int = 100,
+        z_dim: int = 64,
         hidden: int | Sequence[int] = (100, 100),
         transition: int = 200,
         likelihood: str | type[likelihoods.Likelihood] | likelihoods.Likelihood = "bernoulli",

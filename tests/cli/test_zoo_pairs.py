@@ -35,6 +35,7 @@ def test_pair_with_default_options(model, guide, tmp_path, monkeypatch):
     run("infer", "run", "--num-samples", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("PVAE_DATA" not in os.environ, reason="PVAE_DATA is not set: no real data here")
 @pytest.mark.parametrize("model", sorted(OWN_DATA))
 def test_model_with_its_own_data(model, tmp_path, monkeypatch):
