@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pvae.data import Rows
-from pvae.pair.predictive import decode, infer, reconstruct, sample
-from pvae.pair.preserve import seeded
+from pvae.evaluation import UndefinedQuantityError, impute
+from pvae.pair.predictive import decode, infer, interpolate, reconstruct, sample
+from pvae.pair.preserve import preserve_generators, seeded
+from pvae.pair.traces import latent_sites
 from pvae.training import Fit
 
 if TYPE_CHECKING:
@@ -36,18 +40,22 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
         drawn["learning_curve"] = plots.learning_curve(fit.history, best_epoch=fit.best_epoch)
     # Spread over the rows, since some data sets are sorted by class.
     chosen = torch.linspace(0, len(rows) - 1, min(64, len(rows))).long()
-    x = rows.arguments(chosen)
+    some = rows[chosen]
+    x = some.first(len(some))
     given = _labels_given(rows, chosen, x)
     with seeded(seed):
         draws = sample(fit.model, x)
         codes = infer(fit.guide, rows)
     observed = observed_name(draws, x)
     if observed is not None:
-        rebuilt = _site(reconstruct(fit.model, fit.guide, x), observed)
-        drawn["reconstructions"] = plots.reconstructions(x[0].cpu(), rebuilt, labels=given)
-        prior = {site: draws[site] for site in codes if site in draws}
-        means = _site(decode(fit.model, prior, x), observed)
-        drawn["samples"] = plots.prior_samples(means, labels=given, title=_MEANS)
+        rebuilt = _site(reconstruct(fit.model, fit.guide, some), observed)
+        seen = x[0].nan_to_num().cpu()
+        drawn["reconstructions"] = plots.reconstructions(seen, rebuilt, labels=given)
+        if _has_prior(fit.model, x):
+            prior = {site: draws[site] for site in codes if site in draws}
+            means = _site(decode(fit.model, prior, x), observed)
+            drawn["samples"] = plots.prior_samples(means, labels=given, title=_MEANS)
+        drawn |= _of_codes(fit, some, codes, observed, seed)
     local = {n: z for n, z in codes.items() if z.shape[:1] == (len(rows),) and z.dim() <= 2}
     if local:
         name, z = next(iter(local.items()))
@@ -57,6 +65,54 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
             decoder = _decoder(fit.model, name, x, observed)
             drawn["manifold"] = plots.manifold(decoder, title=title)
     return drawn
+
+
+def _of_codes(
+    fit: Fit, some: Rows, codes: Mapping[str, Tensor], observed: str, seed: int
+) -> dict[str, Figure]:
+    """Walks through latent space, draws by label, and imputations, of images."""
+    from pvae import plots
+
+    x = some.first(len(some))
+    drawn: dict[str, Figure] = {}
+    if not plots.is_image(x[0]):
+        return drawn
+    if some.missing is not None:
+        with suppress(UndefinedQuantityError):
+            found = impute(fit.model, fit.guide, some, num_samples=3, seed=seed)
+            drawn["imputations"] = plots.imputations(x[0], found.missing, found.draws)
+    half = min(8, len(some) // 2)
+    if half:
+        with suppress(UndefinedQuantityError):
+            walks = interpolate(fit.model, fit.guide, some[:half], some[half : 2 * half], 10)
+            drawn["interpolations"] = plots.interpolations(_site(walks, observed))
+    names = [n for n, z in codes.items() if z.is_floating_point() and z.dim() == 2]
+    if names and len(codes) == 1:
+        name, steps = names[0], torch.linspace(-2.5, 2.5, 11)
+        variables = min(10, codes[name].shape[1])
+        z = infer(fit.guide, some[:1])[name].repeat(variables * len(steps), 1)
+        z[torch.arange(len(z)), torch.arange(variables).repeat_interleave(len(steps))] = (
+            steps.repeat(variables).to(z)
+        )
+        means = _decoder(fit.model, name, x, observed)(z)
+        shown = means.reshape(variables, len(steps), *means.shape[1:])
+        of = [f"{name}[{i}]" for i in range(variables)]
+        drawn["traversals"] = plots.traversals(shown, steps.tolist(), names=of)
+    labels = some.labels
+    if labels is not None:
+        with suppress(ValueError), seeded(seed):  # most models have no label y
+            classes = sorted(set(labels.tolist()))
+            like = tuple(part[:1].expand(8, *part.shape[1:]) for part in x)
+            rows = [sample(fit.model, like, given={"y": y}, mean=True)[observed] for y in classes]
+            drawn["by_label"] = plots.by_label(torch.stack(rows), classes, title="means given y")
+    return drawn
+
+
+def _has_prior(model: Callable[..., object], x: tuple[Tensor, ...]) -> bool:
+    """Whether draws of latent sites have a meaning: none has its density masked out."""
+    with torch.no_grad(), preserve_generators():
+        sites = latent_sites(poutine.trace(model).get_trace(*x))
+    return not any(getattr(site["fn"], "_mask", None) is False for site in sites.values())
 
 
 def observed_name(draws: Mapping[str, Tensor], x: tuple[Tensor, ...]) -> str | None:

@@ -15,10 +15,12 @@ from pvae.evaluation import (
     amortization_gap,
     bdmc,
     calibration,
+    class_accuracy,
     elbo,
     latent_use,
     log_likelihood,
     log_predictive,
+    probe,
 )
 from pvae.training import Fit
 
@@ -37,8 +39,8 @@ class Numbers:
         split: name of the split.
         rows: number of data in it.
         found: the results, keyed by name: "elbo", "log_likelihood" (for pairs with global sites
-            "log_predictive"), "latent_use", and with `full` "ais", "bdmc", "calibration",
-            "amortization_gap".
+            "log_predictive"), "latent_use", with labels "classes" and "probe", and with `full`
+            "ais", "bdmc", "calibration", "amortization_gap".
         missing: keyed by name, why a quantity is not defined for the pair, in a sentence.
     """
 
@@ -67,6 +69,7 @@ def evaluate(
     num_particles: int,
     *,
     full: bool = False,
+    train: Rows | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Numbers:
@@ -79,6 +82,7 @@ def evaluate(
         num_particles: importance samples per datum.
         full: add the quantities that take minutes, on at most 100 of the data: annealed importance
             sampling, bidirectional Monte Carlo, calibration and the amortization gap.
+        train: rows that simple classifiers of codes are fitted to, where there are labels.
         seed: seeds the draws.
         progress: show progress bars.
     """
@@ -102,6 +106,10 @@ def evaluate(
         quantities["log_predictive"] = lambda: log_predictive(
             *pair, data, num_particles=few, seed=seed, progress=progress
         )
+    if rows.labels is not None:
+        quantities |= {"classes": lambda: class_accuracy(*pair, rows)}
+        if train is not None and train.labels is not None:
+            quantities |= {"probe": lambda: probe(fit.guide, train, rows)}
     if full:
         quantities |= {
             "ais": lambda: ais(*pair, some, _CHAINS, seed=seed, progress=progress),
@@ -113,5 +121,6 @@ def evaluate(
         try:
             numbers.found[name] = compute()
         except UndefinedQuantityError as error:
-            numbers.missing[name] = str(error)
+            if name not in ("classes", "probe"):  # few pairs have classes
+                numbers.missing[name] = str(error)
     return numbers

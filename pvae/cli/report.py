@@ -11,10 +11,12 @@ from pvae.evaluation import (
     AnnealedLogLikelihood,
     Bound,
     Calibration,
+    ClassAccuracy,
     Estimate,
     LatentUse,
     LogLikelihood,
     LogPredictive,
+    Probe,
     Sandwich,
 )
 
@@ -193,6 +195,29 @@ def _use(use: LatentUse) -> Iterator[Line]:
         yield _missing("information", use.undefined)
 
 
+def _classes(found: ClassAccuracy) -> Iterator[Line]:
+    yield Line(
+        f"accuracy of {found.site}",
+        f"{found.accuracy:9.1%}",
+        "of labels",
+        f"{found.matched:.1%} after the best one-to-one assignment",
+        f"the share of data whose most probable class at site {found.site!r} is their label. The "
+        "assignment of classes to labels makes use of the labels: it is for clusters that were "
+        "found without them.",
+    )
+
+
+def _probe(found: Probe) -> Iterator[Line]:
+    yield Line(
+        "probe of codes",
+        f"{found.linear:9.1%}",
+        "of labels",
+        f"logistic regression; {found.neighbours:.1%} by 5 nearest codes",
+        f"the accuracy of classifiers that read the means of {', '.join(found.sites)}, fitted to "
+        f"{found.num_data:,} training data.",
+    )
+
+
 def _ais(found: AnnealedLogLikelihood) -> Iterator[Line]:
     yield Line(
         "log p(x) by AIS",
@@ -248,6 +273,8 @@ _LINES: dict[str, Callable[[Any], Iterator[Line]]] = {
     "log_likelihood": _likelihood,
     "log_predictive": _predictive,
     "latent_use": _use,
+    "classes": _classes,
+    "probe": _probe,
     "ais": _ais,
     "bdmc": _sandwich,
     "calibration": _calibration,

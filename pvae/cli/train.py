@@ -121,6 +121,7 @@ def _finish(trained: Fit, splits: Splits, given: Mapping[str, Any], run: Run) ->
         rows,
         split,
         given["num_particles"],
+        train=splits.train,
         seed=given["seed"],
         progress=given["progress"],
     )

@@ -84,6 +84,7 @@ class Rows:
         self._seed = seed
         self._once: Tensor | None = None
         self.labels = None if labels is None else labels.long()
+        self._labels_at: int | None = None  # among `more`, if they are an argument
         self.binarize = binarize
         if binarize != "none":
             _check_grey(self._x, self._levels)
@@ -147,8 +148,17 @@ class Rows:
             )
         labelled = copy.copy(self)
         given = self.labels if number is None else self._few_labels(number, seed)
-        labelled._more = (*self._more, given)
+        labelled._more, labelled._labels_at = (*self._more, given), len(self._more)
         return labelled
+
+    def without_labels(self) -> Rows:
+        """The same rows with -1, "unknown", for labels that are an argument of the programs."""
+        if self._labels_at is None:
+            return self
+        hidden, at = copy.copy(self), self._labels_at
+        unknown = torch.full_like(self._more[at], -1)
+        hidden._more = (*self._more[:at], unknown, *self._more[at + 1 :])
+        return hidden
 
     def with_index(self) -> Rows:
         """The same rows with their numbers, int64 (N,), as last argument of a batch.

@@ -6,6 +6,7 @@ from pvae.evaluation.amortization import AmortizationGap, amortization_gap
 from pvae.evaluation.annealed_importance import ais
 from pvae.evaluation.bidirectional import Sandwich, bdmc
 from pvae.evaluation.bound import elbo
+from pvae.evaluation.codes import ClassAccuracy, Probe, class_accuracy, probe
 from pvae.evaluation.collapse import LatentUse, latent_use
 from pvae.evaluation.context import EvaluationContext
 from pvae.evaluation.estimate import (
@@ -28,6 +29,7 @@ __all__ = [
     "AnnealedLogLikelihood",
     "Bound",
     "Calibration",
+    "ClassAccuracy",
     "Divergence",
     "Estimate",
     "EvaluationContext",
@@ -36,6 +38,7 @@ __all__ = [
     "LatentUse",
     "LogLikelihood",
     "LogPredictive",
+    "Probe",
     "Sandwich",
     "SiteActivity",
     "SiteCalibration",
@@ -45,6 +48,7 @@ __all__ = [
     "amortization_gap",
     "bdmc",
     "calibration",
+    "class_accuracy",
     "elbo",
     "impute",
     "information",
@@ -53,4 +57,5 @@ __all__ = [
     "log_likelihood",
     "log_predictive",
     "marginal_by_hmc",
+    "probe",
 ]

@@ -14,19 +14,24 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 __all__ = [
+    "GAP",
+    "curves",
+    "images",
     "is_image",
     "latent_means",
     "learning_curve",
     "manifold",
+    "mosaic",
     "prior_samples",
     "reconstructions",
+    "show",
 ]
 
 Pixels = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.float64]
 
 _TRAIN, _VALID, _INK = "#1f77b4", "#d62728", "#444444"
-_GAP, _SMALL = 1, 16  # pixels: between pictures, and a side of those that need it
+GAP, _SMALL = 1, 16  # pixels: between pictures, and a side of those that need it
 _LEGEND = 12  # classes, at most, that are told apart by colour and named
 
 
@@ -104,7 +109,7 @@ def reconstructions(
         >>> figure = reconstructions(x, x, n=6)
         >>> figure.savefig("reconstructions.png")  # doctest: +SKIP
     """
-    upper, lower = _images(originals[:n]), _images(reconstructed[:n])
+    upper, lower = images(originals[:n]), images(reconstructed[:n])
     if upper.shape != lower.shape:
         raise ValueError(
             f"originals of shape {tuple(originals.shape)} and reconstructions of shape "
@@ -113,17 +118,17 @@ def reconstructions(
     both = torch.stack((upper, lower))
     names = ("data", "reconstructed")
     if both.dim() == 3:
-        return _curves(both, names, "reconstructions")
-    sheet = _mosaic(both.flatten(0, 1), columns=both.shape[1])
+        return curves(both, names, "reconstructions")
+    sheet = mosaic(both.flatten(0, 1), columns=both.shape[1])
     # Placed by hand: the automatic layout cuts the labels off beside axes of a fixed aspect.
     width, left, margin, title = 0.6 * both.shape[1], 1.1, 0.06, 0.3
     height = width * sheet.shape[0] / sheet.shape[1]
     across, down = left + width + margin, height + 2 * margin + title
     figure = Figure(figsize=(across, down))
     axes = figure.add_axes((left / across, margin / down, width / across, height / down))
-    _show(axes, sheet, both[0])
+    show(axes, sheet, both[0])
     middle = (both.shape[-2] - 1) / 2
-    axes.set_yticks([middle, middle + both.shape[-2] + _GAP], names)
+    axes.set_yticks([middle, middle + both.shape[-2] + GAP], names)
     axes.tick_params(left=False)
     axes.get_yaxis().set_visible(True)
     axes.set_title("data over their reconstructions", fontsize=10)
@@ -148,15 +153,15 @@ def prior_samples(
         >>> figure.axes[0].get_title()
         'draws from p(x)'
     """
-    x = _images(x[:n])
+    x = images(x[:n])
     if x.dim() == 2:
-        return _curves(x[None, :12], ("drawn",), title)
+        return curves(x[None, :12], ("drawn",), title)
     columns = math.ceil(math.sqrt(len(x)))
-    sheet = _mosaic(x, columns=columns)
+    sheet = mosaic(x, columns=columns)
     height = 4 * sheet.shape[0] / sheet.shape[1] + 0.3
     figure = Figure(figsize=(4, height), layout="constrained")
     axes = figure.subplots()
-    _show(axes, sheet, x)
+    show(axes, sheet, x)
     axes.set_title(title, fontsize=10)
     _label_tiles(axes, labels, len(x), columns, x.shape[-2:])
     return figure
@@ -239,7 +244,7 @@ def manifold(
     values = torch.distributions.Normal(0.0, 1.0).icdf(probabilities)
     up, right = torch.meshgrid(values.flip(0), values, indexing="ij")
     decoded = decode(torch.stack((right.flatten(), up.flatten()), -1))
-    x = _images(decoded)
+    x = images(decoded)
     if x.dim() == 2 or len(x) != n * n:
         raise ValueError(
             f"decode gave shape {tuple(decoded.shape)} for {n * n} codes; expected "
@@ -247,8 +252,8 @@ def manifold(
         )
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    gap = _GAP if min(x.shape[-2:]) < _SMALL else 0
-    _show(axes, _mosaic(x, n, gap=gap), x)
+    gap = GAP if min(x.shape[-2:]) < _SMALL else 0
+    show(axes, mosaic(x, n, gap=gap), x)
     axes.set_title(title, fontsize=10)
     marked = sorted({round(i * (n - 1) / 4) for i in range(5)})
     height, width = (size + gap for size in x.shape[-2:])
@@ -273,10 +278,10 @@ def is_image(x: Tensor) -> bool:
         >>> is_image(torch.zeros(5, 64)), is_image(torch.zeros(5, 7))
         (True, False)
     """
-    return _images(x).dim() > 2
+    return images(x).dim() > 2
 
 
-def _images(x: Tensor) -> Tensor:
+def images(x: Tensor) -> Tensor:
     """Data as (rows, height, width), (rows, channels, height, width), or else (rows, numbers)."""
     x = x.detach().float().cpu()
     if x.dim() == 3 or (x.dim() == 4 and x.shape[1] in (1, 3)):
@@ -288,7 +293,7 @@ def _images(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)
 
 
-def _mosaic(x: Tensor, columns: int, gap: int = _GAP) -> Pixels:
+def mosaic(x: Tensor, columns: int, gap: int = GAP) -> Pixels:
     """Images beside each other, NaN between them; shape (height, width) or (height, width, 3)."""
     x = x[:, None] if x.dim() == 3 else x
     count, channels, height, width = x.shape
@@ -308,13 +313,13 @@ def _label_tiles(
     """Print the labels of images in the corners of their tiles."""
     if labels is None:
         return
-    height, width = (side + _GAP for side in size)
+    height, width = (side + GAP for side in size)
     for index, label in enumerate(labels[:count].tolist()):
         row, column = divmod(index, columns)
         axes.text(column * width, row * height, str(label), color=_VALID, fontsize=7, va="top")
 
 
-def _show(axes: Axes, sheet: Pixels, like: Tensor) -> None:
+def show(axes: Axes, sheet: Pixels, like: Tensor) -> None:
     """Draw a sheet of images on the scale of the data `like`; what lies outside is clipped."""
     low, high = _range(like)
     if sheet.ndim == 3:
@@ -336,7 +341,7 @@ def _range(x: Tensor) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _curves(groups: Tensor, names: Sequence[str], title: str) -> Figure:
+def curves(groups: Tensor, names: Sequence[str], title: str) -> Figure:
     """Data that are no images, shape (groups, rows, numbers): one panel a row, one line a group."""
     count, numbers = groups.shape[1:]
     columns = min(count, 4)
