@@ -12,6 +12,7 @@ from pvae.likelihoods.grey_levels import GreyCategorical, GreyLevels, GreyLogist
 from pvae.likelihoods.latent_layer import LatentLayer
 from pvae.likelihoods.markov_chain import MarkovChain
 from pvae.likelihoods.mixed import Mixed, SideBySide
+from pvae.likelihoods.multivariate import GaussianFull, GaussianLowRank
 from pvae.likelihoods.outputs import (
     Bernoulli,
     Categorical,
@@ -32,7 +33,9 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",
+    "GaussianFull",
     "GaussianLearnedScale",
+    "GaussianLowRank",
     "GaussianPixelScale",
     "GreyCategorical",
     "GreyLevels",
@@ -58,6 +61,8 @@ _CLASSES: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
     "gaussian_learned_scale": GaussianLearnedScale,
     "gaussian_pixel_scale": GaussianPixelScale,
+    "gaussian_low_rank": GaussianLowRank,
+    "gaussian_full": GaussianFull,
     "categorical": Categorical,
     "continuous_bernoulli": ContinuousBernoulli,
     "discretized_logistic": DiscretizedLogistic,

@@ -69,6 +69,11 @@ class Likelihood(nn.Module):
         Raises:
             ValueError: if the trailing shape is not `(outputs, *x_shape)`.
         """
+        self._check(output)
+        independent: TorchDistribution = self.distribution(output).to_event(len(self.x_shape))
+        return independent
+
+    def _check(self, output: Tensor) -> None:
         event_dim = len(self.x_shape)
         expected = (self.outputs, *self.x_shape)
         if tuple(output.shape[-event_dim - 1 :]) != expected:
@@ -77,8 +82,6 @@ class Likelihood(nn.Module):
                 f"expected (*batch, outputs, *x_shape) that ends in {expected}: "
                 "build the network with this out_shape"
             )
-        independent: TorchDistribution = self.distribution(output).to_event(event_dim)
-        return independent
 
     def distribution(self, output: Tensor) -> TorchDistribution:
         """Return the distribution of each dimension of x, of batch shape `(*batch, *x_shape)`."""

@@ -9,9 +9,12 @@ from scipy.special import expit, log_softmax, softmax
 
 from pvae import likelihoods
 
+# The others have tests of their own: test_multivariate.py and test_mixed.py.
+ELEMENTWISE = sorted(set(likelihoods.names) - {"gaussian_full", "gaussian_low_rank", "mixed"})
 X_SHAPE = (2, 3)
 GREY = ("categorical", "discretized_logistic")
 COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial")
+CLASSES = ("classes", "ordinal")
 RANGES = {"continuous_bernoulli": (0, 1), "log_normal": (0, 200)}
 
 
@@ -30,7 +33,7 @@ def data(name, batch=(4,)):
         return torch.randint(0, 2, (*batch, *X_SHAPE)).float()
     if name in GREY:
         return torch.randint(0, 5, (*batch, *X_SHAPE)) / 4
-    if name in COUNTS:
+    if name in (*COUNTS, *CLASSES):
         return torch.randint(0, 9, (*batch, *X_SHAPE)).float()
     if name in ("continuous_bernoulli", "beta"):
         return torch.rand(*batch, *X_SHAPE)
@@ -83,7 +86,23 @@ def zero_inflated(o, x):
     return np.log(gate * (x == 0) + (1 - gate) * np.exp(negative_binomial(o, x)))
 
 
+def classes(o, x):
+    index = x.astype(int)[:, None]
+    return np.take_along_axis(log_softmax(o, 1), index, 1)[:, 0]
+
+
+def ordinal(o, x):
+    gaps = 1e-3 + softplus(o[:, 2:] + 0.54)
+    first = o[:, 1:2] - o[:, :1]
+    edges = np.concatenate([first, first + gaps.cumsum(1)], 1)
+    ends = np.zeros_like(edges[:, :1])
+    below = np.concatenate([ends, expit(edges), ends + 1], 1)
+    return np.log(np.take_along_axis(np.diff(below, axis=1), x.astype(int)[:, None], 1)[:, 0])
+
+
 FORMULAS = {
+    "classes": classes,
+    "ordinal": ordinal,
     "bernoulli": lambda o, x: stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-o[:, 0]))),
     "gaussian": lambda o, x: stats.norm.logpdf(x, o[:, 0]),
     "gaussian_learned_scale": lambda o, x: stats.norm.logpdf(x, o[:, 0], 1.0),
@@ -101,13 +120,13 @@ FORMULAS = {
 
 
 def test_names():
-    assert set(likelihoods.names) == set(FORMULAS)
-    for name in likelihoods.names:
+    assert set(ELEMENTWISE) == set(FORMULAS)
+    for name in ELEMENTWISE:
         camel = "".join(part.capitalize() for part in name.split("_"))
         assert type(build(name)) is getattr(likelihoods, camel)
 
 
-@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_log_prob_matches_formula(name):
     likelihood, x = build(name), data(name)
     output = network_output(likelihood)
@@ -115,7 +134,7 @@ def test_log_prob_matches_formula(name):
     np.testing.assert_allclose(likelihood(output).log_prob(x).detach(), expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_normalised(name):
     likelihood = likelihoods.get(name, (1,), levels=5)
     torch.manual_seed(0)
@@ -130,6 +149,8 @@ def test_normalised(name):
         total = sum(mass(k / 4) for k in range(5))
     elif name in COUNTS:
         total = sum(mass(k) for k in range(400))
+    elif name in CLASSES:
+        total = sum(mass(k) for k in range(10))
     elif name == "student_t":  # in a variable in which the tails are short
         total = quad(lambda u: mass(np.tan(u)) / np.cos(u) ** 2, -1.5707, 1.5707, limit=400)[0]
     elif name == "beta":  # likewise: the ends round to 0 and 1
@@ -139,7 +160,7 @@ def test_normalised(name):
     assert total == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_samples_match_mean_and_support(name):
     likelihood = build(name)
     d = likelihood(network_output(likelihood))
@@ -147,6 +168,9 @@ def test_samples_match_mean_and_support(name):
         x = d.sample((20_000,))
         assert x.shape == (20_000, 4, *X_SHAPE)
         assert d.support.check(x).all()
+        if name in CLASSES:  # whose mean is the most frequent class
+            assert torch.equal(x.mode(0).values, d.mean)
+            return
         standard_error = x.std(0) / 20_000**0.5
         assert ((x.mean(0) - d.mean).abs() <= 5 * standard_error + 1e-6).all()
 
@@ -158,7 +182,7 @@ def test_mean_of_grey_levels():
     np.testing.assert_allclose(likelihood(output).mean, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("extreme", [-50.0, -1e-6, 0.0, 50.0])
 def test_finite_at_extreme_outputs(name, extreme):
     likelihood, x = build(name), data(name)
@@ -173,7 +197,7 @@ def test_finite_at_extreme_outputs(name, extreme):
         assert output.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_batch_shape(name):
     likelihood, x = build(name), data(name)
     output = network_output(likelihood, (3, 4))
@@ -195,6 +219,8 @@ def test_batch_shape(name):
         ("gaussian", float("nan")),
         ("gaussian_learned_scale", float("nan")),
         ("gaussian_pixel_scale", float("nan")),
+        ("classes", 10.0),
+        ("ordinal", 0.5),
         ("categorical", 0.1),
         ("categorical", -0.25),
         ("continuous_bernoulli", 1.25),

@@ -15,6 +15,7 @@ from pvae.guides import MeanField
 from pvae.models import VAE
 
 LEVELS = 5
+ELEMENTWISE = sorted(set(likelihoods.names) - {"gaussian_full", "gaussian_low_rank", "mixed"})
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,8 @@ def data(name, x_shape, n=3):
         return torch.randint(0, 2, (n, *x_shape)).float()
     if name in ("poisson", "negative_binomial", "zero_inflated_negative_binomial"):
         return torch.randint(0, 9, (n, *x_shape)).float()
+    if name in ("classes", "ordinal"):
+        return torch.randint(0, LEVELS, (n, *x_shape)).float()
     if name in ("beta", "log_normal"):
         return 0.05 + 0.9 * torch.rand(n, *x_shape)
     return torch.randint(0, LEVELS, (n, *x_shape)) / (LEVELS - 1)
@@ -36,7 +39,7 @@ def data(name, x_shape, n=3):
 
 @pytest.mark.parametrize("x_shape", [(8, 8), (28, 28), (28, 20), (1, 28, 28)])
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-@pytest.mark.parametrize("likelihood", likelihoods.names)
+@pytest.mark.parametrize("likelihood", ELEMENTWISE)
 def test_elbo_and_gradients_are_finite(likelihood, network, x_shape):
     shared = {"x_shape": x_shape, "z_dim": 2, "hidden": 8, "network": network}
     model = VAE(**shared, likelihood=likelihood, levels=LEVELS)
@@ -67,7 +70,7 @@ def test_joint_density_is_prior_times_likelihood():
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-@pytest.mark.parametrize("likelihood", likelihoods.names)
+@pytest.mark.parametrize("likelihood", ELEMENTWISE)
 def test_vectorized_particles_match_loop(likelihood, network):
     model = VAE(
         x_shape=(6, 5), z_dim=2, hidden=8, likelihood=likelihood, network=network, levels=LEVELS
@@ -96,7 +99,7 @@ def test_vectorized_particles_match_loop(likelihood, network):
         torch.testing.assert_close(vectorized[k], looped, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("likelihood", likelihoods.names)
+@pytest.mark.parametrize("likelihood", ELEMENTWISE)
 def test_unconditioned_draws_x(likelihood):
     model = VAE(x_shape=(6, 5), z_dim=2, hidden=8, likelihood=likelihood, levels=LEVELS)
     x = data(likelihood, (6, 5))
@@ -110,7 +113,7 @@ def test_unconditioned_draws_x(likelihood):
     assert trace.nodes["z"]["value"].shape == (3, 2)
 
 
-@pytest.mark.parametrize("name", likelihoods.names)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_prior_dtype_follows_parameters(name):
     model = VAE(x_shape=(4, 3), z_dim=2, hidden=5, likelihood=name, levels=LEVELS).double()
     trace = poutine.trace(poutine.uncondition(model)).get_trace(torch.zeros(3, 4, 3))
