@@ -38,6 +38,7 @@ def test_public_names():
         "evaluation",
         "fit",
         "guides",
+        "impute",
         "infer",
         "interpolate",
         "likelihoods",
@@ -55,14 +56,33 @@ def test_public_names():
         "reconstruct",
         "sample",
     ]
-    assert pvae.models.__all__ == ["PPCA", "VAE", "HelmholtzMachine"]
-    assert pvae.guides.__all__ == [
+    assert sorted(pvae.models.__all__) == [
+        "Autoencoder",
+        "BayesianVAE",
+        "CVAE",
+        "DMM",
+        "GMVAE",
+        "HelmholtzMachine",
+        "PPCA",
+        "SSVAE",
+        "Tabular",
+        "VAE",
+    ]
+    assert sorted(pvae.guides.__all__) == [
         "BottomUp",
+        "Classifier",
+        "Clusters",
+        "Combiner",
+        "Conditional",
         "Flow",
         "FullRank",
         "Ladder",
         "LowRank",
         "MeanField",
+        "PerDatum",
+        "Point",
+        "Tabular",
+        "Weights",
     ]
 
 

@@ -17,6 +17,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "models/README.md",
     "pvae/objectives/README.md",
     "tests/benchmarks/README.md",
 ]
@@ -70,6 +71,11 @@ def test_counts():
         "eleven",
         "twelve",
         "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
     ]
     models, guides = (words[len(zoo.entries(role))] for role in ("model", "guide"))
     likelihoods = words[len(pvae.likelihoods.names)]

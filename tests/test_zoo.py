@@ -190,11 +190,19 @@ def test_list():
     entries = {entry.name: entry for entry in zoo.entries("guide")}
     assert set(entries) == {
         "bottom_up",
+        "classifier",
+        "clusters",
+        "combiner",
+        "conditional",
         "flow",
         "full_rank",
         "ladder",
         "low_rank",
         "mean_field",
+        "per_datum",
+        "point",
+        "tabular",
+        "weights",
     }
     assert dict(entries["mean_field"].options)["z_dim"] == 20
     assert entries["mean_field"].summary.endswith(".")

@@ -144,7 +144,7 @@ def check(
     # A pair of its own, so that what the check registers disappears with it.
     pair = Pair(model, guide)
     pair.missing = missing == "nan"
-    if names_index(guide):
+    if names_index(guide, len(batch)):
         pair.index_at = len(batch)
         batch = (*batch, torch.arange(len(batch[0])))
     with pair.scope(), _preserve(pair):

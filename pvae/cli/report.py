@@ -212,7 +212,7 @@ def _probe(found: Probe) -> Iterator[Line]:
         "probe of codes",
         f"{found.linear:9.1%}",
         "of labels",
-        f"logistic regression; {found.neighbours:.1%} by 5 nearest codes",
+        f"logistic regression; {found.nearest:.1%} by 5 nearest codes",
         f"the accuracy of classifiers that read the means of {', '.join(found.sites)}, fitted to "
         f"{found.num_data:,} training data.",
     )

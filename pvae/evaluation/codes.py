@@ -1,4 +1,4 @@
-"""What the latent codes of data say about their labels: probes, neighbours and clusters."""
+"""What the latent codes of data say about their labels: probes, nearest and clusters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,24 +23,24 @@ class Probe:
 
     Attributes:
         linear: of a logistic regression.
-        neighbours: of the most frequent label among the five nearest codes.
+        nearest: of the most frequent label among the five nearest codes.
         sites: the sites whose codes were read.
         num_data: number of data that they were fitted to.
 
     Example:
-        >>> Probe(linear=0.9, neighbours=0.95, sites=("z",), num_data=100).linear
+        >>> Probe(linear=0.9, nearest=0.95, sites=("z",), num_data=100).linear
         0.9
     """
 
     linear: float
-    neighbours: float
+    nearest: float
     sites: tuple[str, ...]
     num_data: int
 
     def as_json(self) -> dict[str, object]:
         """The numbers for JSON."""
         sites = list(self.sites)
-        return {"linear": self.linear, "neighbours": self.neighbours, "sites": sites}
+        return {"linear": self.linear, "nearest": self.nearest, "sites": sites}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ClassAccuracy:
 
 
 def probe(guide: Callable[..., object], train: object, test: object) -> Probe:
-    """Accuracies of a logistic regression and of five nearest neighbours on the means of q(z | x).
+    """Accuracies of a logistic regression and of five nearest codes on the means of q(z | x).
 
     Args:
         guide: q(z | x).

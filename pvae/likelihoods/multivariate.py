@@ -92,7 +92,7 @@ class GaussianFull(_Multivariate):
 
     Example:
         >>> x = GaussianFull((3,))(torch.zeros(5, 4, 3))
-        >>> x.covariance_matrix[0]
+        >>> x.covariance_matrix[0].round(decimals=3)
         tensor([[1., 0., 0.],
                 [0., 1., 0.],
                 [0., 0., 1.]])

@@ -15,6 +15,16 @@ def default_objective(model_trace: poutine.Trace, guide_trace: poutine.Trace) ->
     Args:
         model_trace: of the model, replayed against the guide.
         guide_trace: of the guide.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> import pyro, torch
+        >>> enumerated = lambda: pyro.sample(
+        ...     "y", dist.Bernoulli(0.5), infer={"enumerate": "parallel"}
+        ... )
+        >>> trace = poutine.trace(enumerated).get_trace()
+        >>> type(default_objective(trace, poutine.Trace())).__name__
+        'TraceEnum_ELBO'
     """
     sites = [*latent_sites(model_trace).values(), *latent_sites(guide_trace).values()]
     if any((site["infer"] or {}).get("enumerate") for site in sites):

@@ -24,13 +24,22 @@ class _Pair(Protocol):
     def scope(self) -> AbstractContextManager[None]: ...
 
 
-def names_index(program: Callable[..., object]) -> bool:
-    """Whether a program asks for the numbers of a batch's rows, by an argument `index`."""
+def names_index(program: Callable[..., object], count: int) -> bool:
+    """Whether a program asks for the numbers of a batch's rows, by an argument `index`.
+
+    Args:
+        program: the callable as the user wrote it.
+        count: number of arguments of a batch, which may hold an `index` of the user's own.
+    """
     called = program.forward if isinstance(program, nn.Module) else program
     try:
-        return "index" in inspect.signature(called).parameters
+        parameters = inspect.signature(called).parameters
     except (TypeError, ValueError):
         return False
+    if "index" not in parameters:
+        return False
+    by_name = parameters["index"].kind is inspect.Parameter.KEYWORD_ONLY
+    return by_name or list(parameters).index("index") >= count
 
 
 class Program:
@@ -56,7 +65,6 @@ class Program:
         self.fn = fn
         self.pair = pair
         self.role = role
-        self._names_index = names_index(fn)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Run the program in its scope."""
@@ -69,7 +77,7 @@ class Program:
                 fn = marginalized(fn) if self.role == "model" else filled(fn)
             at = self.pair.index_at
             if at is not None and len(args) > at:  # the numbers of the rows come last
-                if self._names_index:
+                if names_index(self.fn, at):
                     kwargs = {**kwargs, "index": args[at]}
                 args = args[:at]
             return fn(*args, **kwargs)

@@ -152,7 +152,8 @@ def fit(
     if isinstance(objective, str):
         objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
     own = objective if isinstance(objective, Objective) else None
-    numbered = names_index(guide) or (own is not None and own.names_index)
+    asked = names_index(guide, len(_first_batch(source)))
+    numbered = asked or (own is not None and own.names_index)
     if numbered:
         source = make_source(rows(data, missing=missing).with_index())
     holes = source.missing or missing is not None

@@ -247,7 +247,7 @@ def test_empty_batch_and_missing_attribute():
 def zoo_pairs():
     """A model, a guide and data for each combination that fits, and for both kinds of network."""
     for network, shape in (("mlp", (6,)), ("conv", (8, 8))):
-        for likelihood in pvae.likelihoods.names:
+        for likelihood in sorted(set(pvae.likelihoods.names) - {"mixed"}):
             yield network, shape, likelihood
 
 
