@@ -16,6 +16,7 @@ from pvae.guides.full_rank import FullRank
 from pvae.guides.ladder import Ladder
 from pvae.guides.low_rank import LowRank
 from pvae.guides.mean_field import MeanField
+from pvae.guides.mixture import Mixture
 from pvae.guides.per_datum import PerDatum
 from pvae.guides.point import Point
 from pvae.guides.tabular import Tabular
@@ -32,6 +33,7 @@ __all__ = [
     "Ladder",
     "LowRank",
     "MeanField",
+    "Mixture",
     "PerDatum",
     "Point",
     "Tabular",

@@ -88,7 +88,8 @@ def build(
     """Find two programs, and construct those that are classes.
 
     Functions and instances are programs; classes are constructed. "Class.method" constructs the
-    class once for both programs. A guide whose constructor names `model` receives the model.
+    class once for both programs. A guide whose constructor names `model` receives the model; a part
+    of the model that has `join`, as a VampPrior, is given the guide.
 
     Args:
         model: the text of the model.
@@ -119,8 +120,18 @@ def build(
                 instances[maker] = _construct(maker, source.text, defaults | options | programs)
             program = instances[maker]
         programs[role] = _program(program, method, role, source.text)
+    _join(programs)
     sources = {role: source for role, (source, _, _) in found.items()}
     return Built(programs["model"], programs["guide"], options, defaults, sources)
+
+
+def _join(programs: Mapping[str, Callable[..., object]]) -> None:
+    """Let parts of a model that share networks with the guide, as a VampPrior, find them."""
+    model, guide = programs["model"], programs["guide"]
+    if isinstance(model, nn.Module):
+        for part in list(model.modules()):
+            if callable(join := getattr(part, "join", None)):
+                join(guide)
 
 
 def changed(source: Source) -> str | None:

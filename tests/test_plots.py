@@ -232,3 +232,18 @@ def test_values_on_the_axes_of_the_manifold():
     assert across == ["-1.3", "-0.5", "0.0", "0.5", "1.3"]
     assert up == across[::-1]  # from the top
     assert list(axes.get_xticks()) == [9.5, 29.5, 49.5, 69.5, 89.5]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8), (5,)])
+def test_rows_of_pictures(shape):
+    x = torch.rand(3, 6, *shape)
+    missing = torch.rand(6, *shape) < 0.5
+    figures = [
+        plots.interpolations(x.movedim(1, 0)),
+        plots.traversals(x, [-1.0, 0.0, 1.0], names=["a", "b", "c"]),
+        plots.by_label(x, [0, 1, 2]),
+        plots.imputations(x[0], missing, x),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+        assert figure.axes

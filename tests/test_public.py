@@ -79,6 +79,7 @@ def test_public_names():
         "Ladder",
         "LowRank",
         "MeanField",
+        "Mixture",
         "PerDatum",
         "Point",
         "Tabular",

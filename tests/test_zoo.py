@@ -199,6 +199,7 @@ def test_list():
         "ladder",
         "low_rank",
         "mean_field",
+        "mixture",
         "per_datum",
         "point",
         "tabular",

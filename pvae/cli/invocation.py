@@ -7,8 +7,9 @@ from typing import Any
 import click
 import torch
 from click.core import ParameterSource
+from torch import nn
 
-from pvae import data, zoo
+from pvae import data, priors, zoo
 from pvae.data import Rows, Splits
 from pvae.engine.optimizers import MakeScheduler
 from pvae.pair.preserve import seeded
@@ -60,6 +61,10 @@ def pair_and_data(given: Mapping[str, Any]) -> tuple[Built, Splits]:
         splits = load_data(given)
         options = zoo.parse_options(given["settings"])
         built = zoo.build(given["model"], given["guide"], options, _defaults_for(splits))
+        if isinstance(built.model, nn.Module):
+            for part in built.model.modules():
+                if isinstance(part, priors.Vamp):
+                    part.start_at(splits.train.first(10_000)[0])
     return built, splits
 
 

@@ -58,7 +58,13 @@ def guide_density(
         for name, site in proposed.items()
         if is_delta(site["fn"]) and name in prior and not is_discrete(prior[name]["fn"])
     ]
-    auxiliary = [n for n, site in proposed.items() if n not in prior and not is_delta(site["fn"])]
+    auxiliary = [
+        name
+        for name, site in proposed.items()
+        if name not in prior and not is_delta(site["fn"])
+        # A guide whose factors take such a site out of log q says so.
+        if not (site["infer"] or {}).get("marginalized")
+    ]
     if not masses and not auxiliary:
         return GuideDensity()
     kept = {n: s["value"] for n, s in proposed.items() if n not in masses and n not in auxiliary}

@@ -1,6 +1,15 @@
 """Which models of the zoo go with which guides."""
 
-ONE_LAYER = {"mean_field", "full_rank", "low_rank", "flow", "conditional", "point", "per_datum"}
+ONE_LAYER = {
+    "mean_field",
+    "full_rank",
+    "low_rank",
+    "flow",
+    "conditional",
+    "mixture",
+    "point",
+    "per_datum",
+}
 COMPATIBLE = {
     "autoencoder": ONE_LAYER,
     "bayesian_vae": {"weights"},

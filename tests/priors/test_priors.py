@@ -141,3 +141,12 @@ def test_wrong_priors_raise():
         priors.Mixture(2, components=1)
     with pytest.raises(ValueError, match="z_dim=1 and transforms=3"):
         priors.Flow(1)
+
+
+def test_joins_the_guide_and_starts_at_data(tmp_path, monkeypatch):
+    from pvae import zoo
+
+    built = zoo.build("vae", "mean_field", {"prior": "vamp"}, {"x_shape": (8, 8), "hidden": 8})
+    assert built.model.prior.network is built.guide.encoder
+    other = zoo.build("vae", "full_rank", {"prior": "vamp"}, {"x_shape": (8, 8), "hidden": 8})
+    assert other.model.prior.network is not other.guide.encoder
