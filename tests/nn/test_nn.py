@@ -235,11 +235,16 @@ def test_hidden_layers_invalid_options_raise(options, message):
 def test_public_names():
     assert nn.__all__ == [
         "MLP",
+        "BackwardRNN",
         "ConvDecoder",
         "ConvEncoder",
         "Flatten",
+        "GatedTransition",
         "HiddenLayers",
+        "TableFeatures",
         "decoder",
         "encoder",
         "positive",
+        "with_class",
+        "within",
     ]
