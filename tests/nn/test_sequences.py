@@ -41,8 +41,10 @@ def test_classes_of_an_enumerated_site_broadcast():
 
 
 def test_missing_cells_have_no_features():
-    columns = [{"kind": "real", "loc": 2.0, "scale": 4.0}, {"kind": "pos"}, {"kind": "count"},
-               {"kind": "cat", "classes": 3, "first": 1}, {"kind": "ordinal", "classes": 3}]  # fmt: skip
+    columns = [
+        {"kind": "real", "loc": 2.0, "scale": 4.0}, {"kind": "pos"}, {"kind": "count"},
+        {"kind": "cat", "classes": 3, "first": 1}, {"kind": "ordinal", "classes": 3},
+    ]  # fmt: skip
     features = TableFeatures(columns)
     x = torch.tensor([[6.0, 0.0, 2.0, 3.0, 1.0]])
     found = features(x)
