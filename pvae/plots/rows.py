@@ -66,7 +66,7 @@ def imputations(x: Tensor, missing: Tensor, draws: Tensor, *, n: int = 12) -> Fi
 
     Args:
         x: shape (rows, ...).
-        missing: bool of the same shape, True where a value is missing; drawn blank.
+        missing: bool of the same shape, True where a value is missing; drawn grey.
         draws: of `pvae.impute`, shape (num_samples, rows, ...).
         n: largest number of data.
 
@@ -76,7 +76,9 @@ def imputations(x: Tensor, missing: Tensor, draws: Tensor, *, n: int = 12) -> Fi
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['data', 'draw 1', 'draw 2', 'draw 3']
     """
-    holes = x.float().cpu().masked_fill(missing.cpu(), float("nan"))[:n]
+    seen = x.float().cpu().masked_fill(missing.cpu(), 0)
+    grey = 0.4 * (seen.min() + seen.max()).item()
+    holes = seen.masked_fill(missing.cpu(), grey)[:n]
     several = [holes, *draws[:3, :n].float().cpu()]
     names = ["data", *(f"draw {i + 1}" for i in range(len(several) - 1))]
     return _rows(torch.stack(several), names, "data with missing values over draws of them")
