@@ -89,7 +89,7 @@ def build(
 
     Functions and instances are programs; classes are constructed. "Class.method" constructs the
     class once for both programs. A guide whose constructor names `model` receives the model; a part
-    of the model that has `join`, as a VampPrior, is given the guide.
+    of the model that has `join_guide`, as a VampPrior, is given the guide.
 
     Args:
         model: the text of the model.
@@ -130,7 +130,7 @@ def _join(programs: Mapping[str, Callable[..., object]]) -> None:
     model, guide = programs["model"], programs["guide"]
     if isinstance(model, nn.Module):
         for part in list(model.modules()):
-            if callable(join := getattr(part, "join", None)):
+            if callable(join := getattr(part, "join_guide", None)):
                 join(guide)
 
 

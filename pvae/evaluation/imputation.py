@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae._validation import at_least
-from pvae.evaluation.context import EvaluationContext
+from pvae.evaluation.context import EvaluationContext, tiled_terms
 from pvae.evaluation.estimate import UndefinedQuantityError
 from pvae.pair.interventions import unobserved
 from pvae.pair.log_prob import log_weight_terms
@@ -113,9 +113,8 @@ def impute(
     context.require_latent_sites()
     context.require_density()
     context.require_whole_data()
-    rows = max(1, context.rows_per_run() // max(num_particles, num_samples))
-    if max_bytes is not None:
-        rows = 1
+    limit = context.rows_per_call(lambda batch, n: tiled_terms(context, batch, n), max_bytes)
+    rows = max(1, limit // max(num_particles, num_samples))
     draws, ess = [], []
     with context.evaluating(seed):
         for batch in context.source.batches(rows):

@@ -18,8 +18,8 @@ class Vamp(Prior):
     """1/K sum_k N(z; loc(u_k), diag(scale(u_k))^2) with trained pseudo-inputs u_k in [0, 1].
 
     In the paper loc and scale are the guide's: give its network as `network`,
-    `Vamp(20, network=guide.encoder)` for `MeanField`, or let the prior `join` the guide, as the
-    command line does. Without one the prior has a network of its own.
+    `Vamp(20, network=guide.encoder)` for `MeanField`, or call `join_guide`, as the command line
+    does. Without one the prior has a network of its own.
 
     References:
         VAE with a VampPrior (J. M. Tomczak, M. Welling, 2018), https://arxiv.org/abs/1705.07120.
@@ -58,7 +58,7 @@ class Vamp(Prior):
         self.network = network
         self.logits = nn.Parameter(torch.randn(components, *x_shape))
 
-    def join(self, guide: nn.Module) -> None:
+    def join_guide(self, guide: nn.Module) -> None:
         """Use the guide's `encoder`, if it has one with the outputs that are needed."""
         encoder = getattr(guide, "encoder", None)
         if not isinstance(encoder, nn.Module):

@@ -152,8 +152,9 @@ def fit(
     if isinstance(objective, str):
         objective = get_objective(objective, x_shape=_first_batch(source)[0].shape[1:])
     own = objective if isinstance(objective, Objective) else None
-    asked = names_index(guide, len(_first_batch(source)))
-    numbered = asked or (own is not None and own.names_index)
+    numbered = own is not None and own.names_index
+    if names_index(guide, 0) and not numbered:  # unless the data have an `index` of their own
+        numbered = names_index(guide, len(_first_batch(source)))
     if numbered:
         source = make_source(rows(data, missing=missing).with_index())
     holes = source.missing or missing is not None
