@@ -8,6 +8,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pvae._seeds import named_seed
 from pvae.pair.distributions import is_delta, is_discrete
 from pvae.pair.particles import trace_of
 from pvae.pair.preserve import seeded
@@ -68,8 +69,8 @@ def guide_density(
     if not masses and not auxiliary:
         return GuideDensity()
     kept = {n: s["value"] for n, s in proposed.items() if n not in masses and n not in auxiliary}
-    # Seeded, since the generators may be where they were before the first run.
-    with seeded(0):
+    # By a seed of its own, since the generators may be where they were before the first run.
+    with seeded(named_seed(0, "auxiliary sites")):
         again = poutine.trace(poutine.replay(guide, trace=trace_of(kept))).get_trace(*batch)
     values = dict(sample_sites(again))
     moved = [n for n in masses if auxiliary and _differ(values[n]["value"], proposed[n]["value"])]

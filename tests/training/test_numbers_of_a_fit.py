@@ -225,3 +225,17 @@ def test_point_guide_is_noted():
     x = torch.randn(64)
     trained = fit(model, guide, x, valid=x)
     assert any("about log p(x, z)" in note for note in trained.notes)
+
+
+def test_autoguides_have_no_note_at_any_seed():
+    """Which sites are computed from auxiliary ones is found by other draws than those of the fit."""
+
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    for seed in (0, 1):
+        guide = pyro.infer.autoguide.AutoNormal(model)
+        fit = pvae.fit(model, guide, torch.randn(8, 3), epochs=1, seed=seed, progress=False)
+        assert not fit.notes
