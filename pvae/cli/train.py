@@ -86,7 +86,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     """Train MODEL with GUIDE, print an evaluation and draw figures.
 
     MODEL and GUIDE are names that `pvae list` prints, file.py:Name, package.module:Name, or
-    file.py:Class.method.
+    file.py:Class.method. Where they are not given, GUIDE, the data and their labels are those that
+    the model names in its docstring.
     """
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
     built, splits = pair_and_data(given)

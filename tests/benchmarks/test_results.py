@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,19 @@ def load(name):
     return json.loads((RESULTS / f"{name}_cpu.json").read_text())
 
 
+def script(name):
+    sys.path.insert(0, str(HERE))  # the scripts import each other as they do on the command line
+    try:
+        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", HERE / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(HERE))
+    return module
+
+
 def helmholtz(group):
-    spec = importlib.util.spec_from_file_location("helmholtz_benchmark", HERE / "helmholtz.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    results = load(group)
+    module, results = script("helmholtz"), load(group)
     assert results["data"] == "binarized-mnist"
     names = {setting.name for setting in module.GROUPS[group]()}
     return results, names, module.row
@@ -77,3 +86,12 @@ def test_startup_and_small_fits():
         assert f"| {name} | {ratio['median']:.2f} |" in PAGE
     assert startup["command"] in PAGE
     assert fits["command"] in PAGE
+
+
+@pytest.mark.parametrize("name", ["semi_supervised", "tables", "frey_faces", "quadrants"])
+def test_zoo(name):
+    results, module = load(name), script(name)
+    assert results["command"] in PAGE
+    for entry in results["entries"].values():
+        assert module.row(entry) in PAGE
+        assert {"seed", "epochs", "training_seconds", "hardware"} <= set(entry)

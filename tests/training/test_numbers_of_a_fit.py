@@ -228,7 +228,7 @@ def test_point_guide_is_noted():
 
 
 def test_autoguides_have_no_note_at_any_seed():
-    """Which sites are computed from auxiliary ones is found by other draws than those of the fit."""
+    """Sites that are computed from auxiliary ones are found by draws that are not the fit's."""
 
     def model(x):
         loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 1.0).to_event(1))
