@@ -88,10 +88,11 @@ def test_startup_and_small_fits():
     assert fits["command"] in PAGE
 
 
-@pytest.mark.parametrize("name", ["semi_supervised", "tables", "frey_faces", "quadrants"])
+@pytest.mark.parametrize("name", ["semi_supervised", "tables", "frey_faces", "quadrants", "priors"])
 def test_zoo(name):
     results, module = load(name), script(name)
     assert results["command"] in PAGE
-    for entry in results["entries"].values():
-        assert module.row(entry) in PAGE
+    for key, entry in results["entries"].items():
+        row = module.row(key, entry) if name == "priors" else module.row(entry)
+        assert row in PAGE
         assert {"seed", "epochs", "training_seconds", "hardware"} <= set(entry)
