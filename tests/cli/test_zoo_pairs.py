@@ -11,7 +11,13 @@ from pvae.cli import main
 
 OWN_DATA = {"dmm", "tabular"}
 FEW = ("--epochs", "1", "--particles", "5", "--no-progress", "--out", "run")
-PAIRS = [(model, guide) for model in COMPATIBLE for guide in sorted(COMPATIBLE[model])]
+OTHERS = pytest.mark.slow  # all but the default guides; test_zoo_combinations.py has them in short
+PAIRS = [
+    pytest.param(model, guide, marks=() if guide == zoo.usual(model)["guide"] else OTHERS)
+    for model in COMPATIBLE
+    for guide in sorted(COMPATIBLE[model])
+    if model not in OWN_DATA
+]
 
 
 def run(*command):
@@ -25,7 +31,7 @@ def sizes(model, guide):
     return ("--set", "num_steps=2") if guide == "per_datum" else ()
 
 
-@pytest.mark.parametrize(("model", "guide"), [p for p in PAIRS if p[0] not in OWN_DATA])
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
 def test_pair_with_default_options(model, guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = sizes(model, guide)
