@@ -82,6 +82,9 @@ class MarkovChain(TorchDistribution):
         """Log-density in nats, summed over the steps that count; shape `(*batch,)`."""
         if self._validate_args:
             self._validate_sample(value)
+        value = value.expand(
+            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        )
         start = self.first.expand(*value.shape[:-2], 1, value.shape[-1])
         before = torch.cat([start, value[..., :-1, :]], -2)
         inputs = self.inputs

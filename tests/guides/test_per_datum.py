@@ -94,9 +94,6 @@ def test_chains_are_resumed(linear, tmp_path):
 
 
 def test_numbers_need_rows():
-    def stream():
-        yield torch.zeros(4, 5)
-
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(8, 5)))
     model = PPCA(x_shape=(5,), z_dim=2)
     with pytest.raises(TypeError, match="data is"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pvae
-from pvae.guides import MeanField, Weights
+from pvae.guides import Weights
 from pvae.models import BayesianVAE
 
 SIZES = {"x_shape": (4,), "z_dim": 2, "hidden": 8}
@@ -69,4 +69,3 @@ def test_predictive_density_integrates_weights():
     assert found.mean > pvae.elbo(model, guide, x, 50, data_size=10**9).mean
     with pytest.raises(ValueError, match="no weights with a prior"):
         Weights(pvae.models.VAE(x_shape=(4,)), x_shape=(4,))
-    assert isinstance(MeanField(x_shape=(4,)), torch.nn.Module)
