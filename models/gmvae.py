@@ -23,7 +23,8 @@ class GMVAE(nn.Module):
     Its sites are "y", `(batch,)`, "z", `(batch, z_dim)`, and "x", `(batch, *x_shape)`, in the plate
     "data". The guides `Clusters` and `Classifier` assign data to classes. Without a start the
     classes tend to stay mixed, as all data are assigned to all of them evenly: train a `VAE` first,
-    take its networks, and let the classes `start_at` its codes.
+    take its networks, and let the classes `start_at` its codes, or at clusters of them that another
+    method found.
 
     References:
         Variational Deep Embedding: An Unsupervised and Generative Approach to Clustering (Jiang,
@@ -104,20 +105,41 @@ class GMVAE(nn.Module):
         codes: TorchDistribution = dist.Normal(self.locs, positive(self.raw)).to_event(1)
         return dist.Categorical(logits=logits), codes
 
-    def start_at(self, codes: Tensor, *, seed: int = 0) -> None:
-        """Set the classes to a mixture of Gaussians that is fitted to codes, with scikit-learn.
+    def start_at(self, codes: Tensor, clusters: Tensor | None = None, *, seed: int = 0) -> None:
+        """Set the classes to clusters of codes.
 
         Args:
             codes: shape `(rows, z_dim)`.
-            seed: of the ten starts, of which the likeliest result is taken.
-        """
-        from sklearn.mixture import GaussianMixture
+            clusters: the class of each code, int64 `(rows,)`, found by any method; by default a
+                mixture of Gaussians is fitted to the codes, with scikit-learn.
+            seed: of the ten starts of that fit, of which the likeliest result is taken.
 
-        fitted = GaussianMixture(self.classes, covariance_type="diag", n_init=10, random_state=seed)
-        fitted.fit(codes.detach().cpu().double().numpy())
-        scale = torch.as_tensor(fitted.covariances_).sqrt().clamp(min=1e-3) - 1e-5
+        Raises:
+            ValueError: if a class has fewer than two codes, or a cluster is no class.
+        """
+        codes = codes.detach().double().cpu()
+        if clusters is None:
+            from sklearn.mixture import GaussianMixture
+
+            fitted = GaussianMixture(
+                self.classes, covariance_type="diag", n_init=10, random_state=seed
+            ).fit(codes.numpy())
+            found = (fitted.means_, fitted.covariances_, fitted.weights_)
+            locs, variances, weights = (torch.as_tensor(part) for part in found)
+        else:
+            counts = torch.bincount(clusters.cpu(), minlength=self.classes)
+            if len(counts) > self.classes or counts.min() < 2:
+                raise ValueError(
+                    f"start_at got clusters of {counts.tolist()} codes: expected {self.classes} "
+                    "classes with at least two codes each"
+                )
+            parts = [codes[clusters.cpu() == label] for label in range(self.classes)]
+            locs = torch.stack([part.mean(0) for part in parts])
+            variances = torch.stack([part.var(0) for part in parts])
+            weights = counts / counts.sum()
+        scale = variances.sqrt().clamp(min=1e-3) - 1e-5
         with torch.no_grad():
-            self.locs.copy_(torch.as_tensor(fitted.means_))
+            self.locs.copy_(locs)
             self.raw.copy_(torch.expm1(scale).log() - math.log(math.expm1(1 - 1e-5)))
             if self.logits is not None:
-                self.logits.copy_(torch.as_tensor(fitted.weights_).log())
+                self.logits.copy_(weights.log())

@@ -33,8 +33,8 @@ def run(name: str, entries: Mapping[str, Callable[[int], dict[str, object]]]) ->
     for entry, train in entries.items():
         if not entry.startswith(asked.only):
             continue
-        found = train(asked.seed)
-        found |= {"seed": asked.seed, "hardware": machine(torch.device("cpu"))}
+        found = {"seed": asked.seed} | train(asked.seed)
+        found["hardware"] = machine(torch.device("cpu"))
         known[entry] = found
         command = f"python tests/benchmarks/{name}.py"
         path.write_text(json.dumps({"command": command, "entries": known}, indent=2) + "\n")

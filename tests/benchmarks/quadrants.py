@@ -21,7 +21,7 @@ from pvae.guides import Conditional
 from pvae.likelihoods import Likelihood
 from pvae.models import CVAE
 
-EPOCHS, PARTICLES = 15, 5000
+EPOCHS, PARTICLES = 30, 5000
 PUBLISHED = {"1": 71.8, "2": 51.0, "3": 24.2}  # Pyro's tutorial, negative bounds
 
 

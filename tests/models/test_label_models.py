@@ -108,6 +108,18 @@ def test_classes_start_at_a_mixture_of_codes():
     assert torch.allclose(classes.probs, torch.full((3,), 1 / 3), atol=0.01)
 
 
+def test_classes_start_at_clusters():
+    codes = torch.randn(90, 2)
+    clusters = torch.arange(90) % 3
+    model = GMVAE(x_shape=(4,), z_dim=2, classes=3, hidden=8)
+    model.start_at(codes, clusters)
+    _, found = model.mixture()
+    assert torch.allclose(found.base_dist.loc[1], codes[1::3].mean(0), atol=1e-5)
+    assert torch.allclose(found.base_dist.scale[1], codes[1::3].std(0), atol=1e-4)
+    with pytest.raises(ValueError, match=r"clusters of \[60, 30, 0\] codes: expected 3 classes"):
+        model.start_at(codes, clusters % 2)
+
+
 def test_condition_on_labels():
     torch.manual_seed(0)
     model, guide = CVAE(**SIZES), Conditional(**SIZES)
