@@ -15,12 +15,23 @@ from dataclasses import asdict, dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from pvae._validation import nearest
 
-__all__ = ["Built", "Entry", "Source", "build", "changed", "entries", "parse_options", "usual"]
+__all__ = [
+    "Built",
+    "Entry",
+    "Source",
+    "build",
+    "changed",
+    "entries",
+    "parse_options",
+    "refuse_foreign",
+    "usual",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Source:
 
     Attributes:
         text: as given by the user.
-        file: the file that defines it, or None for the zoo and packages.
+        file: the file that defines it, or None for the zoo.
         sha256: of that file.
     """
 
@@ -71,8 +82,9 @@ class Built:
     def as_json(self) -> dict[str, object]:
         """The arguments of `build` that build the pair again, and the present sources."""
         texts = {
-            role: f"{source.file}:{source.text.rpartition(':')[2]}" if source.file else source.text
+            role: f"{source.file}:{name}" if place.endswith(".py") else source.text
             for role, source in self.sources.items()
+            for place, _, name in [source.text.rpartition(":")]
         }
         sources = {role: asdict(source) for role, source in self.sources.items()}
         known = {"options": dict(self.options), "defaults": dict(self.defaults)}
@@ -137,14 +149,48 @@ def _join(programs: Mapping[str, Callable[..., object]]) -> None:
 def changed(source: Source) -> str | None:
     """A sentence if the file of a source has changed; None otherwise."""
     path = Path(source.file or "")
-    if source.file and not path.exists():
+    if source.file and not path.is_file():
         return f"{path}, which defines {source.text!r}, was removed after the run was trained"
     if source.file is None or (now := _sha256(path)) == source.sha256:
         return None
     return (
         f"{path} has changed since the run was trained (sha256 {str(source.sha256)[:8]}... then, "
-        f"{now[:8]}... now): the loaded programs may differ from the trained ones"
+        f"{now[:8]}... now)"
     )
+
+
+def refuse_foreign(described: Mapping[str, Any], *, trust: bool) -> None:
+    """Refuse to execute programs that a run names, unless they are the zoo's, or known and trusted.
+
+    Args:
+        described: what `Built.as_json` returned.
+        trust: whether the user trusts programs that are not the zoo's.
+
+    Raises:
+        ValueError: if a program is not the zoo's, and is not trusted or no longer the same.
+    """
+    for role in ("model", "guide"):
+        text, source = described[role], Source(**described["sources"][role])
+        place, colon, _ = text.rpartition(":")
+        if not (colon or text.endswith(".py")):
+            continue  # a name of the zoo
+        if not trust:
+            raise ValueError(
+                f"the run names {text!r} as its {role}, which is code of its own and is executed "
+                "when the run is loaded: say that you trust it (--trust, trust=True), or give both "
+                "programs, load(run, model=..., guide=...)"
+            )
+        of_file = (place == source.file) if place.endswith(".py") else (text == source.text)
+        if not of_file or source.file is None or source.sha256 is None:
+            raise ValueError(
+                f"the run does not say which file defined its {role} {text!r}: give both programs, "
+                "load(run, model=..., guide=...)"
+            )
+        if (note := changed(source)) is not None:
+            raise ValueError(
+                f"{note}: bring back the file that the run was trained with, or give both "
+                "programs, load(run, model=..., guide=...)"
+            )
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, object]:
@@ -216,7 +262,9 @@ def _find(text: str, role: str) -> tuple[Source, object, str | None]:
             raise ValueError(f"{role} {text!r}: there is no file {path}")
         source, contents = Source(text, str(path), _sha256(path)), _load_file(path)
     else:
-        source, contents = Source(text), _load_module(place, text, role)
+        contents = _load_module(place, text, role)
+        file = getattr(contents, "__file__", None)
+        source = Source(text, file, _sha256(Path(file)) if file else None)
     outer, _, method = name.partition(".")
     if not outer or not hasattr(contents, outer):
         own = [n for n, v in vars(contents).items() if callable(v) and n[0] != "_"]

@@ -1,6 +1,8 @@
 """From a command line to a pair and data, and from a run folder back to its command line."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ from pvae.zoo import Built
 __all__ = [
     "command_config",
     "completed",
-    "free_folder",
     "held_out",
     "load_data",
     "make_scheduler",
     "pair_and_data",
     "resumed_command",
+    "run_folder",
     "split_of",
 ]
 
@@ -118,7 +120,7 @@ def split_of(run: Path, split: str | None, data_name: str | None) -> tuple[str, 
 
 def command_config(given: Mapping[str, Any]) -> dict[str, object]:
     """The command line for the run's config, with absolute paths."""
-    forgotten = ("out", "resume", "overwrite", "progress", "tensorboard")
+    forgotten = ("out", "resume", "overwrite", "progress", "tensorboard", "trust", "keep")
     kept = {key: value for key, value in given.items() if key not in forgotten}
     for role in ("model", "guide"):
         place, colon, name = kept[role].rpartition(":")
@@ -133,10 +135,17 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
     """The command line of a run to resume, which may have more epochs."""
     if given["out"] is None:
         raise ValueError("--resume needs the folder of the run: give --out")
-    started = Run(given["out"]).config().get("command")
+    config = Run(given["out"]).config()
+    started = config.get("command")
     if started is None:
         raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
-    may_change = ("epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard")
+    named = [ctx.get_parameter_source(role) for role in ("model", "guide")]
+    again = all(source == ParameterSource.COMMANDLINE for source in named)
+    zoo.refuse_foreign(config["pair"], trust=given["trust"] or again)
+    may_change = (
+        "epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard", "trust",
+        "keep",
+    )  # fmt: skip
     merged = {**given, **started}
     asked = {**given, **command_config(completed(given))}
     for key, value in asked.items():
@@ -158,9 +167,23 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def free_folder(name: str) -> Path:
-    """runs/digits-1, or the first number that is not taken."""
-    number, stem = 1, Path(name).stem
-    while (folder := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return folder
+@contextmanager
+def run_folder(given: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder of --out, or a new one: runs/digits-1, or the first number that is not taken."""
+    if given["out"] is not None:
+        yield given["out"]
+        return
+    stem = Path(given["data_name"]).stem
+    for number in itertools.count(1):
+        folder = Path("runs") / f"{stem}-{number}"
+        try:
+            folder.mkdir(parents=True)  # also taken if another process makes it just now
+        except FileExistsError:
+            continue
+        break
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # if nothing was written
+        raise

@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from pvae.cli.figures import figures
-from pvae.cli.group import AT_LEAST_1, DEVICE, main, pair_options, print_notes
+from pvae.cli.group import AT_LEAST_1, DEVICE, TRUST, main, pair_options, print_notes
 from pvae.cli.invocation import (
     command_config,
     completed,
-    free_folder,
     held_out,
     make_scheduler,
     pair_and_data,
     resumed_command,
+    run_folder,
 )
 from pvae.cli.numbers import evaluate
 from pvae.cli.report import Line, lines_of, table
@@ -29,7 +29,7 @@ __all__ = ["train"]
 # The options that have the names of `fit`'s arguments.
 _OF_FIT = (
     "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "patience", "device", "engine",
-    "precision", "seed", "resume", "overwrite", "tensorboard", "progress",
+    "precision", "seed", "resume", "overwrite", "keep", "tensorboard", "progress",
 )  # fmt: skip
 
 
@@ -78,6 +78,13 @@ _OF_FIT = (
     help="The run folder.  [default: a new folder in runs/]",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--trust", is_flag=True, help=TRUST)
+@click.option(
+    "--keep",
+    type=AT_LEAST_1,
+    default=1,
+    help="Number of checkpoints to keep; one before a damaged one is used instead of it.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write files for TensorBoard, too.")
 @click.option("--progress/--no-progress", default=True, help="Show progress bars.")
@@ -91,18 +98,18 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     """
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
     built, splits = pair_and_data(given)
-    out = given["out"] or free_folder(given["data_name"])
-    trained = fit(
-        built.model,
-        built.guide,
-        splits,
-        objective=given["objective"],
-        missing=given["missing"],
-        scheduler=make_scheduler(given["schedule"], given["epochs"]),
-        out=out,
-        config={"command": command_config(given), "pair": built.as_json()},
-        **{name: given[name] for name in _OF_FIT},
-    )
+    with run_folder(given) as out:
+        trained = fit(
+            built.model,
+            built.guide,
+            splits,
+            objective=given["objective"],
+            missing=given["missing"],
+            scheduler=make_scheduler(given["schedule"], given["epochs"]),
+            out=out,
+            config={"command": command_config(given), "pair": built.as_json()},
+            **{name: given[name] for name in _OF_FIT},
+        )
     print_notes(trained.notes)
     if trained.stop_reason == "interrupted":
         click.echo(
@@ -126,9 +133,12 @@ def _finish(trained: Fit, splits: Splits, given: Mapping[str, Any], run: Run) ->
         seed=given["seed"],
         progress=given["progress"],
     )
-    run.write_summary({**run.summary(), "evaluation": numbers.as_json()})
-    for name, figure in figures(trained, rows, seed=given["seed"]).items():
-        figure.savefig(run.figures / f"{name}.png", dpi=150)
+    evaluated = {**(run.summary() or {}), "evaluation": numbers.as_json()}
+    run.write_summary(evaluated)
+    drawn = figures(trained, rows, seed=given["seed"])
+    for name, figure in drawn.items():
+        run.save_figure(name, figure)
+    run.write_summary({**evaluated, "figures": list(drawn)})
     click.echo(table(lines_of(numbers), f"{len(rows):,} {split} rows, nats per datum"))
     click.echo(table(_of_training(trained, run)))
 

@@ -1,6 +1,7 @@
 """`fit`: options, preparation, epochs, end, in reading order."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,6 @@ from pvae.training.logger import RunLogger
 from pvae.training.loop import Loop
 from pvae.training.options import Options
 from pvae.training.result import Fit
-from pvae.training.run import save_checkpoint
 from pvae.training.scaling import Scaling
 
 __all__ = ["fit"]
@@ -60,6 +60,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    keep: int = 1,
     tensorboard: bool = False,
     callback: Callable[[Fit], object] | None = None,
     progress: bool = True,
@@ -106,6 +107,7 @@ def fit(
         out: the run folder (default: nothing is written).
         resume: continue from the checkpoint in `out`.
         overwrite: replace the run in `out`.
+        keep: number of checkpoints to keep; one before a damaged one is used instead of it.
         tensorboard: write TensorBoard's files as well (needs the extra of that name).
         callback: called with the `Fit` so far after each epoch; training ends if it returns True.
         progress: show a progress bar.
@@ -166,14 +168,14 @@ def fit(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
         data_size, patience, warmup, clip_norm, engine, precision, seed,
     )  # fmt: skip
-    logger = RunLogger(out, tensorboard=tensorboard, progress=progress)
+    logger = RunLogger(out, tensorboard=tensorboard, progress=progress, keep=keep)
     pair = _pair(model, guide, place)
     pair.missing = holes
     if numbered:
         pair.index_at = len(_first_batch(source)) - 1
     if own is not None:
         own.rows = source.rows if numbered else None
-    with seeded(seed), pair.scope():
+    with seeded(seed), pair.scope(), closing(logger):
         example = _first_batch(source)
         loop = _prepare(pair, example, source, held_out, options, logger)
         written = {**(config or {}), **loop.options.as_json()}
@@ -297,9 +299,10 @@ def _start(
     )
     if before is not None:
         state, loop.fit.history = before
+        loop.fit.notes += loop.logger.run.notes if loop.logger.run is not None else []
         loop.state.load_state_dict(state)
     elif run is not None:
-        save_checkpoint(run.checkpoint, loop.state.state_dict())
+        run.save(loop.state.state_dict())
 
 
 def _finish(loop: Loop) -> None:
@@ -308,4 +311,4 @@ def _finish(loop: Loop) -> None:
     loop.fit.notes += loop.svi.notes
     loop.fit.best_epoch = loop.state.restore_best()
     loop.pair.eval()
-    loop.logger.close(loop.fit, loop.pair.device)
+    loop.logger.summarize(loop.fit, loop.pair.device)

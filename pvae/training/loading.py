@@ -1,6 +1,5 @@
 """Load a trained pair from a run folder, in any process."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from pvae.pair.pair import Pair
 from pvae.pair.preserve import preserve_generators
 from pvae.training.devices import find_device
 from pvae.training.result import Fit
-from pvae.training.run import Run, load_checkpoint
+from pvae.training.run import Run
 
 __all__ = ["load"]
 
@@ -22,8 +21,13 @@ def load(
     model: Callable[..., object] | None = None,
     guide: Callable[..., object] | None = None,
     device: str | torch.device = "auto",
+    trust: bool = False,
 ) -> Fit:
     """Load a trained pair from a run folder, without executing pickled code.
+
+    A run names its programs. Those of the zoo are part of pvae; any other is code, in a file beside
+    the run, and is executed only if it is the file that the run was trained with and `trust` is
+    set: a run from someone else is code unless its programs are the zoo's.
 
     Args:
         run: the folder.
@@ -31,15 +35,14 @@ def load(
             needed for runs created by `pvae train`, which record their model.
         guide: the guide, likewise.
         device: "auto", "cpu", "cuda", ...
+        trust: execute the programs that the run names although they are not the zoo's.
 
     Returns:
         The trained pair and its history, with the best parameters if early stopping kept them.
 
     Raises:
-        ValueError: if there is no run in the folder, or the pair is not the one that was trained.
-
-    Warns:
-        UserWarning: if the source file of the model or guide has changed since training.
+        ValueError: if there is no run in the folder, a file of it is damaged, the pair is not the
+            one that was trained, or its programs are neither the zoo's nor trusted and unchanged.
 
     Example:
         >>> import pvae, tempfile, torch
@@ -57,7 +60,6 @@ def load(
     """
     folder = Run(run)
     config = folder.config()
-    notes = []
     if model is None or guide is None:
         described = config.get("pair")
         if described is None or model is not None or guide is not None:
@@ -65,10 +67,7 @@ def load(
                 f"{folder.path} was made from Python: give both programs, built as for training: "
                 "load(run, model=..., guide=...)"
             )
-        sources = [zoo.Source(**source) for source in described["sources"].values()]
-        notes = [note for source in sources if (note := zoo.changed(source)) is not None]
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
+        zoo.refuse_foreign(described, trust=trust)
         with preserve_generators():
             built = zoo.build(
                 *(described[key] for key in ("model", "guide", "options", "defaults"))
@@ -76,7 +75,7 @@ def load(
         model, guide = built.model, built.guide
     trained = Pair(model, guide)
     trained.to(find_device(device))
-    state = load_checkpoint(folder.checkpoint, trained.device)
+    state = folder.restore(trained.device)
     saved = (state["best"] or state)["pair"]
     of_data = saved.get("data", {})
     trained.missing, trained.index_at = bool(of_data.get("missing")), of_data.get("index_at")
@@ -86,10 +85,9 @@ def load(
         own = {n: v for n, v in saved["networks"].items() if not n.startswith("objective.")}
         trained.load_state_dict({**saved, "networks": own})
     trained.eval()
-    fit = Fit(trained.model, trained.guide, folder.history(), run=folder.path, notes=notes)
-    if (folder.path / "summary.json").exists():  # not yet, while the run goes on
-        summary = folder.summary()
+    fit = Fit(trained.model, trained.guide, folder.history(), run=folder.path, notes=folder.notes)
+    if (summary := folder.summary()) is not None:  # not yet, while the run goes on
         fit.engine, fit.stop_reason = summary["engine"], summary["stop_reason"]
         fit.best_epoch = summary["best_epoch"]
-        fit.notes = [*summary["notes"], *notes]
+        fit.notes = [*summary["notes"], *folder.notes]
     return fit

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pvae.training.result import Fit
-from pvae.training.run import Run, load_checkpoint, save_checkpoint
+from pvae.training.run import Run
 
 __all__ = ["RunLogger"]
 
@@ -32,12 +32,15 @@ class RunLogger:
         out: the run folder, or None.
         tensorboard: whether TensorBoard's files are written there too.
         progress: whether a progress bar is shown.
+        keep: number of checkpoints that are kept.
     """
 
-    def __init__(self, out: str | Path | None, *, tensorboard: bool, progress: bool) -> None:
+    def __init__(
+        self, out: str | Path | None, *, tensorboard: bool, progress: bool, keep: int = 1
+    ) -> None:
         if tensorboard and out is None:
             raise ValueError("tensorboard writes into the run folder: give out=")
-        self.run = Run(out) if out is not None else None
+        self.run = Run(out, keep=keep) if out is not None else None
         self.progress = progress
         self._writer = _tensorboard(self.run.path) if tensorboard and self.run is not None else None
         self._bar: tqdm[Any] | None = None
@@ -65,9 +68,13 @@ class RunLogger:
             self.run.start(config, example, overwrite)
             return None
         _check_same(self.run.config(), config)
-        state = load_checkpoint(self.run.checkpoint, device)
+        if not self.run.started:  # the process ended before its first checkpoint
+            self.run.start(config, example, overwrite)
+            return None
+        self.run.lock()
+        state = self.run.restore(device)
         self.run.update_config(config)
-        return state, self.run.keep_history(state["epoch"])
+        return state, self.run.history(state["epoch"])
 
     def open_bar(self, first: int, epochs: int) -> None:
         """Open the progress bar."""
@@ -79,7 +86,7 @@ class RunLogger:
         """Write one epoch, the checkpoint last."""
         if self.run is not None:
             self.run.add_metrics(row)
-            save_checkpoint(self.run.checkpoint, state)
+            self.run.save(state)
         if self._writer is not None:
             for tag, value in _flat(row):
                 self._writer.add_scalar(tag, value, row["epoch"])
@@ -90,12 +97,17 @@ class RunLogger:
             self._bar.set_postfix(bounds)
             self._bar.update()
 
-    def close(self, fit: Fit, device: torch.device) -> None:
-        """Write the summary."""
+    def close(self) -> None:
+        """Close the bar and the files, and let other trainings into the folder."""
         if self._bar is not None:
             self._bar.close()
         if self._writer is not None:
             self._writer.close()
+        if self.run is not None:
+            self.run.release()
+
+    def summarize(self, fit: Fit, device: torch.device) -> None:
+        """Write the summary."""
         if self.run is not None:
             last = fit.history[-1] if fit.history else {}
             kept = last if fit.best_epoch is None else fit.history[fit.best_epoch - 1]

@@ -91,9 +91,13 @@ class Loop:
                     break
             else:
                 self.fit.stop_reason = "early stopping" if self._out_of_patience() else "all epochs"
-        except KeyboardInterrupt:
+        except BaseException as error:
+            # As after the last good epoch, on every way out.
             state.load_state_dict(good)
             self.fit.history = self.fit.history[: state.epoch]
+            if not isinstance(error, KeyboardInterrupt):
+                self.pair.eval()
+                raise
             self.fit.stop_reason = "interrupted"
 
     def _epoch(self, number: int, good: Mapping[str, Any], *, validate: bool) -> dict[str, Any]:
@@ -241,7 +245,11 @@ class Loop:
         site = self._broken_site(batch)
         self.state.load_state_dict(good)
         self.pair.eval()
-        kept = self.logger.run.checkpoint if self.logger.run is not None and epoch > 1 else None
+        kept = (
+            self.logger.run.path / "checkpoint.pt"
+            if self.logger.run is not None and epoch > 1
+            else None
+        )
         rate = learning_rate_of(self.svi.optim)
         raise diverged(step=step, epoch=epoch, site=site, learning_rate=rate, kept=kept)
 

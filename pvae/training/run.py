@@ -1,145 +1,250 @@
-"""The run folder: config, checkpoint, metrics, summary and figures of one training."""
+"""The run folder: config, checkpoints, metrics, summary and figures of one training."""
 
+import hashlib
 import json
 import os
-import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Run", "load_checkpoint", "save_checkpoint"]
+from pvae.training.files import (
+    DamagedError,
+    read_json,
+    read_tensors,
+    write,
+    write_json,
+    write_tensors,
+)
+from pvae.training.lock import Lock
 
-_FILES = ("config.json", "checkpoint.pt", "example.pt", "metrics.jsonl", "summary.json")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Run"]
+
+_MARK = ".pvae-run"  # in every run folder; locked during a training
+_FILES = ("config.json", "example.pt", "metrics.jsonl", "summary.json")
 
 
 class Run:
     """A run folder.
 
+    Every file has a checksum, except figures and metrics.jsonl, a log whose checksum is kept with
+    the checkpoint. Nothing is written through a link, and nothing removed that no run wrote.
+
     Args:
         path: the folder; made by `start`.
+        keep: number of checkpoints that are kept, at least 1.
+
+    Attributes:
+        notes: what was found to be damaged, and what was done about it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, keep: int = 1) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}: give at least 1 checkpoint to keep")
         self.path = Path(path)
+        self.keep = keep
+        self.notes: list[str] = []
+        self._lock = Lock(self.path / _MARK)
 
     @property
     def exists(self) -> bool:
         """Whether the folder contains a run."""
-        return any((self.path / name).exists() for name in ("config.json", "checkpoint.pt"))
+        return (self.path / _MARK).is_file()
 
     @property
-    def checkpoint(self) -> Path:
-        """The file with the training state after the last complete epoch."""
-        return self.path / "checkpoint.pt"
-
-    @property
-    def figures(self) -> Path:
-        """The folder of figures, created on first use."""
-        folder = self.path / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def started(self) -> bool:
+        """Whether the run has a checkpoint to go on from."""
+        return bool(self._checkpoints())
 
     def start(
         self, config: Mapping[str, object], example: Sequence[Tensor], overwrite: bool
     ) -> None:
-        """Start a new run in the folder.
+        """Start a new run in the folder, and lock it.
 
         Raises:
-            ValueError: if the folder contains a run, and `overwrite` is not set.
+            ValueError: if the folder contains something else, or a run and `overwrite` is not set.
         """
-        if self.exists and not overwrite:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: give a folder for the run")
+        if not self.exists and self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"{self.path} contains files and is no run: give a new folder, or an empty one"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        if self.started and not overwrite:
+            self.release()
             raise ValueError(
                 f"{self.path} already contains a run: resume it (resume=True, --resume), replace "
                 "it (overwrite=True, --overwrite), or choose another folder"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: give a folder for the run")
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
-        for figure in (self.path / "figures").glob("*.png"):
-            figure.unlink()
-        self._write_json("config.json", config)
-        save_checkpoint(self.path / "example.pt", {"batch": [part.cpu() for part in example]})
+        self._remove()
+        write_json(self.path / "config.json", config)
+        write_tensors(self.path / "example.pt", {"batch": [part.cpu() for part in example]})
+
+    def lock(self) -> None:
+        """Keep other trainings out of the folder until `release`, or the end of the process.
+
+        Raises:
+            ValueError: if another training is in it.
+        """
+        self._lock.acquire()
+
+    def release(self) -> None:
+        """Let other trainings in."""
+        self._lock.release()
 
     def config(self) -> dict[str, Any]:
         """The options that the run was started with."""
-        return self._read_json("config.json")
+        return self._read("config.json")
 
     def update_config(self, config: Mapping[str, object]) -> None:
         """Update the options that a resumed run may change."""
-        self._write_json("config.json", {**self.config(), **config})
+        write_json(self.path / "config.json", {**self.config(), **config})
 
-    def summary(self) -> dict[str, Any]:
-        """The outcome: the contents of summary.json."""
-        return self._read_json("summary.json")
-
-    def example(self, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-        """The first training batch, to run the programs once."""
-        return tuple(load_checkpoint(self.path / "example.pt", device)["batch"])
-
-    def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, one per epoch."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-    def keep_history(self, epochs: int) -> list[dict[str, Any]]:
-        """Drop metrics after an epoch, since a crash may occur between them and the checkpoint."""
-        kept = self.history()[:epochs]
-        (self.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-        return kept
-
-    def add_metrics(self, row: Mapping[str, object]) -> None:
-        """Append one epoch."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def summary(self) -> dict[str, Any] | None:
+        """The outcome: the contents of summary.json; None as long as there is no such file."""
+        return self._read("summary.json") if (self.path / "summary.json").exists() else None
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write or replace summary.json."""
-        self._write_json("summary.json", summary)
+        write_json(self.path / "summary.json", summary)
 
-    def _write_json(self, name: str, value: Mapping[str, object]) -> None:
-        temporary = self.path / f"{name}.tmp"
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        temporary.replace(self.path / name)
+    def example(self, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+        """The first training batch, to run the programs once."""
+        return tuple(read_tensors(self.path / "example.pt", device)["batch"])
 
-    def _read_json(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        if not path.exists():
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint, after the metrics of its epoch, and keep some of those before it."""
+        names = self._names()
+        for older, newer in reversed(list(zip(names[1:], names, strict=False))):
+            if (self.path / newer).exists():
+                _copy(self.path / newer, self.path / older)
+        digest = _digest(self.path / "metrics.jsonl")
+        write_tensors(self.path / names[0], {**state, "metrics": digest})
+
+    def restore(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The newest state that is not damaged; a note says if it is not the newest one.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        found = self._checkpoints()
+        if not found:
+            raise ValueError(
+                f"{self.path / 'checkpoint.pt'} does not exist: the run has not started to train"
+            )
+        for path in found:
+            try:
+                state = read_tensors(path, device)
+            except DamagedError as error:
+                if path == found[-1]:
+                    raise
+                self.notes.append(f"{error}; the checkpoint before it is used")
+            else:
+                known = state.pop("metrics", None)
+                if known is not None and _digest(self.path / "metrics.jsonl", known[0]) != known:
+                    self.notes.append(
+                        f"{self.path / 'metrics.jsonl'} is damaged, or was changed after it was "
+                        "written"
+                    )
+                return state
+        raise AssertionError
+
+    def history(self, epochs: int | None = None) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, one per epoch; of an epoch that was repeated the last one.
+
+        Args:
+            epochs: leave out rows of later epochs.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        unreadable = 0
+        path = self.path / "metrics.jsonl"
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            try:
+                row = json.loads(line)
+                epoch = int(row["epoch"])
+            except (ValueError, TypeError, KeyError):
+                unreadable += bool(line.strip())
+                continue
+            rows = {known: other for known, other in rows.items() if known < epoch}
+            rows[epoch] = row
+        if unreadable:
+            self.notes.append(f"{path}: {unreadable} lines cannot be read, and are left out")
+        return [row for epoch, row in rows.items() if epochs is None or epoch <= epochs]
+
+    def add_metrics(self, row: Mapping[str, object]) -> None:
+        """Append one epoch, in a line of its own even if the last one was cut off."""
+        with (self.path / "metrics.jsonl").open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.write(b"\n")
+            file.write(f"{json.dumps(row)}\n".encode())
+
+    def save_figure(self, name: str, figure: "Figure") -> Path:
+        """Write a picture, figures/NAME.png, and return its path.
+
+        Raises:
+            ValueError: if `figures` is a link to another folder.
+        """
+        import io
+
+        folder = self.path / "figures"
+        if folder.is_symlink():
+            raise ValueError(f"{folder} is a link: figures are not drawn into other folders")
+        folder.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=150, format="png")
+        write(folder / f"{name}.png", buffer.getvalue())
+        return folder / f"{name}.png"
+
+    def _remove(self) -> None:
+        """Remove the files of the run before, and nothing else."""
+        try:
+            figures = (self.summary() or {}).get("figures", [])
+        except ValueError:
+            figures = []
+        folder = self.path / "figures"
+        for name in figures if not folder.is_symlink() else ():
+            (folder / f"{Path(name).name}.png").unlink(missing_ok=True)
+        for path in [*self._checkpoints(), *(self.path / name for name in _FILES)]:
+            path.unlink(missing_ok=True)
+
+    def _names(self) -> list[str]:
+        return ["checkpoint.pt", *(f"checkpoint-{age}.pt" for age in range(1, self.keep))]
+
+    def _checkpoints(self) -> list[Path]:
+        """All checkpoints, the newest first."""
+        older = [path for path in self.path.glob("checkpoint-*.pt") if path.stem[11:].isdecimal()]
+        found = [self.path / "checkpoint.pt", *sorted(older, key=lambda p: int(p.stem[11:]))]
+        return [path for path in found if path.exists()]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        if not self.exists:
             known = "" if self.path.exists() else " (the folder does not exist)"
-            raise ValueError(f"{self.path} is not a run folder: it has no {name}{known}")
-        return cast(dict[str, Any], json.loads(path.read_text()))
+            raise ValueError(f"{self.path} is not a run folder{known}")
+        return read_json(self.path / name)
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values atomically: a crash leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, without executing pickled code.
-
-    Raises:
-        ValueError: if the file is missing or damaged, or contains more than tensors and plain
-            values.
-    """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: the run has not finished its first epoch")
+def _copy(path: Path, other: Path) -> None:
+    """Give a file a second name, which replaces what had it."""
+    temporary = other.with_name(f"{other.name}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read: it is damaged, or contains more than tensors and plain values "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    return cast(dict[str, Any], state)
+        os.link(path, temporary)
+    except OSError:  # no links on this file system
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
+
+
+def _digest(path: Path, size: int | None = None) -> list[Any]:
+    """The number of bytes of a file, or of its beginning, and their digest."""
+    content = path.read_bytes()[:size] if path.is_file() else b""
+    return [len(content), hashlib.sha256(content).hexdigest()]

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 import pvae
 from pvae.cli import main
 from pvae.cli.figures import figures
+from pvae.training.files import read_json, write_json
 
 PAIR = """
 import pyro, torch
@@ -99,26 +100,26 @@ def test_evaluate_json(folder):
 def test_user_pair_in_every_command(folder, model, guide):
     options = () if "Pair" not in model else ("--set", "z_dim=2")
     pvae_("train", model, guide, "--data", "mine.npz", *QUICK, *options, "--out", "run")
-    found = json.loads(pvae_("evaluate", "run", "--json"))
+    found = json.loads(pvae_("evaluate", "run", "--trust", "--json"))
     assert found["rows"] == 40
-    output = pvae_("sample", "run", "--num-samples", 5)
+    output = pvae_("sample", "run", "--trust", "--num-samples", 5)
     assert "x (5, 6)" in output
     assert "z (5, 2)" in output
     assert (folder / "run" / "samples.png").stat().st_size > 1000
     draws = np.load(folder / "run" / "samples.npz")
     assert draws["x"].shape == (5, 6)
     for options in (("--given", "z=[0.5,1]", "--mean"), ("--given", "z=[0.5,1]")):
-        pvae_("sample", "run", "--n", 5, *options, "--out", "given.npz")
+        pvae_("sample", "run", "--trust", "--n", 5, *options, "--out", "given.npz")
         given = np.load("given.npz")
         assert (given["z"] == [0.5, 1]).all()
         assert (given["x"] == given["x"][:1]).all() is np.bool_("--mean" in options)
-    output = pvae_("sample", "run", "--given", "y=3", code=1)
+    output = pvae_("sample", "run", "--trust", "--given", "y=3", code=1)
     assert "the model has no ['y']: its sites are ['z', 'x'], and its arguments are ['x']" in output
-    pvae_("infer", "run", "--split", "train", "--num-samples", 7, "--out", "draws.npz")
+    pvae_("infer", "run", "--trust", "--split", "train", "--num-samples", 7, "--out", "draws.npz")
     assert np.load("draws.npz")["z"].shape == (7, 80, 2)
-    pvae_("infer", "run", "--split", "train", "--out", "codes.npz")
+    pvae_("infer", "run", "--trust", "--split", "train", "--out", "codes.npz")
     assert np.load(folder / "codes.npz")["z"].shape == (80, 2)
-    assert len(pvae.load("run").history) == 2
+    assert len(pvae.load("run", trust=True).history) == 2
 
 
 GLOBAL = """
@@ -145,18 +146,18 @@ def test_pair_with_global_sites(folder):
     pvae_(
         "train", "weights.py:model", "weights.py:guide", "--data", "mine.npz", *QUICK, "--out", "a"
     )
-    output = pvae_("evaluate", "a")
+    output = pvae_("evaluate", "a", "--trust")
     assert "log p(x | data)" in output
     assert "100 draws of global sites" in output
     assert "count 1 / 80" in output
-    found = json.loads(pvae_("evaluate", "a", "--json"))
+    found = json.loads(pvae_("evaluate", "a", "--trust", "--json"))
     assert found["elbo"]["data_size"] == 80
     assert found["log_predictive"]["num_samples"] == 100
     assert "log_likelihood" not in found
     pvae_(
         "train", "weights.py:model", "weights.py:point", "--data", "mine.npz", *QUICK, "--out", "b"
     )
-    output = pvae_("evaluate", "b")
+    output = pvae_("evaluate", "b", "--trust")
     assert "log p(x, w)" in output
     assert "ELBO" not in output
 
@@ -168,12 +169,32 @@ def test_codes_with_labels(folder):
     assert (codes["labels"] == pvae.data.load("digits").valid.labels.numpy()).all()
 
 
-def test_changed_file(folder):
+def test_programs_of_a_run_need_trust_and_the_same_file(folder):
     pvae_("train", "pair.py:model", "pair.py:guide", "--data", "mine.npz", *QUICK, "--out", "run")
-    (folder / "pair.py").write_text(PAIR + "\n# edited\n")
-    assert "pair.py has changed since the run was trained" in pvae_("evaluate", "run")
+    refused = pvae_("evaluate", "run", code=1)
+    assert "pair.py:model' as its model, which is code of its own" in refused
+    assert "ELBO" in pvae_("evaluate", "run", "--trust")
+    (folder / "pair.py").write_text(PAIR + "\nraise SystemExit('executed')\n")
+    refused = pvae_("evaluate", "run", "--trust", code=1)
+    assert "pair.py has changed since the run was trained" in refused
+    assert "executed" not in refused
     (folder / "pair.py").unlink()
-    assert "there is no file" in pvae_("evaluate", "run", code=1)
+    assert "was removed after the run was trained" in pvae_("evaluate", "run", "--trust", code=1)
+
+
+@pytest.mark.parametrize("text", ["subprocess:Popen", "os:system", "evil.py:model", "evil.py"])
+def test_config_executes_no_code(folder, text):
+    (folder / "evil.py").write_text("open('executed', 'w')\nmodel = print\n")
+    pvae_("train", *QUICK, *SMALL, "--out", "run")
+    config = read_json(folder / "run" / "config.json")
+    for sources in ({}, {"text": text}, {"text": text, "file": str(folder / "evil.py")}):
+        config["pair"]["model"] = text
+        config["pair"]["sources"]["model"] |= sources
+        write_json(folder / "run" / "config.json", config)
+        for trust in ([], ["--trust"]):
+            output = pvae_("evaluate", "run", *trust, code=1)
+            assert output.startswith("Error: the run")
+    assert not (folder / "executed").exists()
 
 
 def without_times(path):
@@ -261,14 +282,15 @@ def test_missing_run_raises(folder):
 def test_resume_from_another_folder(folder, monkeypatch):
     pair = ("pair.py:model", "pair.py:guide", "--data", "mine.npz")
     pvae_("train", *pair, *QUICK, "--out", "run")
-    pvae_("train", "--resume", "--out", "run", "--data", "mine.npz", "--epochs", 3)
+    pvae_("train", *pair, "--resume", "--out", "run", "--epochs", 3)
     (folder / "other").mkdir()
     monkeypatch.chdir(folder / "other")
-    pvae_("train", "--resume", "--out", folder / "run", "--epochs", 4)
-    assert len(pvae.load(folder / "run").history) == 4
+    assert "say that you trust it" in pvae_("train", "--resume", "--out", folder / "run", code=1)
+    pvae_("train", "--resume", "--out", folder / "run", "--epochs", 4, "--trust")
+    assert len(pvae.load(folder / "run", trust=True).history) == 4
     monkeypatch.chdir(folder)
     pvae_("train", *pair, *QUICK, "--schedule", "cosine", "--out", "cosine")
-    refused = pvae_("train", "--resume", "--out", "cosine", "--epochs", 9, code=1)
+    refused = pvae_("train", "--resume", "--trust", "--out", "cosine", "--epochs", 9, code=1)
     assert "learning rate falls to 0 over its 2 epochs" in refused
 
 
@@ -325,7 +347,7 @@ def test_labels_of_a_conditional_run(folder):
     np.savez(folder / "labelled.npz", train=x, train_labels=labels)
     pair = ("conditional.py:model", "conditional.py:guide")
     pvae_("train", *pair, "--data", "labelled.npz", "--labels", *QUICK, "--out", "run")
-    fit = pvae.load("run")
+    fit = pvae.load("run", trust=True)
     rows = pvae.data.load("labelled.npz", labels=True).train
     drawn = figures(fit, rows)
     assert "latent_means" in drawn

@@ -7,7 +7,6 @@ from pairs import callables as kinds
 
 import pvae
 from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
-from pvae.training.run import load_checkpoint, save_checkpoint
 
 X = kinds.toy_data()
 
@@ -15,28 +14,6 @@ X = kinds.toy_data()
 def fit(out, **options):
     options = {"epochs": 2, "batch_size": 32, "progress": False} | options
     return pvae.fit(*kinds.make("functions", 0), X, out=out, **options)
-
-
-def test_atomic_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"value": torch.ones(3)})
-
-    def fails(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(path, {"value": torch.zeros(3)})
-    assert load_checkpoint(path)["value"].sum() == 3
-
-
-def test_truncated_checkpoint_raises(tmp_path):
-    fit(tmp_path / "run")
-    path = tmp_path / "run" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    model, guide = kinds.make("functions", 0)
-    with pytest.raises(ValueError, match=r"checkpoint.pt cannot be read: it is damaged"):
-        pvae.load(tmp_path / "run", model=model, guide=guide)
 
 
 def test_stale_metrics_dropped_on_resume(tmp_path):
