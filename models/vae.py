@@ -59,9 +59,8 @@ class VAE(nn.Module):
         levels: int | None = None,
     ) -> None:
         super().__init__()
-        self.x_shape = tuple(x_shape)
-        self.z_dim = z_dim
         self.likelihood = likelihoods.get(likelihood, x_shape, levels=levels)
+        self.x_shape, self.z_dim = self.likelihood.x_shape, z_dim
         self.prior = priors.get(prior, z_dim, components=components, x_shape=x_shape, hidden=hidden)
         outputs = self.likelihood.outputs
         self.decoder = decoder(network, z_dim, x_shape, outputs=outputs, hidden=hidden)

@@ -330,7 +330,11 @@ def _construct(cls: type, text: str, values: Mapping[str, object]) -> object:
     if missing:
         what = f"needs {missing}: give --set {missing[0]}=..."
         raise ValueError(f"{text!r} {what}; {_signature(cls)}")
-    return cls(**{name: values[name] for name in named if name in values})
+    given = {name: values[name] for name in named if name in values}
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ValueError(f"{text!r} cannot be made: {error}; {_signature(cls)}") from error
 
 
 def _program(program: object, method: str | None, role: str, text: str) -> Callable[..., object]:

@@ -70,6 +70,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except (ValueError, TypeError, OSError, DivergedError) as error:
             raise click.ClickException(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                raise
+            what = "there is not enough memory for this"
+            raise click.ClickException(f"{what}: {str(error).rpartition(': ')[2]}") from error
 
 
 @click.group(cls=_Commands, context_settings={"show_default": True, "max_content_width": 100})

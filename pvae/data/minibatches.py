@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pvae._seeds import named_seed
-from pvae._validation import at_least
+from pvae._validation import whole
 from pvae.data.splits import rows
 from pvae.data.table import Rows, seen
 
@@ -92,7 +92,7 @@ def batches(
         >>> [len(x) for (x,) in of_data.epoch(0)]
         [4, 4, 2]
     """
-    at_least(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+    whole(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
     if isinstance(data, DataLoader):
         return _LoaderBatches(data, device, steps=steps_per_epoch)
     if not isinstance(data, Dataset) or isinstance(data, TensorDataset):

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 
-from pvae._validation import nearest
+from pvae._validation import nearest, sizes
 from pvae.likelihoods.classes import Classes, ClassNumbers, Ordinal
 from pvae.likelihoods.continuous import Beta, LogNormal, StudentT
 from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
@@ -107,8 +107,9 @@ def get(
         >>> get("discretized_logistic", (8, 8), levels=17).outputs
         2
     """
+    x_shape = sizes(x_shape)
     if isinstance(likelihood, Likelihood):
-        return _checked(likelihood, tuple(x_shape), levels, options)
+        return _checked(likelihood, x_shape, levels, options)
     cls = _named(likelihood) if isinstance(likelihood, str) else likelihood
     if not (isinstance(cls, type) and issubclass(cls, Likelihood)):
         raise TypeError(

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pvae._validation import sizes
 from pvae.likelihoods.continuous_bernoulli import LogitContinuousBernoulli
 from pvae.likelihoods.grey_levels import GreyCategorical, GreyLogistic
 from pvae.nn import positive
@@ -50,12 +51,7 @@ class Likelihood(nn.Module):
 
     def __init__(self, x_shape: Sequence[int]) -> None:
         super().__init__()
-        self.x_shape = tuple(x_shape)
-        if not self.x_shape or any(size < 1 for size in self.x_shape):
-            raise ValueError(
-                f"x_shape is {self.x_shape}; expected one or more sizes of at least 1, "
-                "such as (28, 28): data of N single numbers have the shape (N, 1)"
-            )
+        self.x_shape = sizes(x_shape)
 
     def forward(self, output: Tensor) -> TorchDistribution:
         """Return the distribution of x, of event shape `x_shape`.

@@ -1,7 +1,8 @@
 """Fully connected networks over the last dimension: normalized, with skip connections, or plain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
@@ -153,10 +154,10 @@ def _layers(
 ) -> list[nn.Module]:
     """Hidden layers in their order, one after the other."""
     sizes = (in_features, *_widths(hidden))
-    if any(size < 1 for size in sizes):
+    if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
         raise ValueError(
-            f"a network got in_features={in_features}, hidden={hidden}; expected sizes of at "
-            "least 1"
+            f"a network got in_features={in_features}, hidden={hidden}; expected whole sizes of "
+            "at least 1"
         )
     check_name("activation", activation, ACTIVATIONS)
     if norm is not None:
@@ -187,4 +188,4 @@ def _linear(size: int, next_size: int, norm: str | None) -> nn.Linear:
 
 
 def _widths(hidden: int | Sequence[int]) -> tuple[int, ...]:
-    return (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    return tuple(hidden) if isinstance(hidden, Iterable) else (hidden,)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from torch import nn
 
-from pvae._validation import nearest
+from pvae._validation import nearest, sizes
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "check_name", "checked_shape"]
 
@@ -30,9 +30,7 @@ def check_name(kind: str, name: str, known: Collection[str]) -> None:
 def checked_shape(network: str, x_shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of x as a tuple, if the network can take it."""
     check_name("network", network, NETWORKS)
-    shape = tuple(x_shape)
-    if not shape or any(size < 1 for size in shape):
-        raise ValueError(f"x_shape is {shape}; expected one or more sizes of at least 1")
+    shape = sizes(x_shape)
     if network == "conv" and len(shape) not in (2, 3):
         raise ValueError(
             f"network 'conv' got x_shape {shape}; expected (height, width) or "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvae._validation import at_least
+from pvae._validation import at_least, whole
 from pvae.objectives.compatibility import require_reparameterized
 from pvae.objectives.divergences import analytic, at_draws
 from pvae.objectives.objective import Objective, PerDatum
@@ -77,7 +77,8 @@ class ELBO(Objective):
         for name, value, known in (("kl", kl, _KL), ("free_bits_over", free_bits_over, _OVER)):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: give one of {', '.join(known)}")
-        at_least(0, beta=beta, warmup=warmup, free_bits=free_bits)
+        at_least(0, beta=beta, free_bits=free_bits)
+        whole(0, warmup=warmup)
         self.kl, self.beta, self.warmup = kl, beta, warmup
         self.sites = (sites,) if isinstance(sites, str) else sites
         self.free_bits, self.free_bits_over = free_bits, free_bits_over

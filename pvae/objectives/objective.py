@@ -13,6 +13,7 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
+from pvae._validation import whole
 from pvae.objectives.structure import PairStructure, Program, find_structure
 from pvae.pair.discovery import reach
 from pvae.pair.preserve import preserve_state
@@ -85,6 +86,7 @@ class Objective(ELBO):
         self._named: tuple[object, Program, Program] | None = None
 
     def _check_number(self) -> None:
+        whole(0, num_particles=self.num_particles)
         if self.num_particles < self.min_particles:
             raise ValueError(
                 f"{type(self).__name__} got num_particles={self.num_particles}: it needs at least "

@@ -3,6 +3,8 @@
 from pyro.distributions import TorchDistribution
 from torch import nn
 
+from pvae._validation import whole
+
 __all__ = ["Prior"]
 
 
@@ -29,10 +31,7 @@ class Prior(nn.Module):
 
     def __init__(self, z_dim: int) -> None:
         super().__init__()
-        if z_dim < 1:
-            raise ValueError(
-                f"{type(self).__name__} prior got z_dim={z_dim}: expected sizes of at least 1"
-            )
+        whole(1, z_dim=z_dim)
         self.z_dim = z_dim
 
     def forward(self) -> TorchDistribution:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pvae.pair.distributions import base_distribution
-from pvae.pair.traces import paired_traces, sample_sites
+from pvae.pair.traces import PROGRAM_ERRORS, paired_traces, sample_sites
 
-__all__ = ["DivergedError", "diverged", "first_broken_site"]
+__all__ = ["DivergedError", "diverged", "first_broken_site", "out_of_range"]
 
 
 class DivergedError(ArithmeticError):
@@ -56,7 +56,8 @@ def diverged(
     back = f"; the last good checkpoint is {kept}" if kept is not None else ""
     rate = f" (now {learning_rate:g})" if learning_rate is not None else ""
     return DivergedError(
-        f"the loss is not finite from step {step} on, in epoch {epoch}: {which}. The pair was "
+        f"the training diverged: its loss is not finite from step {step} on, in epoch {epoch}: "
+        f"{which}. The pair was "
         f"restored to the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, "
         "clip_norm, or data and scales nearer to 1",
         step=step,
@@ -81,6 +82,32 @@ def first_broken_site(
                 if not torch.isfinite(log_prob).all():
                     return name, f"in the {role}: {_parameter_at_fault(site['fn'])}"
     return None
+
+
+def out_of_range(
+    model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
+) -> bool:
+    """Whether a distribution has a parameter that became 0, infinite or NaN, as exp(-1000) does.
+
+    A value of another kind, such as a negative scale, is a mistake in the program.
+    """
+    try:
+        with torch.no_grad(), pyro.validation_enabled(False):
+            traces = paired_traces(model, guide, batch)
+    except PROGRAM_ERRORS:
+        return False  # a mistake of another kind
+    with torch.no_grad():
+        for trace in traces:
+            for _, site in sample_sites(trace):
+                fn = base_distribution(site["fn"])
+                for key, constraint in getattr(fn, "arg_constraints", {}).items():
+                    value = getattr(fn, key, None)
+                    if not isinstance(value, Tensor) or constraint.event_dim:
+                        continue
+                    invalid = value[~constraint.check(value)]
+                    if len(invalid):
+                        return bool(((invalid == 0) | ~torch.isfinite(invalid)).all())
+    return False
 
 
 def _parameter_at_fault(fn: object) -> str:

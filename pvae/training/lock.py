@@ -11,7 +11,7 @@ except ImportError:  # no such locks on this system
 
 __all__ = ["Lock"]
 
-_held: set[str] = set()  # by this process, for which the system's lock is no obstacle
+_taken: set[str] = set()  # by this process, for which the system's lock is no obstacle
 
 
 class Lock:
@@ -37,7 +37,7 @@ class Lock:
             f"{self.path.parent} is being trained by another process: wait for its end, or choose "
             "another folder"
         )
-        if name in _held:
+        if name in _taken:
             raise refused
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
@@ -48,12 +48,12 @@ class Lock:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             raise refused from error
-        _held.add(name)
+        _taken.add(name)
         self._name, self._handle = name, handle
 
     def release(self) -> None:
         """Let the lock go, if it is held."""
         if self._handle is not None:
             os.close(self._handle)
-            _held.discard(self._name)
+            _taken.discard(self._name)
             self._handle = None

@@ -17,7 +17,7 @@ from pvae.objectives import Objective
 from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate
 from pvae.svi import SVI
-from pvae.training.divergence import diverged, first_broken_site
+from pvae.training.divergence import diverged, first_broken_site, out_of_range
 from pvae.training.logger import RunLogger
 from pvae.training.options import Options
 from pvae.training.result import Fit
@@ -111,6 +111,7 @@ class Loop:
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         sizes: list[int] = []
+        failed = False
         with pyro.validation_enabled(validate):
             for batch in self.source.epoch(number):
                 if validate:
@@ -118,9 +119,12 @@ class Loop:
                 try:
                     loss, norm = self._step(batch)
                 except (RuntimeError, ValueError) as error:
-                    if self.pair.finite() and _finite(losses):
-                        raise program_failed(error, batch, self.pair.elsewhere()) from error
-                    break
+                    failed = True
+                    if not (self.pair.finite() and _finite(losses)):
+                        break
+                    if losses and out_of_range(self.svi.model, self.svi.guide, batch):
+                        break
+                    raise program_failed(error, batch, self.pair.elsewhere()) from error
                 losses.append(loss)
                 if norm is not None:
                     norms.append(norm)
@@ -130,7 +134,7 @@ class Loop:
         except PairError:
             self.state.load_state_dict(good)
             raise
-        if not (losses and _finite(losses) and self.pair.finite()):
+        if failed or not (losses and _finite(losses) and self.pair.finite()):
             self._diverge(number, losses, good)
         seconds = time.perf_counter() - began
         weights = torch.tensor(sizes, dtype=torch.float64)

@@ -9,7 +9,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pvae._validation import at_least, positive
+from pvae._validation import positive, whole
 from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
 from pvae.objectives import RWS, WakeSleep, require_instance
 from pvae.svi import ENGINES
@@ -66,8 +66,8 @@ class Options:
             raise ValueError(
                 "fit and the objective both have a warmup, and they would multiply: give it to one"
             )
-        at_least(0, epochs=self.epochs, warmup=self.warmup)
-        at_least(1, patience=self.patience)
+        whole(0, epochs=self.epochs, warmup=self.warmup, seed=self.seed)
+        whole(1, patience=self.patience)
         positive(
             clip_norm=self.clip_norm, learning_rate=self.learning_rate, data_size=self.data_size
         )

@@ -261,6 +261,15 @@ def test_list_names_everything(folder):
         (("pair.py:model", "pair.py:guide", "--set", "z_dim=3"), "which takes no options"),
         (("--resume",), "--resume needs the folder of the run"),
         (("--epochs", "-1"), "epochs is -1: give at least 0"),
+        (("--seed", "-1"), "seed is -1: give at least 0"),
+        (("--set", "x_shape=8"), "x_shape is 8; expected one or more sizes of at least 1, such as"),
+        (("--set", "x_shape=(8,8.5)"), "x_shape is (8, 8.5); expected one or more sizes"),
+        (("--set", "hidden=1.5"), "hidden=1.5; expected whole sizes of at least 1"),
+        (("--set", "z_dim=1.5"), "z_dim is 1.5: give a whole number, at least 1"),
+        (("--set", f"z_dim={10**12}"), "there is not enough memory for this"),
+        (("--objective", "elbo:beta=nan"), "beta is nan: give at least 0"),
+        (("--objective", "iwae:num_particles=1.5"), "num_particles is 1.5: give a whole number"),
+        (("--device", "meta"), "device 'meta' does not exist"),
     ],
 )  # fmt: skip
 def test_bad_input_raises(folder, arguments, message):
@@ -273,6 +282,12 @@ def test_bad_input_raises(folder, arguments, message):
     assert "Traceback" not in output
     assert message in output
     assert not (folder / "run").exists()
+
+
+def test_diverged_first_epoch(folder):
+    output = pvae_("train", "--learning-rate", "1e3", *QUICK, code=1)
+    assert output.startswith("Error: the training diverged: its loss is not finite from step 1 on")
+    assert "Try a lower learning rate (now 1000)" in output
 
 
 def test_missing_run_raises(folder):

@@ -144,8 +144,8 @@ def test_options():
         ({"likelihood": "gausian"}, "unknown likelihood 'gausian'; nearest: 'gaussian'"),
         ({"network": "cnn"}, "unknown network 'cnn'"),
         ({"network": "conv", "x_shape": (5,)}, "use network 'mlp'"),
-        ({"z_dim": 0}, "expected sizes of at least 1"),
-        ({"hidden": (5, 0)}, "expected sizes of at least 1"),
+        ({"z_dim": 0}, "z_dim is 0: give at least 1"),
+        ({"hidden": (5, 0)}, "expected whole sizes of at least 1"),
         ({"likelihood": likelihoods.Gaussian((3, 3))}, r"built for x_shape \(3, 3\)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -269,3 +270,30 @@ def test_first_broken_site_found_again():
     with pytest.raises((DivergedError, ValueError)) as caught:
         fit(model, guide, torch.zeros(8), epochs=3, optimizer=sgd, callback=collapse)
     assert "'y'" in str(caught.value)
+
+
+@pytest.mark.parametrize(("out", "error"), [("exp", pvae.DivergedError), ("plain", pvae.PairError)])
+def test_a_scale_that_becomes_0_has_diverged_and_a_negative_one_is_a_mistake(out, error):
+    scale = nn.Linear(1, 1)
+    torch.nn.init.constant_(scale.weight, 0.0)
+    torch.nn.init.constant_(scale.bias, 0.0 if out == "exp" else 0.1)
+
+    def model(x):
+        pyro.module("scale", scale)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            value = scale(torch.ones(1))
+            value = value.exp() if out == "exp" else value
+            pyro.sample("x", dist.Normal(0.0 * z, value), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
+
+    rate = 1e3 if out == "exp" else 1.0
+    optimizer = partial(torch.optim.SGD, lr=rate)
+    with pytest.raises(error, match=r"diverged|Expected parameter scale"):
+        pvae.fit(
+            model, guide, 0.01 * torch.ones(64), batch_size=16, optimizer=optimizer, progress=False
+        )
