@@ -159,12 +159,13 @@ def changed(source: Source) -> str | None:
     )
 
 
-def refuse_foreign(described: Mapping[str, Any], *, trust: bool) -> None:
+def refuse_foreign(described: Mapping[str, Any], *, trust: bool, changed_too: bool = False) -> None:
     """Refuse to execute programs that a run names, unless they are the zoo's, or known and trusted.
 
     Args:
         described: what `Built.as_json` returned.
         trust: whether the user trusts programs that are not the zoo's.
+        changed_too: whether also if their files changed.
 
     Raises:
         ValueError: if a program is not the zoo's, and is not trusted or no longer the same.
@@ -186,7 +187,7 @@ def refuse_foreign(described: Mapping[str, Any], *, trust: bool) -> None:
                 f"the run does not say which file defined its {role} {text!r}: give both programs, "
                 "load(run, model=..., guide=...)"
             )
-        if (note := changed(source)) is not None:
+        if (note := changed(source)) is not None and not changed_too:
             raise ValueError(
                 f"{note}: bring back the file that the run was trained with, or give both "
                 "programs, load(run, model=..., guide=...)"

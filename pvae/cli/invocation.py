@@ -120,7 +120,16 @@ def split_of(run: Path, split: str | None, data_name: str | None) -> tuple[str, 
 
 def command_config(given: Mapping[str, Any]) -> dict[str, object]:
     """The command line for the run's config, with absolute paths."""
-    forgotten = ("out", "resume", "overwrite", "progress", "tensorboard", "trust", "keep")
+    forgotten = (
+        "out",
+        "resume",
+        "overwrite",
+        "progress",
+        "tensorboard",
+        "trust",
+        "keep",
+        "allow_changed",
+    )
     kept = {key: value for key, value in given.items() if key not in forgotten}
     for role in ("model", "guide"):
         place, colon, name = kept[role].rpartition(":")
@@ -141,10 +150,12 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
         raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
     named = [ctx.get_parameter_source(role) for role in ("model", "guide")]
     again = all(source == ParameterSource.COMMANDLINE for source in named)
-    zoo.refuse_foreign(config["pair"], trust=given["trust"] or again)
+    zoo.refuse_foreign(
+        config["pair"], trust=given["trust"] or again, changed_too=given["allow_changed"]
+    )
     may_change = (
         "epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard", "trust",
-        "keep",
+        "keep", "allow_changed",
     )  # fmt: skip
     merged = {**given, **started}
     asked = {**given, **command_config(completed(given))}

@@ -29,7 +29,7 @@ __all__ = ["train"]
 # The options that have the names of `fit`'s arguments.
 _OF_FIT = (
     "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "patience", "device", "engine",
-    "precision", "seed", "resume", "overwrite", "keep", "tensorboard", "progress",
+    "precision", "seed", "resume", "overwrite", "allow_changed", "keep", "tensorboard", "progress",
 )  # fmt: skip
 
 
@@ -84,6 +84,11 @@ _OF_FIT = (
     type=AT_LEAST_1,
     default=1,
     help="Number of checkpoints to keep; one before a damaged one is used instead of it.",
+)
+@click.option(
+    "--allow-changed",
+    is_flag=True,
+    help="Resume although programs, data, sites or versions changed, and record what did.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write files for TensorBoard, too.")

@@ -45,6 +45,10 @@ class Batches(Protocol):
     def missing(self) -> bool:
         """Whether x may have NaN where a value is missing."""
 
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """What identifies the data; of a loader or a stream their type and number alone."""
+
     def first(self) -> tuple[Tensor, ...]:
         """The first batch of the first epoch, which that epoch has as well."""
 
@@ -138,6 +142,11 @@ class _RowBatches:
         self.missing = table.missing is not None
         self._table, self._size, self._seed, self._steps = table, batch_size, seed, steps
 
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        table = self._table
+        return {"rows": len(table), "shape": list(table.x_shape), "sha256": table.sha256()}
+
     def first(self) -> tuple[Tensor, ...]:
         return next(self.epoch(0))
 
@@ -183,6 +192,10 @@ class _LoaderBatches:
         self.missing = False
         self._begun: Iterator[tuple[Tensor, ...]] | None = None
         self._stream: Iterator[tuple[Tensor, ...]] | None = None
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        return {"rows": self.rows, "type": type(self._loader.dataset).__qualname__}
 
     def first(self) -> tuple[Tensor, ...]:
         batches = self.epoch(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -120,6 +121,20 @@ class Rows:
     def device(self) -> torch.device:
         """The device of the rows and of batches."""
         return self._x.device
+
+    def sha256(self) -> str:
+        """The digest of all rows, arguments and labels, as they are stored.
+
+        Example:
+            >>> Rows(torch.zeros(2, 3)).sha256() == Rows(torch.ones(2, 3)).sha256()
+            False
+        """
+        digest = hashlib.sha256()
+        for part in (self._x, *self._more, self.labels, self._holes):
+            if part is not None:
+                digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+                digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on another device."""

@@ -19,6 +19,7 @@ __all__ = [
     "end_epoch",
     "learning_rate_of",
     "restore_optimizer",
+    "scale_learning_rate",
     "set_gradients",
 ]
 
@@ -171,6 +172,19 @@ def restore_optimizer(optim: PyroOptim, state: Mapping[str, Any]) -> None:
         optim.optim_objs.clear()
         optim.grad_clip.clear()
     optim.set_state(dict(state))
+
+
+def scale_learning_rate(optim: PyroOptim, ratio: float) -> None:
+    """Multiply the learning rate of a torch optimizer, and that which its schedule starts from."""
+    if not isinstance(optim, TorchOptim) or optim.optimizer is None:
+        return
+    for group in optim.optimizer.param_groups:
+        for key in ("lr", "initial_lr"):
+            if key in group:
+                group[key] = group[key] * ratio
+    if isinstance(optim.scheduler, LRScheduler):
+        optim.scheduler.base_lrs = [rate * ratio for rate in optim.scheduler.base_lrs]
+        optim.scheduler._last_lr = [rate * ratio for rate in optim.scheduler.get_last_lr()]
 
 
 def learning_rate_of(optim: PyroOptim) -> float | None:

@@ -16,7 +16,12 @@ from torch.optim import Optimizer
 from pvae.checking import Finding, PairError, Supports, inspect_pair, program_failed
 from pvae.data import Batches, Rows, Splits, batches, rows
 from pvae.data.minibatches import default_batch_size
-from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
+from pvae.engine.optimizers import (
+    MakeOptimizer,
+    MakeScheduler,
+    TorchOptim,
+    scale_learning_rate,
+)
 from pvae.engine.precision import check_precision
 from pvae.objectives import Objective, default_objective
 from pvae.objectives import get as get_objective
@@ -26,9 +31,10 @@ from pvae.pair.program import names_index
 from pvae.pair.traces import PROGRAM_ERRORS
 from pvae.svi import SVI
 from pvae.training.devices import find_device
+from pvae.training.fingerprints import fingerprints
 from pvae.training.logger import RunLogger
 from pvae.training.loop import Loop
-from pvae.training.options import Options
+from pvae.training.options import DEFAULT_RATE, Options
 from pvae.training.result import Fit
 from pvae.training.scaling import Scaling
 
@@ -60,6 +66,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_changed: bool = False,
     keep: int = 1,
     tensorboard: bool = False,
     callback: Callable[[Fit], object] | None = None,
@@ -105,8 +112,10 @@ def fit(
         precision: "float32", "tf32" or "bfloat16", as in `SVI`; evaluation uses float32.
         seed: seeds initialization, shuffling, binarization and sampling.
         out: the run folder (default: nothing is written).
-        resume: continue from the checkpoint in `out`.
+        resume: continue from the checkpoint in `out`; refused if programs, data, sites, versions or
+            options are not those of the run.
         overwrite: replace the run in `out`.
+        allow_changed: resume although they are not; what changed stays in the run's config.json.
         keep: number of checkpoints to keep; one before a damaged one is used instead of it.
         tensorboard: write TensorBoard's files as well (needs the extra of that name).
         callback: called with the `Fit` so far after each epoch; training ends if it returns True.
@@ -178,8 +187,13 @@ def fit(
     with seeded(seed), pair.scope(), closing(logger):
         example = _first_batch(source)
         loop = _prepare(pair, example, source, held_out, options, logger)
-        written = {**(config or {}), **loop.options.as_json()}
-        _start(loop, example, written, resume=resume, overwrite=overwrite)
+        written: dict[str, object] = {**(config or {}), **loop.options.as_json()}
+        if out is not None:
+            written["fingerprints"] = fingerprints(model, guide, loop.traces, source)
+        _start(
+            loop, example, written,
+            resume=resume, overwrite=overwrite, allow_changed=allow_changed,
+        )  # fmt: skip
         loop.run(callback)
         _finish(loop)
     return loop.fit
@@ -279,7 +293,7 @@ def _prepare(
         fit.notes.append(f"the optimizer was not given parameters {fixed}, so they stay fixed")
     return Loop(
         pair, svi, source, valid, options, logger, inspection.plate,
-        inspection.dependent == [], own, scaling, Supports(inspection.model, example), fit,
+        inspection.dependent == [], own, scaling, Supports(inspection.model, example), fit, traces,
     )  # fmt: skip
 
 
@@ -290,17 +304,22 @@ def _start(
     *,
     resume: bool,
     overwrite: bool,
+    allow_changed: bool,
 ) -> None:
     """Start the run folder, or restore the run to resume."""
     run = loop.logger.run
     loop.fit.run = run.path if run is not None else None
     before = loop.logger.start(
-        config, example, loop.pair.device, resume=resume, overwrite=overwrite
-    )
+        config, example, loop.pair.device,
+        resume=resume, overwrite=overwrite, allow_changed=allow_changed,
+    )  # fmt: skip
     if before is not None:
-        state, loop.fit.history = before
+        state, loop.fit.history, changed = before
         loop.fit.notes += loop.logger.run.notes if loop.logger.run is not None else []
         loop.state.load_state_dict(state)
+        if "learning_rate" in changed:
+            old, new = (DEFAULT_RATE if rate is None else rate for rate in changed["learning_rate"])
+            scale_learning_rate(loop.svi.optim, new / old)
     elif run is not None:
         run.save(loop.state.state_dict())
 

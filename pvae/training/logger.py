@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pvae.training.fingerprints import differences
 from pvae.training.result import Fit
 from pvae.training.run import Run
 
@@ -53,12 +54,13 @@ class RunLogger:
         *,
         resume: bool,
         overwrite: bool,
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """Start a run, or resume one and return its last state and history.
+        allow_changed: bool,
+    ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, list[Any]]] | None:
+        """Start a run, or resume one and return its last state, its history and what changed.
 
         Raises:
             ValueError: if the folder has a run and neither resume nor overwrite is set, or the run
-                to resume was made with other options.
+                to resume was made from something else and `allow_changed` is not set.
         """
         if resume and self.run is None:
             raise ValueError("resume needs the folder of the run: give out=")
@@ -67,14 +69,29 @@ class RunLogger:
         if not resume:
             self.run.start(config, example, overwrite)
             return None
-        _check_same(self.run.config(), config)
+        before = self.run.config()
+        changed = _changed(before, config)
+        if changed and not allow_changed:
+            listed = ", ".join(
+                f"{k} {_short(a)} (now {_short(b)})" for k, (a, b) in changed.items()
+            )
+            raise ValueError(
+                f"the run to resume was made with {listed}: give the same, start a new run, or "
+                "go on all the same (--allow-changed, allow_changed=True)"
+            )
         if not self.run.started:  # the process ended before its first checkpoint
             self.run.start(config, example, overwrite)
             return None
         self.run.lock()
         state = self.run.restore(device)
-        self.run.update_config(config)
-        return state, self.run.history(state["epoch"])
+        known = before.get("changes", [])
+        if changed:
+            known = [*known, {"after_epoch": state["epoch"], "changed": changed}]
+            self.run.notes.append(
+                f"resumed after epoch {state['epoch']} with another {', '.join(changed)}"
+            )
+        self.run.update_config({**config, "changes": known} if known else config)
+        return state, self.run.history(state["epoch"]), changed
 
     def open_bar(self, first: int, epochs: int) -> None:
         """Open the progress bar."""
@@ -128,14 +145,15 @@ class RunLogger:
             )
 
 
-def _check_same(old: Mapping[str, object], new: Mapping[str, object]) -> None:
-    """Check that the options that determine the numbers of a run are the same."""
-    changed = [key for key in _FIXED if old.get(key) != new.get(key)]
-    if changed:
-        differences = ", ".join(f"{key} {old.get(key)!r} (now {new.get(key)!r})" for key in changed)
-        raise ValueError(
-            f"the run to resume was made with {differences}: give the same, or start a new run"
-        )
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Options and fingerprints that determine the numbers of a run and differ: [old, new]."""
+    options = {key: [old.get(key), new.get(key)] for key in _FIXED if old.get(key) != new.get(key)}
+    return options | differences(old.get("fingerprints"), new.get("fingerprints"))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 20 else f"{text[:9]}...'"
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -47,6 +47,7 @@ class Loop:
         scaling: what each site counts.
         supports: supports of the observed sites, which all data are compared with.
         fit: the result so far.
+        traces: of the model and the guide, on the first batch.
     """
 
     pair: Pair
@@ -61,6 +62,7 @@ class Loop:
     scaling: Scaling
     supports: Supports
     fit: Fit
+    traces: tuple[pyro.poutine.Trace, pyro.poutine.Trace]
     state: TrainingState = field(init=False)
     _context: EvaluationContext | None = field(default=None, init=False)
     _last_batch: tuple[Tensor, ...] = field(default=(), init=False)

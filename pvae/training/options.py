@@ -14,7 +14,9 @@ from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
 from pvae.objectives import RWS, WakeSleep, require_instance
 from pvae.svi import ENGINES
 
-__all__ = ["Options"]
+__all__ = ["DEFAULT_RATE", "Options"]
+
+DEFAULT_RATE = 1e-3
 
 # Their losses are not sums over sites, so that scaling a site would change the loss itself.
 _NOT_SUMS = (RenyiELBO, ReweightedWakeSleep, RWS, WakeSleep)
@@ -80,7 +82,7 @@ class Options:
         """The optimizer over these parameters, with its schedule (default: Adam)."""
         if isinstance(self.optimizer, PyroOptim):
             return self.optimizer
-        rate = 1e-3 if self.learning_rate is None else self.learning_rate
+        rate = DEFAULT_RATE if self.learning_rate is None else self.learning_rate
         default = _adam(rate)
         optim = TorchOptim(default if self.optimizer is None else self.optimizer)
         if parameters:

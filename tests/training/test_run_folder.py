@@ -3,9 +3,13 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
+import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -253,3 +257,61 @@ def test_everything_is_put_back_after_a_failure(tmp_path, kind):
     resumed = pvae.fit(model, guide, X, resume=True, **options)  # the lock is free
     whole = pvae.fit(*kinds.make("modules", 0), X, **{**options, "out": None})
     assert losses(resumed) == losses(whole)
+
+
+def test_resume_with_other_data_or_programs_is_refused(tmp_path, monkeypatch):
+    fit(tmp_path)
+    before = files_of(tmp_path)
+    other = X.clone()
+    other[-1, 0] += 1
+    options = {"batch_size": 32, "progress": False, "out": tmp_path, "resume": True, "epochs": 3}
+    cases = {
+        "data sha256": (kinds.make("functions", 0), other),
+        "data rows 96 (now 95)": (kinds.make("functions", 0), X[:95]),
+        "source model": (kinds.make("modules", 0), X),
+    }
+    for message, (pair, data) in cases.items():
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
+            pvae.fit(*pair, data, **options)
+        assert "go on all the same (--allow-changed, allow_changed=True)" in str(error.value)
+    monkeypatch.setattr(np, "__version__", "0.1")
+    with pytest.raises(ValueError, match=r"versions numpy '.*' \(now '0.1'\)"):
+        fit(tmp_path, resume=True)
+    assert files_of(tmp_path) == before
+
+
+def test_resume_with_other_sites_is_refused(tmp_path):
+    def programs(wide):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 1 + wide), 1).to_event(1))
+                pyro.sample("x", dist.Normal(z.sum(-1, True).expand_as(x), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            loc = pyro.param("loc", torch.zeros(()))
+            with pyro.plate("data", len(x)):
+                loc = loc.expand(len(x), 1 + wide)
+                pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+        return model, guide
+
+    options = {"progress": False, "out": tmp_path}
+    pvae.fit(*programs(0), X, epochs=1, **options)
+    with pytest.raises(ValueError, match=r"sites model z 'Normal.* \(now 'Normal"):
+        pvae.fit(*programs(1), X, epochs=2, resume=True, **options)
+
+
+def test_allowed_changes_stay_in_the_config(tmp_path):
+    fit(tmp_path)
+    options = {"resume": True, "allow_changed": True}
+    resumed = fit(tmp_path, epochs=3, learning_rate=1e-4, **options)
+    assert "resumed after epoch 2 with another learning_rate" in resumed.notes
+    rates = [row["learning_rate"] for row in resumed.history]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4])
+    fit(tmp_path, epochs=4, learning_rate=1e-5, **options)
+    fit(tmp_path, epochs=5, learning_rate=1e-5, resume=True)
+    changes = Run(tmp_path).config()["changes"]
+    assert changes == [
+        {"after_epoch": 2, "changed": {"learning_rate": [None, 1e-4]}},
+        {"after_epoch": 3, "changed": {"learning_rate": [1e-4, 1e-5]}},
+    ]
