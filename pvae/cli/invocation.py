@@ -1,6 +1,8 @@
 """From a command line to a pair and data, and from a run folder back to its command line."""
 
 import itertools
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ __all__ = [
     "command_config",
     "completed",
     "held_out",
+    "interrupted_by_sigterm",
     "load_data",
     "make_scheduler",
     "pair_and_data",
@@ -176,6 +179,25 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
             )
         merged[key] = value
     return merged
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[list[int]]:
+    """Treat SIGTERM, with which schedulers end a job, as Ctrl-C; the list says if it came."""
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # only the main thread can handle signals
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

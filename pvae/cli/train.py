@@ -13,6 +13,7 @@ from pvae.cli.invocation import (
     command_config,
     completed,
     held_out,
+    interrupted_by_sigterm,
     make_scheduler,
     pair_and_data,
     resumed_command,
@@ -77,7 +78,16 @@ _OF_FIT = (
     type=click.Path(path_type=Path),
     help="The run folder.  [default: a new folder in runs/]",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="always",
+    default="never",
+    type=click.Choice(["never", "always", "auto"]),
+    metavar="[auto]",
+    show_default=False,
+    help="Continue the run in --out; with auto, start it if there is none yet.",
+)
 @click.option("--trust", is_flag=True, help=TRUST)
 @click.option(
     "--keep",
@@ -101,9 +111,13 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     file.py:Class.method. Where they are not given, GUIDE, the data and their labels are those that
     the model names in its docstring.
     """
+    if given["resume"] == "auto" and given["out"] is None:
+        raise ValueError("--resume auto needs the folder of the run: give --out")
+    auto = given["resume"] == "auto" and Run(given["out"]).exists
+    given["resume"] = auto or given["resume"] == "always"
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
     built, splits = pair_and_data(given)
-    with run_folder(given) as out:
+    with run_folder(given) as out, interrupted_by_sigterm() as terminated:
         trained = fit(
             built.model,
             built.guide,
@@ -122,7 +136,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
             f"`pvae train --resume --out {out}`, or use the run as it is",
             err=True,
         )
-        sys.exit(130)
+        sys.exit(143 if terminated else 130)
     _finish(trained, splits, given, Run(out))
 
 

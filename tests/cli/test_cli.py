@@ -1,5 +1,8 @@
 import json
 import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -367,3 +370,21 @@ def test_labels_of_a_conditional_run(folder):
     drawn = figures(fit, rows)
     assert "latent_means" in drawn
     assert "manifold" not in drawn  # rows are no images
+
+
+def test_sigterm_ends_with_its_code_and_resume_auto_goes_on(folder):
+    options = [*map(str, SMALL), "--particles", "5", "--no-progress", "--resume", "auto"]
+    command = [sys.executable, "-m", "pvae", "train", *options, "--out", "run", "--epochs"]
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "100000"], **pipes) as process:
+        metrics = folder / "run" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.05)
+        process.terminate()
+        assert "continue with `pvae train --resume --out run`" in process.communicate()[1]
+    assert process.returncode == 143
+    done = len(without_times(metrics))
+    pvae_("train", *options, "--out", "run", "--epochs", done + 1)
+    pvae_("train", *SMALL, "--particles", 5, "--out", "whole", "--epochs", done + 1)
+    assert without_times(metrics) == without_times(folder / "whole" / "metrics.jsonl")
+    assert "--resume auto needs the folder" in pvae_("train", "--resume", "auto", code=1)
