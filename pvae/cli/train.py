@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvae.cli.config_file import config_option
 from pvae.cli.figures import figures
 from pvae.cli.group import AT_LEAST_1, DEVICE, TRUST, main, pair_options, print_notes
 from pvae.cli.invocation import (
@@ -35,6 +36,7 @@ _OF_FIT = (
 
 
 @main.command()
+@config_option
 @pair_options
 @click.option("--epochs", default=50, help="Number of passes through the data.")
 @click.option("--batch-size", type=int, help="Number of rows per gradient step.  [default: 128]")

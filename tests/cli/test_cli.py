@@ -388,3 +388,22 @@ def test_sigterm_ends_with_its_code_and_resume_auto_goes_on(folder):
     pvae_("train", *SMALL, "--particles", 5, "--out", "whole", "--epochs", done + 1)
     assert without_times(metrics) == without_times(folder / "whole" / "metrics.jsonl")
     assert "--resume auto needs the folder" in pvae_("train", "--resume", "auto", code=1)
+
+
+def test_options_from_a_file(folder):
+    (folder / "mine.toml").write_text(
+        'data = "digits"\nepochs = 3\nseed = 5\nparticles = 5\n[set]\nhidden = [16, 8]\nz_dim = 2\n'
+    )
+    refused = pvae_("train", "--config", "mine.toml", code=1)
+    assert "unknown option 'particles'; nearest: 'num_particles'" in refused
+    text = (folder / "mine.toml").read_text().replace("particles", "num_particles")
+    (folder / "mine.toml").write_text(text)
+    pvae_("train", "--config", "mine.toml", "--epochs", 2, "--out", "a")
+    command = read_json(folder / "a" / "config.json")["command"]
+    assert (command["epochs"], command["seed"], command["num_particles"]) == (2, 5, 5)
+    assert command["settings"] == ["hidden=[16, 8]", "z_dim=2"]
+    pvae_("train", "--config", "a/config.json", "--out", "b")  # every run's config runs again
+    a, b = (without_times(folder / name / "metrics.jsonl") for name in "ab")
+    assert a == b
+    (folder / "broken.toml").write_text("epochs = ")
+    assert "broken.toml is no TOML" in pvae_("train", "--config", "broken.toml", code=1)
