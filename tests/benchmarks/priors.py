@@ -17,7 +17,7 @@ from pvae.models import VAE
 from pvae.priors import Vamp
 
 SIZES = {"z_dim": 40, "hidden": (300, 300)}
-EPOCHS, PARTICLES = 40, 1000
+EPOCHS, PARTICLES = 40, 5000
 
 
 def train(prior: str, guide_kind: str, seed: int) -> dict[str, object]:

@@ -88,7 +88,10 @@ def test_startup_and_small_fits():
     assert fits["command"] in PAGE
 
 
-@pytest.mark.parametrize("name", ["semi_supervised", "tables", "frey_faces", "quadrants", "priors"])
+@pytest.mark.parametrize(
+    "name",
+    ["semi_supervised", "tables", "frey_faces", "quadrants", "priors", "clusters"],
+)
 def test_zoo(name):
     results, module = load(name), script(name)
     assert results["command"] in PAGE
