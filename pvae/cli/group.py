@@ -69,7 +69,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (ValueError, TypeError, OSError, DivergedError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_plain(str(error))) from error
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
@@ -86,4 +86,9 @@ def main() -> None:
 def print_notes(notes: list[str]) -> None:
     """Print notes to the standard error stream."""
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {_plain(note)}", err=True)
+
+
+def _plain(text: str) -> str:
+    """A text without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -16,7 +16,7 @@ import numpy as np
 from pvae.data.conversion import Arrays
 from pvae.data.downloads import DamagedFileError, Original, cache_folder, find, obtain
 
-__all__ = ["UNREADABLE", "checked_npz"]
+__all__ = ["UNREADABLE", "checked_npz", "refuse_bombs"]
 
 # What numpy and zipfile raise for damaged files and files of another kind.
 UNREADABLE = (
@@ -24,10 +24,29 @@ UNREADABLE = (
     EOFError,
     ValueError,
     RuntimeError,
+    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
 )
+
+
+def refuse_bombs(path: Path) -> None:
+    """Refuse an archive whose arrays need more memory than this machine has.
+
+    Raises:
+        DamagedFileError: if they do.
+    """
+    if not zipfile.is_zipfile(path) or not hasattr(os, "sysconf"):
+        return
+    with zipfile.ZipFile(path) as archive:
+        needed = sum(member.file_size for member in archive.infolist())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise DamagedFileError(
+            f"{path} cannot be read: its arrays have {needed / 2**30:,.0f} GiB, and this machine "
+            f"has {memory / 2**30:,.0f} GiB of memory"
+        )
 
 
 def checked_npz(

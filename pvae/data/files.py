@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pvae.data.archives import UNREADABLE
+from pvae.data.archives import UNREADABLE, refuse_bombs
 from pvae.data.conversion import Arrays
 from pvae.data.downloads import DamagedFileError
 
@@ -62,6 +62,7 @@ def _read(path: Path) -> Arrays:
     further = [f"{split}_{of}" for split in SPLITS for of in ("labels", *MORE)]
     wanted = [*SPLITS, "data", *further, *COLUMNS]
     try:
+        refuse_bombs(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"train": loaded}
@@ -69,6 +70,8 @@ def _read(path: Path) -> Arrays:
             with loaded:
                 # Other arrays are not read; messages mention their names.
                 arrays = {k: loaded[k] if k in wanted else np.empty(0) for k in loaded.files}
+    except DamagedFileError:
+        raise
     except UNREADABLE as error:
         raise DamagedFileError(
             f"{path} cannot be read ({error}): save arrays of numbers with np.savez or np.save; "

@@ -73,6 +73,7 @@ class Rows:
         binarize: str = "none",
         seed: int = 0,
     ) -> None:
+        _check_dense((x, *more))
         x, self._holes = _without_holes(x, missing)
         if binarize not in BINARIZATIONS:
             raise ValueError(
@@ -317,6 +318,16 @@ def _without_holes(x: Tensor, missing: Tensor | str | None) -> tuple[Tensor, Ten
     if missing.all():
         raise ValueError("missing is True everywhere, so there are no data")
     return x.masked_fill(missing, 0), missing
+
+
+def _check_dense(arguments: tuple[Tensor, ...]) -> None:
+    for argument in arguments:
+        if argument.layout != torch.strided or argument.is_quantized:
+            what = "quantized" if argument.is_quantized else "sparse"
+            how = "dequantize" if argument.is_quantized else "to_dense"
+            raise TypeError(f"the data are a {what} tensor: give ordinary ones, x.{how}()")
+        if argument.is_meta:
+            raise TypeError("the data are a tensor on device 'meta', which has no values")
 
 
 def _check_arguments(arguments: tuple[Tensor, ...], labels: Tensor | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +131,20 @@ def test_damaged_files_raise(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(damaged)
         with pytest.raises(DamagedFileError, match=f"x{suffix} cannot be read"):
             load(path)
+
+
+HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 784), }"
+
+
+def test_arrays_larger_than_memory_raise(tmp_path: Path) -> None:
+    header = f"{HUGE:117}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    (tmp_path / "huge.npy").write_bytes(array)
+    with pytest.raises(ValueError, match=r"huge.npy cannot be read \(Unable to allocate 2.79 PiB"):
+        load(str(tmp_path / "huge.npy"))
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.writestr("train.npy", array)
+        archive.infolist()[0].file_size = 2**45  # as the directory of a bomb says
+    with pytest.raises(ValueError, match=r"bomb.npz cannot be read: its arrays have 32,768 GiB"):
+        load(str(bomb))

@@ -281,3 +281,15 @@ def test_static_binarization_is_unrelated_to_the_seed_of_the_data():
 
     pvae.elbo(model, guide, noise, seed=0)
     assert abs(torch.corrcoef(torch.stack([seen[-1], noise]))[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: x.to_sparse(), r"are a sparse tensor: give ordinary ones, x.to_dense\(\)"),
+        (lambda x: x.to("meta"), "which has no values"),
+    ],
+)
+def test_tensors_that_are_not_ordinary_raise(make, message):
+    with pytest.raises(TypeError, match=message):
+        Rows(make(torch.ones(4, 3)))
