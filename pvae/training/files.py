@@ -24,19 +24,19 @@ class DamagedError(ValueError):
     """A file of a run that is not what was written."""
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file whole or not at all, through no link: a crash leaves the old or the new one.
 
     Args:
         path: the file; a link of that name is replaced.
-        content: all of it.
+        *parts: all of it, one after the other.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     made = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         with os.fdopen(made, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -82,8 +82,8 @@ def write_tensors(path: Path, state: Mapping[str, Any]) -> None:
     torch.save(dict(state), buffer)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = _EMPTY.encode()
-    content = buffer.getvalue()[: -len(_EMPTY)]
-    write(path, content + hashlib.sha256(content).hexdigest().encode())
+    content = buffer.getbuffer()[: -len(_EMPTY)]
+    write(path, content, hashlib.sha256(content).hexdigest().encode())
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -95,8 +95,8 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
             values.
     """
     content = _read(path)
-    contents, digest = content[: -len(_EMPTY)], content[-len(_EMPTY) :]
-    if hashlib.sha256(contents).hexdigest().encode() != digest:
+    digest = hashlib.sha256(memoryview(content)[: -len(_EMPTY)]).hexdigest()
+    if digest.encode() != content[-len(_EMPTY) :]:
         raise _damaged(path, "its checksum is that of other contents")
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)

@@ -11,6 +11,7 @@ except ImportError:  # no such locks on this system
 
 __all__ = ["Lock"]
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _taken: set[str] = set()  # by this process, for which the system's lock is no obstacle
 
 
@@ -39,7 +40,7 @@ class Lock:
         )
         if name in _taken:
             raise refused
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         try:
             if fcntl is not None:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -55,7 +55,7 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether the folder contains a run."""
-        return (self.path / _MARK).is_file()
+        return (self.path / "config.json").exists()
 
     @property
     def started(self) -> bool:
@@ -72,7 +72,8 @@ class Run:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a folder for the run")
-        if not self.exists and self.path.exists() and any(self.path.iterdir()):
+        mine = (self.path / _MARK).is_file()
+        if not mine and self.path.exists() and any(self.path.iterdir()):
             raise ValueError(
                 f"{self.path} contains files and is no run: give a new folder, or an empty one"
             )

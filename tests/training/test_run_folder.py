@@ -1,11 +1,13 @@
 """A run folder loses nothing, hurts nothing, and says what is damaged."""
 
+import contextlib
 import json
 import os
 import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -173,6 +175,36 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         read_tensors(path)
     write_json(path, {"a": [1, 2.5, None], "b": {"sha256": "c"}})
     assert read_json(path) == {"a": [1, 2.5, None], "b": {"sha256": "c"}}
+
+
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_failure_of_the_disk_is_recovered_from(tmp_path, monkeypatch, stride):
+    whole = fit(tmp_path / "whole")
+    calls = [(os, "fsync"), (os, "fdopen"), (os, "open"), (Path, "replace"), (Path, "open")]
+    failed, k = True, 0
+    while failed:
+        out, failed, left = tmp_path / f"run-{k}", False, k
+
+        def counted(original):
+            def call(*args, **kwargs):
+                nonlocal left, failed
+                left -= 1
+                if left == -1:
+                    failed = True
+                    raise OSError("no space left on device")
+                return original(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in calls:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            with contextlib.suppress(OSError):
+                fit(out)
+        assert losses(fit(out, resume=Run(out).exists)) == losses(whole)
+        assert losses(load(out)) == losses(whole)
+        k += stride
+    assert k > 20
 
 
 def test_metrics_are_a_log(tmp_path):
