@@ -1,11 +1,11 @@
 """A mixture of Gaussians as the prior."""
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import nn
 
 from pvae.nn import positive
+from pvae.priors.diagonal_mixture import DiagonalMixture
 from pvae.priors.prior import Prior
 
 __all__ = ["Mixture"]
@@ -39,7 +39,4 @@ class Mixture(Prior):
 
     def forward(self) -> TorchDistribution:
         """Return the distribution."""
-        parts = dist.Normal(self.locs, positive(self.raw)).to_event(1)
-        classes = dist.Categorical(logits=self.logits)
-        mixture: TorchDistribution = dist.MixtureSameFamily(classes, parts)
-        return mixture
+        return DiagonalMixture(self.logits, self.locs, positive(self.raw))

@@ -1,14 +1,13 @@
 """The VampPrior: a mixture of posteriors of trained pseudo-inputs."""
 
-import math
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pvae.nn import encoder, positive
+from pvae.priors.diagonal_mixture import DiagonalMixture
 from pvae.priors.prior import Prior
 
 __all__ = ["Vamp"]
@@ -81,7 +80,4 @@ class Vamp(Prior):
     def forward(self) -> TorchDistribution:
         """Return the distribution."""
         loc, raw = self.network(self.logits.sigmoid()).chunk(2, -1)
-        parts = dist.Normal(loc, positive(raw)).to_event(1)
-        equal = loc.new_full((len(loc),), -math.log(len(loc)))
-        mixture: TorchDistribution = dist.MixtureSameFamily(dist.Categorical(logits=equal), parts)
-        return mixture
+        return DiagonalMixture(loc.new_zeros(len(loc)), loc, positive(raw))

@@ -47,7 +47,7 @@ def test_draws_have_the_density(name):
 def test_mixture_by_hand():
     prior = made("mixture")
     z = torch.randn(7, Z)
-    scale = prior().component_distribution.base_dist.scale
+    scale = prior().scale
     parts = dist.Normal(prior.locs, scale).log_prob(z[:, None]).sum(-1)
     torch.testing.assert_close(prior().log_prob(z), parts.logsumexp(-1) - math.log(3))
 
@@ -86,7 +86,7 @@ def test_evidence_under_a_mixture_prior():
             pyro.sample("z", dist.Normal(loc, 0.6).to_event(1))
 
     x = torch.randn(20, Z) @ weight.T + 0.7 * torch.randn(20, X)
-    scale = prior().component_distribution.base_dist.scale.detach()
+    scale = prior().scale.detach()
     parts = [
         dist.MultivariateNormal(
             weight @ loc, weight @ torch.diag(s**2) @ weight.T + 0.49 * torch.eye(X)
