@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import pvae
 from pvae.cli import main
 from pvae.cli.figures import figures
+from pvae.cli.invocation import run_folder
 from pvae.training.files import read_json, write_json
 
 PAIR = """
@@ -407,3 +408,14 @@ def test_options_from_a_file(folder):
     assert a == b
     (folder / "broken.toml").write_text("epochs = ")
     assert "broken.toml is no TOML" in pvae_("train", "--config", "broken.toml", code=1)
+
+
+def test_trainings_at_the_same_time_get_folders_of_their_own(folder):
+    given = {"out": None, "data_name": "digits"}
+    with run_folder(given) as first, run_folder(given) as second:
+        assert [str(first), str(second)] == ["runs/digits-1", "runs/digits-2"]
+        (second / "something").write_text("")
+    with pytest.raises(ValueError, match="wrong"), run_folder(given) as third:
+        raise ValueError("wrong")
+    assert not third.exists()
+    assert second.exists()
