@@ -384,10 +384,11 @@ def test_sigterm_ends_with_its_code_and_resume_auto_goes_on(folder):
         process.terminate()
         assert "continue with `pvae train --resume --out run`" in process.communicate()[1]
     assert process.returncode == 143
-    done = len(without_times(metrics))
+    done = len(pvae.load("run").history)
     pvae_("train", *options, "--out", "run", "--epochs", done + 1)
     pvae_("train", *SMALL, "--particles", 5, "--out", "whole", "--epochs", done + 1)
-    assert without_times(metrics) == without_times(folder / "whole" / "metrics.jsonl")
+    losses = [[r["train_loss"] for r in pvae.load(run).history] for run in ("run", "whole")]
+    assert losses[0] == losses[1]  # in the log, the epoch that was cut off may come twice
     assert "--resume auto needs the folder" in pvae_("train", "--resume", "auto", code=1)
 
 
