@@ -85,7 +85,8 @@ def load(
         own = {n: v for n, v in saved["networks"].items() if not n.startswith("objective.")}
         trained.load_state_dict({**saved, "networks": own})
     trained.eval()
-    fit = Fit(trained.model, trained.guide, folder.history(), run=folder.path, notes=folder.notes)
+    history = folder.history(state["epoch"])
+    fit = Fit(trained.model, trained.guide, history, run=folder.path, notes=folder.notes)
     if (summary := folder.summary()) is not None:  # not yet, while the run goes on
         fit.engine, fit.stop_reason = summary["engine"], summary["stop_reason"]
         fit.best_epoch = summary["best_epoch"]
