@@ -15,21 +15,18 @@ from dataclasses import asdict, dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
 from pvae._validation import nearest
+from pvae.sources import Source, source_in
 
 __all__ = [
     "Built",
     "Entry",
-    "Source",
     "build",
-    "changed",
     "entries",
     "parse_options",
-    "refuse_foreign",
     "usual",
 ]
 
@@ -52,21 +49,6 @@ class Entry:
     summary: str
     options: tuple[tuple[str, object], ...]
     usual: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Source:
-    """The origin of a program.
-
-    Attributes:
-        text: as given by the user.
-        file: the file that defines it, or None for the zoo.
-        sha256: of that file.
-    """
-
-    text: str
-    file: str | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,54 +128,6 @@ def _join(programs: Mapping[str, Callable[..., object]]) -> None:
                 join(guide)
 
 
-def changed(source: Source) -> str | None:
-    """A sentence if the file of a source has changed; None otherwise."""
-    path = Path(source.file or "")
-    if source.file and not path.is_file():
-        return f"{path}, which defines {source.text!r}, was removed after the run was trained"
-    if source.file is None or (now := _sha256(path)) == source.sha256:
-        return None
-    return (
-        f"{path} has changed since the run was trained (sha256 {str(source.sha256)[:8]}... then, "
-        f"{now[:8]}... now)"
-    )
-
-
-def refuse_foreign(described: Mapping[str, Any], *, trust: bool, changed_too: bool = False) -> None:
-    """Refuse to execute programs that a run names, unless they are the zoo's, or known and trusted.
-
-    Args:
-        described: what `Built.as_json` returned.
-        trust: whether the user trusts programs that are not the zoo's.
-        changed_too: whether also if their files changed.
-
-    Raises:
-        ValueError: if a program is not the zoo's, and is not trusted or no longer the same.
-    """
-    for role in ("model", "guide"):
-        text, source = described[role], Source(**described["sources"][role])
-        place, colon, _ = text.rpartition(":")
-        if not (colon or text.endswith(".py")):
-            continue  # a name of the zoo
-        if not trust:
-            raise ValueError(
-                f"the run names {text!r} as its {role}, which is code of its own and is executed "
-                "when the run is loaded: say that you trust it (--trust, trust=True), or give both "
-                "programs, load(run, model=..., guide=...)"
-            )
-        of_file = (place == source.file) if place.endswith(".py") else (text == source.text)
-        if not of_file or source.file is None or source.sha256 is None:
-            raise ValueError(
-                f"the run does not say which file defined its {role} {text!r}: give both programs, "
-                "load(run, model=..., guide=...)"
-            )
-        if (note := changed(source)) is not None and not changed_too:
-            raise ValueError(
-                f"{note}: bring back the file that the run was trained with, or give both "
-                "programs, load(run, model=..., guide=...)"
-            )
-
-
 def parse_options(texts: Iterable[str]) -> dict[str, object]:
     """Parse `key=value` texts: numbers, True, False, None, 400,200 for a tuple, or a string.
 
@@ -261,11 +195,11 @@ def _find(text: str, role: str) -> tuple[Source, object, str | None]:
         path = Path(place).expanduser().resolve()
         if not path.is_file():
             raise ValueError(f"{role} {text!r}: there is no file {path}")
-        source, contents = Source(text, str(path), _sha256(path)), _load_file(path)
+        source, contents = source_in(text, path), _load_file(path)
     else:
         contents = _load_module(place, text, role)
         file = getattr(contents, "__file__", None)
-        source = Source(text, file, _sha256(Path(file)) if file else None)
+        source = source_in(text, Path(file)) if file else Source(text)
     outer, _, method = name.partition(".")
     if not outer or not hasattr(contents, outer):
         own = [n for n, v in vars(contents).items() if callable(v) and n[0] != "_"]
@@ -375,7 +309,3 @@ def _named(maker: object) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(maker).parameters if inspect.isclass(maker) else {}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

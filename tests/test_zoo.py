@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pvae import zoo
+from pvae import sources, zoo
 
 FILE = """
 from neighbour import SCALE
@@ -179,11 +179,11 @@ def test_missing_or_mismatched_names_raise(folder, model, options, message):
 
 def test_changed_file(folder):
     source = zoo.build("mine.py:function", "mine.py:ready").sources["model"]
-    assert zoo.changed(source) is None
+    assert sources.changed(source) is None
     (folder / "mine.py").write_text(FILE + "# more")
-    assert "mine.py has changed since" in zoo.changed(source)
+    assert "mine.py has changed since" in sources.changed(source)
     (folder / "mine.py").unlink()
-    assert "was removed" in zoo.changed(source)
+    assert "was removed" in sources.changed(source)
 
 
 def test_list():

@@ -17,6 +17,7 @@ from pvae import data, priors, zoo
 from pvae.data import Rows, Splits
 from pvae.engine.optimizers import MakeScheduler
 from pvae.pair.preserve import seeded
+from pvae.sources import refuse_foreign
 from pvae.training.run import Run
 from pvae.zoo import Built
 
@@ -153,8 +154,10 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
         raise ValueError(f"{given['out']} was made from Python: resume it with pvae.fit")
     named = [ctx.get_parameter_source(role) for role in ("model", "guide")]
     again = all(source == ParameterSource.COMMANDLINE for source in named)
-    zoo.refuse_foreign(
-        config["pair"], trust=given["trust"] or again, changed_too=given["allow_changed"]
+    refuse_foreign(
+        {**config["pair"], **{role: started[role] for role in ("model", "guide")}},
+        trust=given["trust"] or again,
+        changed_too=given["allow_changed"],
     )
     may_change = (
         "epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard", "trust",

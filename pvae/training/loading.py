@@ -8,6 +8,7 @@ import torch
 from pvae import zoo
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import preserve_generators
+from pvae.sources import refuse_foreign
 from pvae.training.devices import find_device
 from pvae.training.result import Fit
 from pvae.training.run import Run
@@ -67,7 +68,7 @@ def load(
                 f"{folder.path} was made from Python: give both programs, built as for training: "
                 "load(run, model=..., guide=...)"
             )
-        zoo.refuse_foreign(described, trust=trust)
+        refuse_foreign(described, trust=trust)
         with preserve_generators():
             built = zoo.build(
                 *(described[key] for key in ("model", "guide", "options", "defaults"))

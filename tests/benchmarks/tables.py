@@ -22,7 +22,7 @@ import pvae
 from pvae.guides import Tabular as TabularGuide
 from pvae.models import Tabular
 
-EPOCHS = {"adult": 20, "wine": 60, "breast": 300}
+EPOCHS = {"adult": 10, "wine": 60, "breast": 300}
 WAYS = ("pvae", "mean or mode", "5 nearest neighbours")
 
 

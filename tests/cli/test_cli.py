@@ -198,6 +198,10 @@ def test_config_executes_no_code(folder, text):
         for trust in ([], ["--trust"]):
             output = pvae_("evaluate", "run", *trust, code=1)
             assert output.startswith("Error: the run")
+        command = {**config["command"], "model": text}  # which resumption reads
+        write_json(folder / "run" / "config.json", {**config, "command": command})
+        output = pvae_("train", "--resume", "--out", "run", code=1)
+        assert output.startswith("Error: the run")
     assert not (folder / "executed").exists()
 
 
