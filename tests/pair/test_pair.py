@@ -199,7 +199,7 @@ def test_loading_executes_no_pickle(tmp_path):
         def __reduce__(self):
             return (Path.touch, (marker,))
 
-    torch.save({"pair": Evil()}, tmp_path / "run" / "checkpoint.pt")
+    write_tensors(tmp_path / "run" / "checkpoint.pt", {"pair": Evil()})
     model, guide = kinds.make("functions", 0)
     with pytest.raises(ValueError, match="more than tensors and plain values"):
         pvae.load(tmp_path / "run", model=model, guide=guide)
