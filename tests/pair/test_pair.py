@@ -12,6 +12,7 @@ from pairs import callables as kinds
 from torch import nn
 
 import pvae
+from pvae.training.files import write_tensors
 
 KINDS = list(kinds.KINDS)
 X = kinds.toy_data()
