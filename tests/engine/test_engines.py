@@ -53,7 +53,7 @@ def train_as_pyros_example(svi_class, steps, **options):
         return [svi.step(batches[n % 4]) for n in range(steps)], svi
 
 
-@pytest.mark.parametrize("engine", ["auto", "captured"])
+@pytest.mark.parametrize("engine", [pytest.param("auto", marks=pytest.mark.slow), "captured"])
 def test_svi_is_a_drop_in_replacement(engine):
     wanted, _ = train_as_pyros_example(pyro.infer.SVI, 500)
     got, svi = train_as_pyros_example(pvae.SVI, 500, engine=engine)

@@ -75,6 +75,7 @@ def test_data_error_matches_spread_over_data_sets():
         assert reported == pytest.approx(spread, rel=0.3), part
 
 
+@pytest.mark.slow
 def test_mc_error_matches_spread_over_seeds():
     def flow(x):
         with pyro.plate("data", len(x)):

@@ -41,6 +41,7 @@ def test_positive_latents():
     assert (estimate.per_datum - exact).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_mc_error_matches_spread_over_seeds():
     x = lg.draw(30)
     runs = [
