@@ -127,7 +127,8 @@ class RunLogger:
         """Write the summary."""
         if self.run is not None:
             last = fit.history[-1] if fit.history else {}
-            kept = last if fit.best_epoch is None else fit.history[fit.best_epoch - 1]
+            best = [row for row in fit.history if row["epoch"] == fit.best_epoch]
+            kept = best[0] if best else last
             self.run.write_summary(
                 {
                     "epochs": last.get("epoch", 0),

@@ -96,7 +96,7 @@ class Loop:
         except BaseException as error:
             # As after the last good epoch, on every way out.
             state.load_state_dict(good)
-            self.fit.history = self.fit.history[: state.epoch]
+            self.fit.history = [row for row in self.fit.history if row["epoch"] <= state.epoch]
             if not isinstance(error, KeyboardInterrupt):
                 self.pair.eval()
                 raise
@@ -166,7 +166,7 @@ class Loop:
     def _note_divergence(self, row: Mapping[str, Any]) -> None:
         """Say so if the loss rose to many times what it was, though it is finite."""
         losses = [self._first_loss, *(known["train_loss"] for known in self.fit.history)]
-        best = min(loss for loss in losses if loss is not None)
+        best = min((loss for loss in losses if loss is not None), default=row["train_loss"])
         if self._diverged or row["train_loss"] - best < _DIVERGED * max(1.0, abs(best)):
             return
         self._diverged = True

@@ -1,6 +1,7 @@
 """The run folder: config, checkpoints, metrics, summary and figures of one training."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -164,25 +165,30 @@ class Run:
         Args:
             epochs: leave out rows of later epochs.
         """
-        rows: dict[int, dict[str, Any]] = {}
+        rows: list[dict[str, Any]] = []
         unreadable = 0
         path = self.path / "metrics.jsonl"
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
                 row = json.loads(line)
-                epoch = int(row["epoch"])
+                epoch = row["epoch"] = int(row["epoch"])
+                row["train_loss"], row["seconds"] = float(row["train_loss"]), float(row["seconds"])
             except (ValueError, TypeError, KeyError):
                 unreadable += bool(line.strip())
                 continue
-            rows = {known: other for known, other in rows.items() if known < epoch}
-            rows[epoch] = row
+            while rows and rows[-1]["epoch"] >= epoch:
+                rows.pop()  # a resumed training repeated it
+            rows.append(row)
         if unreadable:
             self.notes.append(f"{path}: {unreadable} lines cannot be read, and are left out")
-        return [row for epoch, row in rows.items() if epochs is None or epoch <= epochs]
+        return [row for row in rows if epochs is None or row["epoch"] <= epochs]
 
     def add_metrics(self, row: Mapping[str, object]) -> None:
         """Append one epoch, in a line of its own even if the last one was cut off."""
-        with (self.path / "metrics.jsonl").open("a+b") as file:
+        path = self.path / "metrics.jsonl"
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link: metrics are not written into other files")
+        with path.open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":
@@ -195,8 +201,6 @@ class Run:
         Raises:
             ValueError: if `figures` is a link to another folder.
         """
-        import io
-
         folder = self.path / "figures"
         if folder.is_symlink():
             raise ValueError(f"{folder} is a link: figures are not drawn into other folders")

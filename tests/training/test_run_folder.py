@@ -98,8 +98,14 @@ def test_links_are_not_followed(tmp_path):
         (run.path / name).unlink(missing_ok=True)
         (run.path / name).symlink_to(other / "a.png")
     fit(run.path, overwrite=True)
+    log = run.path / "metrics.jsonl"
+    log.unlink()
+    log.symlink_to(other / "a.png")
+    with pytest.raises(ValueError, match=r"metrics.jsonl is a link"):
+        fit(run.path, resume=True, epochs=3)
+    log.unlink()
     assert files_of(other) == {(other / "a.png").relative_to(other): b"mine"}
-    assert load(run.path).history
+    assert load(run.path).history == []
 
 
 @pytest.mark.parametrize("flips", [40, pytest.param(1000, marks=pytest.mark.slow)])
@@ -224,12 +230,19 @@ def test_metrics_are_a_log(tmp_path):
 def test_changed_metrics_are_no_obstacle_and_noted(tmp_path):
     fit(tmp_path)
     log = tmp_path / "metrics.jsonl"
-    log.write_bytes(log.read_bytes().replace(b"train_loss", b"train_lost"))
+    log.write_bytes(log.read_bytes().replace(b'"step": 3', b'"step": 4'))
     found = load(tmp_path)
     assert len(found.history) == 2
     assert "metrics.jsonl is damaged, or was changed" in found.notes[-1]
+    log.write_bytes(log.read_bytes().replace(b"train_loss", b"train_lost"))
+    assert "2 lines cannot be read" in load(tmp_path).notes[-1]
     log.unlink()
     assert load(tmp_path).history == []
+    options = {"epochs": 4, "valid": X[:20], "patience": 9}
+    fit(tmp_path / "run", **options)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    resumed = fit(tmp_path / "run", resume=True, **{**options, "epochs": 5})
+    assert [row["epoch"] for row in resumed.history] == [5]
 
 
 @pytest.mark.parametrize("resume", [False, True])
