@@ -24,14 +24,16 @@ from pvae.cli.numbers import evaluate
 from pvae.cli.report import Line, lines_of, table
 from pvae.data import Splits
 from pvae.training import Fit, fit
+from pvae.training.options import ON_NAN
 from pvae.training.run import Run
 
 __all__ = ["train"]
 
 # The options that have the names of `fit`'s arguments.
 _OF_FIT = (
-    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "patience", "device", "engine",
-    "precision", "seed", "resume", "overwrite", "allow_changed", "keep", "tensorboard", "progress",
+    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "patience", "device",
+    "engine", "precision", "seed", "resume", "overwrite", "allow_changed", "keep", "tensorboard",
+    "progress",
 )  # fmt: skip
 
 
@@ -51,6 +53,12 @@ _OF_FIT = (
     "--warmup", default=0, help="Number of epochs in which the weight of the KL terms rises to 1."
 )
 @click.option("--clip-norm", type=float, help="Largest norm of a step's gradient.")
+@click.option(
+    "--on-nan",
+    type=click.Choice(ON_NAN),
+    default="stop",
+    help="What to do if the loss becomes NaN: stop, or roll back with half the learning rate.",
+)
 @click.option(
     "--patience",
     type=int,

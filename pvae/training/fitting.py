@@ -59,6 +59,7 @@ def fit(
     patience: int | None = None,
     warmup: int = 0,
     clip_norm: float | None = None,
+    on_nan: str = "stop",
     device: str | torch.device = "auto",
     engine: str = "auto",
     precision: str = "float32",
@@ -107,6 +108,8 @@ def fit(
         patience: stop after this many epochs without a better validation bound, and keep the best.
         warmup: epochs in which the scale of latent sites rises to 1.
         clip_norm: largest global norm of a step's gradient, in nats per datum.
+        on_nan: what to do if the loss becomes NaN or infinite: "stop", or "rollback", which goes on
+            from the last good epoch with half the learning rate, and says so in the notes.
         device: "auto", "cpu", "cuda", ...
         engine: "auto", "eager", "recorded" or "captured", as in `SVI`.
         precision: "float32", "tf32" or "bfloat16", as in `SVI`; evaluation uses float32.
@@ -129,8 +132,8 @@ def fit(
         PairError: if training would be incorrect; a `ValueError`.
         IncompatibleObjectiveError: if the objective does not fit the pair; a `ValueError`.
         ValueError: if data or options are out of range.
-        DivergedError: if the loss becomes NaN or infinite; the pair is restored to the last good
-            epoch.
+        DivergedError: if the loss becomes NaN or infinite, and `on_nan` is "stop" or ten rollbacks
+            were of no use; the pair is restored to the last good epoch.
 
     Example:
         >>> import pvae, pyro, torch
@@ -175,7 +178,7 @@ def fit(
         held_out = rows(valid, levels=source.levels, missing=of_valid).to(place)
     options = Options(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
-        data_size, patience, warmup, clip_norm, engine, precision, seed,
+        data_size, patience, warmup, clip_norm, on_nan, engine, precision, seed,
     )  # fmt: skip
     logger = RunLogger(out, tensorboard=tensorboard, progress=progress, keep=keep)
     pair = _pair(model, guide, place)

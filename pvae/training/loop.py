@@ -11,13 +11,18 @@ from torch import Tensor
 
 from pvae.checking import PairError, Supports, program_failed
 from pvae.data import Batches, Rows
-from pvae.engine.optimizers import end_epoch, learning_rate_of
+from pvae.engine.optimizers import (
+    TorchOptim,
+    end_epoch,
+    learning_rate_of,
+    scale_learning_rate,
+)
 from pvae.evaluation import Bound, EvaluationContext, UndefinedQuantityError, elbo
 from pvae.objectives import Objective
 from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate
 from pvae.svi import SVI
-from pvae.training.divergence import diverged, first_broken_site, out_of_range
+from pvae.training.divergence import DivergedError, diverged, first_broken_site, out_of_range
 from pvae.training.logger import RunLogger
 from pvae.training.options import Options
 from pvae.training.result import Fit
@@ -28,6 +33,7 @@ __all__ = ["Loop"]
 
 # A loss that is worse than the best so far by this many times its size has diverged.
 _DIVERGED = 100.0
+_MOST_ROLLBACKS = 10  # without a good epoch between them
 
 
 @dataclass
@@ -68,6 +74,7 @@ class Loop:
     _last_batch: tuple[Tensor, ...] = field(default=(), init=False)
     _first_loss: float | None = field(default=None, init=False)
     _diverged: bool = field(default=False, init=False)
+    _rollbacks: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.state = TrainingState(self.pair, self.svi)
@@ -81,8 +88,13 @@ class Loop:
         good = state.state_dict()
         try:
             while state.epoch < options.epochs and not self._out_of_patience():
-                row = self._epoch(state.epoch, good, validate=state.epoch == validated)
-                row |= self._validate(good)
+                try:
+                    row = self._epoch(state.epoch, good, validate=state.epoch == validated)
+                    row |= self._validate(good)
+                except DivergedError as error:
+                    good = self._roll_back(error, good)
+                    continue
+                self._rollbacks = 0
                 self._note_divergence(row)
                 self.fit.history.append(row)
                 ended = callback is not None and callback(self.fit) is True
@@ -101,6 +113,26 @@ class Loop:
                 self.pair.eval()
                 raise
             self.fit.stop_reason = "interrupted"
+
+    def _roll_back(self, error: DivergedError, good: Mapping[str, Any]) -> dict[str, Any]:
+        """Go back to the last good state with half the learning rate, which then is the last good.
+
+        Raises:
+            DivergedError: if that is not asked for, has been of no use, or is impossible.
+        """
+        optim, self._rollbacks = self.svi.optim, self._rollbacks + 1
+        possible = isinstance(optim, TorchOptim) and self._rollbacks <= _MOST_ROLLBACKS
+        if self.options.on_nan != "rollback" or not possible:
+            raise error
+        self.state.load_state_dict(good)
+        for _ in range(self._rollbacks):  # the state has the rate from before all of them
+            scale_learning_rate(optim, 0.5)
+        where = f"at site {error.site!r}, " if error.site else ""
+        self._note(
+            f"the training diverged in step {error.step}, {where}went back to the end of epoch "
+            f"{self.state.epoch} and on with a learning rate of {learning_rate_of(optim):g}"
+        )
+        return dict(good)
 
     def _epoch(self, number: int, good: Mapping[str, Any], *, validate: bool) -> dict[str, Any]:
         """One pass through the data; no value is read from the device before its end."""

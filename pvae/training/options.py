@@ -14,9 +14,10 @@ from pvae.engine.optimizers import MakeOptimizer, MakeScheduler, TorchOptim
 from pvae.objectives import RWS, WakeSleep, require_instance
 from pvae.svi import ENGINES
 
-__all__ = ["DEFAULT_RATE", "Options"]
+__all__ = ["DEFAULT_RATE", "ON_NAN", "Options"]
 
 DEFAULT_RATE = 1e-3
+ON_NAN = ("stop", "rollback")
 
 # Their losses are not sums over sites, so that scaling a site would change the loss itself.
 _NOT_SUMS = (RenyiELBO, ReweightedWakeSleep, RWS, WakeSleep)
@@ -37,6 +38,7 @@ class Options:
     patience: int | None
     warmup: int
     clip_norm: float | None
+    on_nan: str
     engine: str
     precision: str
     seed: int
@@ -48,6 +50,8 @@ class Options:
                 f"objective is {self.objective!r}, not an instance of pyro.infer.ELBO: give "
                 "pyro.infer.Trace_ELBO()"
             )
+        if self.on_nan not in ON_NAN:
+            raise ValueError(f"unknown on_nan {self.on_nan!r}: give one of {list(ON_NAN)}")
         if self.engine not in ENGINES:
             raise ValueError(f"unknown engine {self.engine!r}: give one of {list(ENGINES)}")
         if self.optimizer is not None and self.learning_rate is not None:
@@ -104,6 +108,7 @@ class Options:
             "patience": self.patience,
             "warmup": self.warmup,
             "clip_norm": self.clip_norm,
+            "on_nan": self.on_nan,
             "engine": self.engine,
             "precision": self.precision,
             "seed": self.seed,

@@ -297,3 +297,40 @@ def test_a_scale_that_becomes_0_has_diverged_and_a_negative_one_is_a_mistake(out
         pvae.fit(
             model, guide, 0.01 * torch.ones(64), batch_size=16, optimizer=optimizer, progress=False
         )
+
+
+def test_rollback_goes_on_with_a_lower_rate(tmp_path):
+    pair = (kinds.make("functions", 0), kinds.make("functions", 0))
+    options = {"epochs": 3, "learning_rate": 1e30, "out": tmp_path / "run"}
+    with pytest.raises(DivergedError):
+        fit(*pair[0], kinds.toy_data(), **options)
+    low = {"learning_rate": 1e3, "on_nan": "rollback", "overwrite": True}
+    model, guide = diverging_above(30.0)
+    found = fit(model, guide, torch.ones(64), **{**options, **low})
+    assert len(found.history) == 3
+    assert found.history[-1]["learning_rate"] == pytest.approx(1e3 / 2**6)
+    notes = [note for note in found.notes if "went back to the end of epoch 0" in note]
+    assert len(notes) == 6
+    assert notes[-1].endswith("and on with a learning rate of 15.625")
+    model, guide = diverging_above(0.0)
+    with pytest.raises(DivergedError):
+        fit(model, guide, torch.ones(64), **{**options, **low})
+    with pytest.raises(ValueError, match="unknown on_nan 'skp': give one of"):
+        fit(model, guide, torch.ones(64), on_nan="skp")
+
+
+def diverging_above(rate):
+    """A pair whose loss is NaN once its parameter has moved by more than a step of such a rate."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        bad = torch.where(loc.abs() > rate, float("nan"), 0.0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((loc + bad).expand(len(x)), 1.0))
+
+    return model, guide
