@@ -161,7 +161,7 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
     )
     may_change = (
         "epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard", "trust",
-        "keep", "allow_changed",
+        "keep", "allow_changed", "on_nan",
     )  # fmt: skip
     merged = {**given, **started}
     asked = {**given, **command_config(completed(given))}
@@ -170,10 +170,10 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
             continue
         before = started.get(key)
         same = value == (tuple(before) if isinstance(before, list) else before)
-        if key not in may_change and not same:
+        if key not in may_change and not same and not given["allow_changed"]:
             raise ValueError(
-                f"the run was started with {key}={before!r}, not {value!r}: leave it out, or start "
-                "a new run"
+                f"the run was started with {key}={before!r}, not {value!r}: leave it out, start a "
+                "new run, or add --allow-changed"
             )
         if key == "epochs" and started["schedule"] == "cosine" and not same:
             raise ValueError(

@@ -228,6 +228,10 @@ def test_existing_run_folder(folder):
     assert "run already contains a run: resume it" in refused
     changed = pvae_("train", "--resume", "--out", "run", "--seed", 3, code=1)
     assert "the run was started with seed=0, not 3" in changed
+    lower = ("--resume", "--out", "run", "--epochs", 3, "--learning-rate", 1e-4)
+    assert "with learning_rate=0.001, not 0.0001" in pvae_("train", *lower, code=1)
+    assert "with another learning_rate" in pvae_("train", *lower, "--allow-changed")
+    assert pvae.load("run").history[-1]["learning_rate"] == pytest.approx(1e-4)
     pvae_("train", *QUICK, *SMALL, "--out", "run", "--overwrite", "--seed", 3)
     assert json.loads((folder / "run" / "config.json").read_text())["seed"] == 3
 
