@@ -92,7 +92,7 @@ class Loop:
                     row = self._epoch(state.epoch, good, validate=state.epoch == validated)
                     row |= self._validate(good)
                 except DivergedError as error:
-                    good = self._roll_back(error, good)
+                    self._roll_back(error, good)
                     continue
                 self._rollbacks = 0
                 self._note_divergence(row)
@@ -114,8 +114,8 @@ class Loop:
                 raise
             self.fit.stop_reason = "interrupted"
 
-    def _roll_back(self, error: DivergedError, good: Mapping[str, Any]) -> dict[str, Any]:
-        """Go back to the last good state with half the learning rate, which then is the last good.
+    def _roll_back(self, error: DivergedError, good: Mapping[str, Any]) -> None:
+        """Go back to the last good state, with half the learning rate of the time before.
 
         Raises:
             DivergedError: if that is not asked for, has been of no use, or is impossible.
@@ -132,7 +132,6 @@ class Loop:
             f"the training diverged in step {error.step}, {where}went back to the end of epoch "
             f"{self.state.epoch} and on with a learning rate of {learning_rate_of(optim):g}"
         )
-        return dict(good)
 
     def _epoch(self, number: int, good: Mapping[str, Any], *, validate: bool) -> dict[str, Any]:
         """One pass through the data; no value is read from the device before its end."""

@@ -51,6 +51,7 @@ class Run:
         self.path = Path(path)
         self.keep = keep
         self.notes: list[str] = []
+        self._damaged: list[Path] = []
         self._lock = Lock(self.path / _MARK)
 
     @property
@@ -124,6 +125,9 @@ class Run:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint, after the metrics of its epoch, and keep some of those before it."""
+        for path in self._damaged:  # it must not take the place of the good one before it
+            path.unlink(missing_ok=True)
+        self._damaged = []
         names = self._names()
         for older, newer in reversed(list(zip(names[1:], names, strict=False))):
             if (self.path / newer).exists():
@@ -148,6 +152,7 @@ class Run:
             except DamagedError as error:
                 if path == found[-1]:
                     raise
+                self._damaged.append(path)
                 self.notes.append(f"{error}; the checkpoint before it is used")
             else:
                 known = state.pop("metrics", None)

@@ -162,6 +162,23 @@ def test_checkpoint_before_a_damaged_one(tmp_path):
     assert names == ["checkpoint-1.pt", "checkpoint-2.pt", "checkpoint.pt", "example.pt"]
 
 
+def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path, monkeypatch):
+    fit(tmp_path, epochs=3, keep=2)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    run = Run(tmp_path, keep=2)
+    state = run.restore()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", fails)
+        with pytest.raises(OSError, match="disk full"):
+            run.save(state)
+    assert Run(tmp_path).restore()["epoch"] == state["epoch"]
+
+
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     write_tensors(path, {"value": torch.ones(3)})
