@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae._seeds import named_seed
 from pvae._validation import at_least
-from pvae.data.checks import check_arguments, check_dense, check_grey, levels_of, without_holes
+from pvae.data import checks
 
 __all__ = ["Rows", "seen"]
 
