@@ -1,4 +1,4 @@
-"""Rows of data, stored in their smallest type and converted for the programs."""
+"""Rows of data, converted for the programs: one class, half of it documentation."""
 
 from __future__ import annotations
 

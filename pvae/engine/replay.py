@@ -1,4 +1,4 @@
-"""Steps from recordings: when a recording is made, replayed and verified."""
+"""Steps from recordings: when a recording is made, replayed and verified: one state machine."""
 
 import dataclasses
 import random
@@ -20,8 +20,8 @@ from pvae.engine.recording import Recording, on_cuda, record, summary
 from pvae.engine.schedule import Schedule
 from pvae.engine.step import Step, eager_step
 from pvae.engine.verification import aliased, difference
-from pvae.pair.discovery import Registrations
 from pvae.pair.preserve import preserve_state
+from pvae.pair.registration import Registrations
 
 __all__ = ["Replay"]
 

@@ -1,4 +1,4 @@
-"""Mutual information of x and z, and the divergence of the aggregated posterior."""
+"""Mutual information of x and z, and the divergence of q(z), from one table of densities."""
 
 import math
 from collections.abc import Callable

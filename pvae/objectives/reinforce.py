@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pvae.objectives.baselines import MovingAverage, NetworkBaseline, leave_one_out
 from pvae.objectives.objective import Objective, PerDatum
 from pvae.objectives.structure import PairStructure
-from pvae.pair.discovery import register
+from pvae.pair.registration import register
 
 __all__ = ["REINFORCE"]
 

@@ -1,4 +1,4 @@
-"""Modules, parameters and parameter-store scope of a model/guide pair."""
+"""Modules, parameters and store scope of a model/guide pair: one class, which owns them."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +14,10 @@ from torch.distributions import constraints, transform_to
 
 from pvae.data import Rows, rows
 from pvae.pair.constraints import constraint_from_plain, constraint_to_plain
-from pvae.pair.discovery import Registrations, reach, register
+from pvae.pair.discovery import reach
 from pvae.pair.preserve import preserve_generators, preserve_tensors
 from pvae.pair.program import Program
+from pvae.pair.registration import Registrations, register
 from pvae.pair.traces import paired_traces
 
 __all__ = ["Pair", "pair_of", "rows_on_device"]
