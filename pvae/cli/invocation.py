@@ -133,6 +133,8 @@ def command_config(given: Mapping[str, Any]) -> dict[str, object]:
         "trust",
         "keep",
         "allow_changed",
+        "save_steps",
+        "save_minutes",
     )
     kept = {key: value for key, value in given.items() if key not in forgotten}
     for role in ("model", "guide"):
@@ -161,7 +163,7 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
     )
     may_change = (
         "epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard", "trust",
-        "keep", "allow_changed", "on_nan",
+        "keep", "allow_changed", "on_nan", "save_steps", "save_minutes",
     )  # fmt: skip
     merged = {**given, **started}
     asked = {**given, **command_config(completed(given))}

@@ -31,9 +31,9 @@ __all__ = ["train"]
 
 # The options that have the names of `fit`'s arguments.
 _OF_FIT = (
-    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "patience", "device",
-    "engine", "precision", "seed", "resume", "overwrite", "allow_changed", "keep", "tensorboard",
-    "progress",
+    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "patience",
+    "save_steps", "save_minutes", "device", "engine", "precision", "seed", "resume", "overwrite",
+    "allow_changed", "keep", "tensorboard", "progress",
 )  # fmt: skip
 
 
@@ -63,6 +63,14 @@ _OF_FIT = (
     "--patience",
     type=int,
     help="Stop after this many epochs without a better validation bound, and keep the best.",
+)
+@click.option(
+    "--save-steps", type=AT_LEAST_1, help="Also write a checkpoint after each so many steps."
+)
+@click.option(
+    "--save-minutes",
+    default=10.0,
+    help="Also write a checkpoint in mid-epoch if the last one is so many minutes old.",
 )
 @click.option(
     "--num-particles",

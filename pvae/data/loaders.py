@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+import copy
+from collections import deque
+from collections.abc import Iterator, Mapping, Sized
 from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +15,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from pvae._seeds import named_seed
 from pvae.data.table import seen
 
-__all__ = ["LoaderBatches"]
+__all__ = ["LoaderBatches", "after"]
 
 
 class LoaderBatches:
-    """Batches of a `DataLoader`, whose generator is seeded in each epoch if a seed is given."""
+    """Batches of a `DataLoader`, whose generator is seeded in each epoch if a seed is given.
+
+    A loader, or a data set that is read in this process, which has `state_dict` and
+    `load_state_dict` keeps its place itself; others are read again up to it.
+    """
 
     def __init__(
         self,
@@ -42,6 +49,9 @@ class LoaderBatches:
         self._loader, self._device, self._seed, self._steps = loader, device, seed, steps
         self.levels: int | None = None
         self.missing = False
+        self._own = _with_state(loader)
+        self._seen = 0  # batches of a stream that were used
+        self._at_first: dict[str, Any] | None = None  # before a batch that is still to be used
         self._begun: Iterator[tuple[Tensor, ...]] | None = None
         self._stream: Iterator[tuple[Tensor, ...]] | None = None
 
@@ -52,29 +62,65 @@ class LoaderBatches:
 
     def first(self) -> tuple[Tensor, ...]:
         """The first batch, which a stream yields again in its first epoch."""
-        batches = self.epoch(0)
+        before = self.state_dict()
+        batches, seen_before = self.epoch(0), self._seen
         batch = next(batches)
         if isinstance(self._loader.dataset, IterableDataset):  # which may yield it only once
             if self._stream is None:
                 self._begun = chain([batch], batches)
             else:
-                self._stream = chain([batch], self._stream)
+                self._stream, self._seen = chain([batch], self._stream), seen_before
+            self._at_first = before
+        else:
+            self.load_state_dict(before)
         return batch
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of an epoch, counted from 0."""
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is, if it keeps its place itself."""
+        if self._own is None:
+            return {}
+        if self._at_first is not None:
+            return self._at_first
+        return copy.deepcopy(self._own.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        if self._own is not None:
+            self._own.load_state_dict(copy.deepcopy(dict(state)))
+            self._begun = self._stream = self._at_first = None
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of an epoch, counted from 0, without the first `skip`.
+
+        A stream that goes on from epoch to epoch is read up to the epoch if it is not there yet.
+        """
+        self._at_first = None
+        left = None if self._steps is None else self._steps - skip
+        skip = skip if self._own is None else 0  # it is there already
         if self._begun is not None:
             begun, self._begun = self._begun, None
-            return begun
+            return after(skip, begun)
         if self._seed is not None:
             assert self._loader.generator is not None
             self._loader.generator.manual_seed(named_seed(self._seed, "shuffling", number))
-            return self._one_pass() if self._steps is None else islice(self._passes(), self._steps)
-        if self._steps is None:
-            return self._one_pass()
+            return islice(
+                after(skip, self._passes() if left is not None else self._one_pass()), left
+            )
+        if left is None:
+            return after(skip, self._one_pass())
         if self._stream is None:
             self._stream = self._passes()
-        return islice(self._stream, self._steps)
+        if self._own is None:
+            missed = number * (left + skip) + skip - self._seen
+            deque(self._counted(max(0, missed)), maxlen=0)
+        return self._counted(left)
+
+    def _counted(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of the stream."""
+        assert self._stream is not None
+        for batch in islice(self._stream, number):
+            self._seen += 1
+            yield batch
 
     def _one_pass(self) -> Iterator[tuple[Tensor, ...]]:
         for item in self._loader:
@@ -105,6 +151,23 @@ class LoaderBatches:
             self.levels = 2 if binary else 256
         moved = [argument.to(self._device, non_blocking=True) for argument in (x, *more)]
         return (seen(moved[0], self.levels), *moved[1:])
+
+
+def after(number: int, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Batches without the first ones, which are read at once."""
+    deque(islice(batches, number), maxlen=0)
+    return batches
+
+
+def _with_state(loader: DataLoader[object]) -> Any:
+    """What keeps its place itself: the loader, or its data set; None if neither does."""
+    readers: list[object] = [loader]
+    if loader.num_workers == 0 and isinstance(loader.dataset, IterableDataset):
+        readers.append(loader.dataset)  # those of workers are copies
+    for reader in readers:
+        if hasattr(reader, "state_dict") and hasattr(reader, "load_state_dict"):
+            return reader
+    return None
 
 
 def _elements(item: object) -> tuple[Tensor, ...]:

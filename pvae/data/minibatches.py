@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pvae._seeds import named_seed
 from pvae._validation import whole
-from pvae.data.loaders import LoaderBatches
+from pvae.data.loaders import LoaderBatches, after
 from pvae.data.splits import rows
 from pvae.data.table import Rows
 
@@ -53,8 +53,20 @@ class Batches(Protocol):
     def first(self) -> tuple[Tensor, ...]:
         """The first batch of the first epoch, which that epoch has as well."""
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of one epoch, each the arguments of the programs, on the device."""
+    def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of one epoch, each the arguments of the programs, on the device.
+
+        Args:
+            number: of the epoch, counted from 0.
+            skip: how many of its batches are left out, as a training that stopped within it has
+                seen them.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where a loader that keeps its place is; of other data nothing is needed."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
 
 
 def batches(
@@ -74,9 +86,11 @@ def batches(
     before it. A `DataLoader` keeps its own batch size and order.
 
     A stream (an `IterableDataset`, or a `DataLoader` with steps_per_epoch) continues from one epoch
-    to the next, and restarts at its end. The elements of a tuple are the arguments of the programs.
-    x of uint8 becomes float32 in [0, 1] as in `Rows`; the first batch decides whether it has 2 or
-    256 levels.
+    to the next, and restarts at its end. A resumed training asks a loader, or else its data set,
+    for `load_state_dict`, with what its `state_dict` returned, as those of torchdata have; without
+    it, a stream is read again up to where the training was. The elements of a tuple are the
+    arguments of the programs. x of uint8 becomes float32 in [0, 1] as in `Rows`; the first batch
+    decides whether it has 2 or 256 levels.
 
     Args:
         data: what `rows` accepts, a `torch.utils.data.Dataset`, an `IterableDataset` or a
@@ -151,13 +165,22 @@ class _RowBatches:
     def first(self) -> tuple[Tensor, ...]:
         return next(self.epoch(0))
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
         generator = torch.Generator(self._table.device).manual_seed(
             named_seed(self._seed, "shuffling", number)
         )
-        if self._steps is None:
-            return self._table.batches(self._size, generator=generator)
-        return islice(self._passes(generator), self._steps)
+        every = (
+            self._table.batches(self._size, generator=generator)
+            if self._steps is None
+            else islice(self._passes(generator), self._steps)
+        )
+        return after(skip, every)
 
     def _passes(self, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         while True:

@@ -44,6 +44,7 @@ def diverged(
     epoch: int,
     site: tuple[str, str] | None,
     learning_rate: float | None,
+    restored: str,
     kept: Path | None,
 ) -> DivergedError:
     """Build the error for a loss that is not finite."""
@@ -58,7 +59,7 @@ def diverged(
     return DivergedError(
         f"the training diverged: its loss is not finite from step {step} on, in epoch {epoch}: "
         f"{which}. The pair was "
-        f"restored to the end of epoch {epoch - 1}{back}. Try a lower learning rate{rate}, "
+        f"restored to {restored}{back}. Try a lower learning rate{rate}, "
         "clip_norm, or data and scales nearer to 1",
         step=step,
         site=name,

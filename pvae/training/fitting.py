@@ -1,6 +1,6 @@
 """`fit`: options, preparation, epochs, end, in reading order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -60,6 +60,8 @@ def fit(
     warmup: int = 0,
     clip_norm: float | None = None,
     on_nan: str = "stop",
+    save_steps: int | None = None,
+    save_minutes: float | None = 10.0,
     device: str | torch.device = "auto",
     engine: str = "auto",
     precision: str = "float32",
@@ -70,7 +72,7 @@ def fit(
     allow_changed: bool = False,
     keep: int = 1,
     tensorboard: bool = False,
-    callback: Callable[[Fit], object] | None = None,
+    callback: Callable[[Fit], object] | Sequence[Callable[[Fit], object]] | None = None,
     progress: bool = True,
     config: Mapping[str, object] | None = None,
 ) -> Fit:
@@ -110,6 +112,8 @@ def fit(
         clip_norm: largest global norm of a step's gradient, in nats per datum.
         on_nan: what to do if the loss becomes NaN or infinite: "stop", or "rollback", which goes on
             from the last good epoch with half the learning rate, and says so in the notes.
+        save_steps: also write a checkpoint after each so many steps, in mid-epoch (default: none).
+        save_minutes: also write one if the last one is so many minutes old; None for none.
         device: "auto", "cpu", "cuda", ...
         engine: "auto", "eager", "recorded" or "captured", as in `SVI`.
         precision: "float32", "tf32" or "bfloat16", as in `SVI`; evaluation uses float32.
@@ -121,7 +125,8 @@ def fit(
         allow_changed: resume although they are not; what changed stays in the run's config.json.
         keep: number of checkpoints to keep; one before a damaged one is used instead of it.
         tensorboard: write TensorBoard's files as well (needs the extra of that name).
-        callback: called with the `Fit` so far after each epoch; training ends if it returns True.
+        callback: called with the `Fit` so far after each epoch, or several such functions; training
+            ends if one returns True.
         progress: show a progress bar.
         config: further entries of the run's config.json.
 
@@ -178,8 +183,10 @@ def fit(
         held_out = rows(valid, levels=source.levels, missing=of_valid).to(place)
     options = Options(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
-        data_size, patience, warmup, clip_norm, on_nan, engine, precision, seed,
+        data_size, patience, warmup, clip_norm, on_nan, save_steps, save_minutes, engine,
+        precision, seed,
     )  # fmt: skip
+    callbacks = [callback] if callable(callback) else list(callback or ())
     logger = RunLogger(out, tensorboard=tensorboard, progress=progress, keep=keep)
     pair = _pair(model, guide, place)
     pair.missing = holes
@@ -197,7 +204,7 @@ def fit(
             loop, example, written,
             resume=resume, overwrite=overwrite, allow_changed=allow_changed,
         )  # fmt: skip
-        loop.run(callback)
+        loop.run(callbacks)
         _finish(loop)
     return loop.fit
 

@@ -114,6 +114,11 @@ class RunLogger:
             self._bar.set_postfix(bounds)
             self._bar.update()
 
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint in mid-epoch."""
+        if self.run is not None:
+            self.run.save(state)
+
     def close(self) -> None:
         """Close the bar and the files, and let other trainings into the folder."""
         if self._bar is not None:

@@ -1,7 +1,7 @@
 """The loop over epochs and batches."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pvae.checking import PairError, Supports, program_failed
+from pvae.checking import Supports, program_failed
 from pvae.data import Batches, Rows
 from pvae.engine.optimizers import (
     TorchOptim,
@@ -21,13 +21,15 @@ from pvae.evaluation import Bound, EvaluationContext, UndefinedQuantityError, el
 from pvae.objectives import Objective
 from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate
+from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
 from pvae.training.divergence import DivergedError, diverged, first_broken_site, out_of_range
+from pvae.training.interrupts import Interrupts
 from pvae.training.logger import RunLogger
 from pvae.training.options import Options
 from pvae.training.result import Fit
 from pvae.training.scaling import Scaling
-from pvae.training.state import TrainingState
+from pvae.training.state import PartialEpoch, TrainingState
 
 __all__ = ["Loop"]
 
@@ -75,46 +77,54 @@ class Loop:
     _first_loss: float | None = field(default=None, init=False)
     _diverged: bool = field(default=False, init=False)
     _rollbacks: int = field(default=0, init=False)
+    _good: dict[str, Any] = field(default_factory=dict, init=False)
+    _saved_at: float = field(default_factory=time.perf_counter, init=False)
+    _interrupts: Interrupts = field(default_factory=Interrupts, init=False)
 
     def __post_init__(self) -> None:
-        self.state = TrainingState(self.pair, self.svi)
+        self.state = TrainingState(self.pair, self.svi, self.source)
 
-    def run(self, callback: Callable[[Fit], object] | None) -> None:
+    def run(self, callbacks: Sequence[Callable[[Fit], object]]) -> None:
         """Train until the last epoch, or until there is a reason to stop."""
         state, options = self.state, self.options
         # Pyro's validation costs time in every step; one epoch shows it every datum.
         validated = state.epoch if pyro.infer.util.is_validation_enabled() else -1
         self.logger.open_bar(state.epoch, options.epochs)
-        good = state.state_dict()
+        self._good = state.state_dict()
         try:
-            while state.epoch < options.epochs and not self._out_of_patience():
-                try:
-                    row = self._epoch(state.epoch, good, validate=state.epoch == validated)
-                    row |= self._validate(good)
-                except DivergedError as error:
-                    self._roll_back(error, good)
-                    continue
-                self._rollbacks = 0
-                self._note_divergence(row)
-                self.fit.history.append(row)
-                ended = callback is not None and callback(self.fit) is True
-                good = state.state_dict()
-                self.logger.epoch(row, good)
-                if ended:
-                    self.fit.stop_reason = "callback"
-                    break
-            else:
-                self.fit.stop_reason = "early stopping" if self._out_of_patience() else "all epochs"
+            with self._interrupts:
+                while state.epoch < options.epochs and not self._out_of_patience():
+                    try:
+                        row = self._epoch(state.epoch, validate=state.epoch == validated)
+                        row |= self._validate()
+                    except DivergedError as error:
+                        self._roll_back(error)
+                        continue
+                    if self._end_epoch(row, callbacks):
+                        self.fit.stop_reason = "callback"
+                        return
+                    self._interrupts.deliver()
+            self.fit.stop_reason = "early stopping" if self._out_of_patience() else "all epochs"
         except BaseException as error:
-            # As after the last good epoch, on every way out.
-            state.load_state_dict(good)
+            # As in the last good state, on every way out.
+            state.load_state_dict(self._good)
             self.fit.history = [row for row in self.fit.history if row["epoch"] <= state.epoch]
             if not isinstance(error, KeyboardInterrupt):
                 self.pair.eval()
                 raise
             self.fit.stop_reason = "interrupted"
 
-    def _roll_back(self, error: DivergedError, good: Mapping[str, Any]) -> None:
+    def _end_epoch(self, row: dict[str, Any], callbacks: Sequence[Callable[[Fit], object]]) -> bool:
+        """Log an epoch; returns whether a callback ends the training."""
+        self._rollbacks = 0
+        self._note_divergence(row)
+        self.fit.history.append(row)
+        ended = [callback(self.fit) is True for callback in callbacks]
+        self._good, self._saved_at = self.state.state_dict(), time.perf_counter()
+        self.logger.epoch(row, self._good)
+        return any(ended)
+
+    def _roll_back(self, error: DivergedError) -> None:
         """Go back to the last good state, with half the learning rate of the time before.
 
         Raises:
@@ -124,54 +134,70 @@ class Loop:
         possible = isinstance(optim, TorchOptim) and self._rollbacks <= _MOST_ROLLBACKS
         if self.options.on_nan != "rollback" or not possible:
             raise error
-        self.state.load_state_dict(good)
+        self.state.load_state_dict(self._good)
         for _ in range(self._rollbacks):  # the state has the rate from before all of them
             scale_learning_rate(optim, 0.5)
         where = f"at site {error.site!r}, " if error.site else ""
         self._note(
-            f"the training diverged in step {error.step}, {where}went back to the end of epoch "
-            f"{self.state.epoch} and on with a learning rate of {learning_rate_of(optim):g}"
+            f"the training diverged in step {error.step}, {where}went back to {self._where()} and "
+            f"on with a learning rate of {learning_rate_of(optim):g}"
         )
 
-    def _epoch(self, number: int, good: Mapping[str, Any], *, validate: bool) -> dict[str, Any]:
+    def _where(self) -> str:
+        """What the state is as after."""
+        steps = len(self.state.partial.sizes)
+        within = f"step {steps} of epoch {self.state.epoch + 1}"
+        return within if steps else f"the end of epoch {self.state.epoch}"
+
+    def _batches(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of an epoch that are left after its steps so far."""
+        partial = self.state.partial
+        if not partial.sizes:
+            return self.source.epoch(number)
+        now = generator_state()
+        restore_generators(partial.generators)  # as at the start of the epoch
+        left = self.source.epoch(number, len(partial.sizes))
+        restore_generators(now)
+        return left
+
+    def _epoch(self, number: int, *, validate: bool) -> dict[str, Any]:
         """One pass through the data; no value is read from the device before its end."""
-        began = time.perf_counter()
+        partial = self.state.partial
+        began = time.perf_counter() - partial.seconds
         self.pair.train()
         self.scaling.set_epoch(number)
         if self.objective is not None:
             self.objective.set_epoch(number)
         self.svi.verify_next()
-        losses: list[Tensor] = []
-        norms: list[Tensor] = []
-        sizes: list[int] = []
-        failed = False
+        failed, batch = False, partial.batch
         with pyro.validation_enabled(validate):
-            for batch in self.source.epoch(number):
+            for batch in self._batches(number):
                 if validate:
                     self.supports.see(batch)
                 try:
                     loss, norm = self._step(batch)
                 except (RuntimeError, ValueError) as error:
                     failed = True
-                    if not (self.pair.finite() and _finite(losses)):
+                    if not (self.pair.finite() and partial.finite()):
                         break
-                    if losses and out_of_range(self.svi.model, self.svi.guide, batch):
+                    if partial.losses and out_of_range(self.svi.model, self.svi.guide, batch):
                         break
                     raise program_failed(error, batch, self.pair.elsewhere()) from error
-                losses.append(loss)
+                partial.losses.append(loss)
                 if norm is not None:
-                    norms.append(norm)
-                sizes.append(len(batch[0]))
-        try:
-            self.supports.raise_errors()
-        except PairError:
-            self.state.load_state_dict(good)
-            raise
-        if failed or not (losses and _finite(losses) and self.pair.finite()):
-            self._diverge(number, losses, good)
+                    partial.norms.append(norm)
+                partial.sizes.append(len(batch[0]))
+                if self._interrupts.due or self._to_be_saved():
+                    partial.seconds, partial.batch = time.perf_counter() - began, batch
+                    self._save_within()
+                    self._interrupts.deliver()
+        self.supports.raise_errors()
+        if failed or not (partial.losses and partial.finite() and self.pair.finite()):
+            self._diverge(number)
         seconds = time.perf_counter() - began
+        losses, norms, sizes = partial.losses, partial.norms, partial.sizes
         weights = torch.tensor(sizes, dtype=torch.float64)
-        self.state.epoch = number + 1
+        self.state.epoch, self.state.partial = number + 1, PartialEpoch()
         self._last_batch = batch
         row: dict[str, Any] = {
             "epoch": number + 1,
@@ -194,6 +220,22 @@ class Loop:
         end_epoch(self.svi.optim, row["train_loss"])
         return row
 
+    def _to_be_saved(self) -> bool:
+        """Whether a checkpoint is due in mid-epoch."""
+        if self.logger.run is None:
+            return False
+        steps, minutes = self.options.save_steps, self.options.save_minutes
+        if steps is not None and self.state.step % steps == 0:
+            return True
+        return minutes is not None and time.perf_counter() - self._saved_at >= 60 * minutes
+
+    def _save_within(self) -> None:
+        """Save the state in mid-epoch, unless the training has diverged."""
+        if self.state.partial.finite() and self.pair.finite():
+            self._good = self.state.state_dict()
+            self.logger.checkpoint(self._good)
+        self._saved_at = time.perf_counter()
+
     def _note_divergence(self, row: Mapping[str, Any]) -> None:
         """Say so if the loss rose to many times what it was, though it is finite."""
         losses = [self._first_loss, *(known["train_loss"] for known in self.fit.history)]
@@ -215,7 +257,7 @@ class Loop:
         self.state.step += 1
         return self.svi.step_tensor(batch, divisor=divisor)
 
-    def _validate(self, good: Mapping[str, Any]) -> dict[str, Any]:
+    def _validate(self) -> dict[str, Any]:
         """The bound and its terms by site, on validation data or else on the last batch."""
         if self.plate is not None and self.plate.subsamples:
             return {}
@@ -231,7 +273,7 @@ class Loop:
             # Parameters may have become so large that the next loss would not be finite.
             if self._broken_site(self._last_batch) is None:
                 raise
-            self._raise_diverged(self.state.step, self.state.epoch, self._last_batch, good)
+            self._raise_diverged(self.state.step, self.state.epoch, self._last_batch)
         if bound.points:
             self._note(bound.note)
         if self.valid is None:
@@ -258,29 +300,30 @@ class Loop:
         patience = self.options.patience
         return patience is not None and self.state.epochs_since_best >= patience
 
-    def _diverge(self, number: int, losses: list[Tensor], good: Mapping[str, Any]) -> NoReturn:
+    def _diverge(self, number: int) -> NoReturn:
         """Restore the last good state and raise, naming the step and the site that failed.
 
-        The epoch is repeated with the same random numbers up to the step that failed.
+        The steps since that state are repeated with the same random numbers, up to the one that
+        failed.
         """
+        losses = self.state.partial.losses
         broken = next((i for i, x in enumerate(losses) if not torch.isfinite(x)), len(losses))
-        self.state.load_state_dict(good)
-        step = self.state.step + broken
+        self.state.load_state_dict(self._good)
+        first = len(self.state.partial.sizes)
+        step = self.state.step + broken - first
         with pyro.validation_enabled(False):
-            for index, batch in enumerate(self.source.epoch(number)):
+            for index, batch in enumerate(self._batches(number), first):
                 if index == broken:
                     break
                 self._step(batch)
-        self._raise_diverged(step, number + 1, batch, good)
+        self._raise_diverged(step, number + 1, batch)
 
     def _broken_site(self, batch: tuple[Tensor, ...]) -> tuple[str, str] | None:
         return first_broken_site(self.svi.model, self.svi.guide, batch)
 
-    def _raise_diverged(
-        self, step: int, epoch: int, batch: tuple[Tensor, ...], good: Mapping[str, Any]
-    ) -> NoReturn:
+    def _raise_diverged(self, step: int, epoch: int, batch: tuple[Tensor, ...]) -> NoReturn:
         site = self._broken_site(batch)
-        self.state.load_state_dict(good)
+        self.state.load_state_dict(self._good)
         self.pair.eval()
         kept = (
             self.logger.run.path / "checkpoint.pt"
@@ -288,8 +331,6 @@ class Loop:
             else None
         )
         rate = learning_rate_of(self.svi.optim)
-        raise diverged(step=step, epoch=epoch, site=site, learning_rate=rate, kept=kept)
-
-
-def _finite(losses: list[Tensor]) -> bool:
-    return not losses or bool(torch.isfinite(torch.stack(losses)).all())
+        raise diverged(
+            step=step, epoch=epoch, site=site, learning_rate=rate, restored=self._where(), kept=kept
+        )

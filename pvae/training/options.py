@@ -39,6 +39,8 @@ class Options:
     warmup: int
     clip_norm: float | None
     on_nan: str
+    save_steps: int | None
+    save_minutes: float | None
     engine: str
     precision: str
     seed: int
@@ -73,9 +75,12 @@ class Options:
                 "fit and the objective both have a warmup, and they would multiply: give it to one"
             )
         whole(0, epochs=self.epochs, warmup=self.warmup, seed=self.seed)
-        whole(1, patience=self.patience)
+        whole(1, patience=self.patience, save_steps=self.save_steps)
         positive(
-            clip_norm=self.clip_norm, learning_rate=self.learning_rate, data_size=self.data_size
+            clip_norm=self.clip_norm,
+            learning_rate=self.learning_rate,
+            data_size=self.data_size,
+            save_minutes=self.save_minutes,
         )
 
     def make_objective(self) -> ELBO:

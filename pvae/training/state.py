@@ -1,4 +1,4 @@
-"""The state of a training between two epochs, to save and to restore."""
+"""The state of a training between two steps, to save and to restore."""
 
 import copy
 import math
@@ -6,22 +6,78 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from pvae.data import Batches
 from pvae.engine.optimizers import TorchOptim, restore_optimizer
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
 
-__all__ = ["TrainingState"]
+__all__ = ["PartialEpoch", "TrainingState"]
+
+
+@dataclass
+class PartialEpoch:
+    """What the steps of an epoch have returned so far.
+
+    Attributes:
+        losses: of each step, in nats per datum, shape ().
+        norms: of each step's gradient, if gradients are clipped, shape ().
+        sizes: rows of each step's batch.
+        seconds: time that they took.
+        batch: of the last step.
+        generators: the random number generators before the epoch, which loaders may draw their
+            order from.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    batch: tuple[Tensor, ...] = ()
+    generators: dict[str, object] = field(default_factory=generator_state)
+
+    def finite(self) -> bool:
+        """Whether all losses are finite; reads the device."""
+        return not self.losses or bool(torch.isfinite(torch.stack(self.losses)).all())
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state, in types that load without pickle; empty before the first step."""
+        if not self.sizes:
+            return {}
+        return {
+            "losses": torch.stack(self.losses),
+            "norms": torch.stack(self.norms) if self.norms else None,
+            "sizes": list(self.sizes),
+            "seconds": self.seconds,
+            "batch": list(self.batch),
+            "generators": self.generators,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "PartialEpoch":
+        """The steps that `state_dict` described."""
+        if not state:
+            return cls()
+        norms = [] if state["norms"] is None else list(state["norms"])
+        return cls(
+            list(state["losses"]), norms, list(state["sizes"]), state["seconds"],
+            tuple(state["batch"]), state["generators"],
+        )  # fmt: skip
 
 
 @dataclass
 class TrainingState:
-    """Everything that the next epoch depends on.
+    """Everything that the next step depends on.
 
     Attributes:
         pair: networks and parameters.
         svi: optimizer and engine.
+        source: of the batches.
         epoch: number of complete epochs.
+        partial: the epoch after them, as far as its steps were taken.
         step: number of gradient steps.
         best: the best validation bound so far, its epoch and the pair's values then; empty without
             early stopping.
@@ -30,7 +86,9 @@ class TrainingState:
 
     pair: Pair
     svi: SVI
+    source: Batches
     epoch: int = 0
+    partial: PartialEpoch = field(default_factory=PartialEpoch)
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     epochs_since_best: int = 0
@@ -49,6 +107,8 @@ class TrainingState:
             if isinstance(optim, TorchOptim)
             else None,
             "engine": self.svi.counts(),
+            "data": self.source.state_dict(),
+            "partial": self.partial.state_dict(),
             "generators": generator_state(),
         }
 
@@ -63,7 +123,9 @@ class TrainingState:
             optim.match(state["order"], self.pair.named_parameters())
         restore_optimizer(optim, copy.deepcopy(state["optimizer"]))
         self.svi.resume(state["engine"])
+        self.source.load_state_dict(state["data"])
         restore_generators(state["generators"])
+        self.partial = PartialEpoch.from_state_dict(state["partial"])
 
     def record_bound(self, bound: float) -> None:
         """Keep the pair's values if its validation bound is the best so far."""
