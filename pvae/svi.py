@@ -12,6 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pvae.engine.accumulation import GradientSum, finite
 from pvae.engine.optimizers import MakeOptimizer, TorchOptim, set_gradients
 from pvae.engine.precision import PRECISIONS, NetworkAutocast, check_precision, matmul_precision
 from pvae.engine.replay import Replay
@@ -133,6 +134,8 @@ class SVI(pyro.infer.SVI):
         of_objective = loss.networks().values() if isinstance(loss, Objective) else []
         networks += of_objective
         self._own = {id(p) for network in of_objective for p in network.parameters()}
+        self.networks = networks
+        self._sum: GradientSum | None = None
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
         if engine != "eager":
@@ -167,7 +170,7 @@ class SVI(pyro.infer.SVI):
     def resume(self, counts: Mapping[str, int]) -> None:
         """Continue from what `counts` returned."""
         counts = dict(counts)
-        self.steps = counts.pop("", 0)
+        self.steps, self._sum = counts.pop("", 0), None
         if self.replay is not None:
             self.replay.resume(counts)
 
@@ -195,33 +198,91 @@ class SVI(pyro.infer.SVI):
         with preserve_state(networks):
             eager_step(self._loss_and_grads, batch, {})
 
+    def accumulate(
+        self, batch: tuple[Tensor, ...], *, divisor: int = 1, skip_nonfinite: bool = False
+    ) -> Tensor:
+        """Add the gradient of a batch to that of the next `step_tensor`.
+
+        That step follows the sum of the gradients over the sum of their divisors.
+
+        Args:
+            batch: the arguments of model and guide.
+            divisor: as in `step_tensor`.
+            skip_nonfinite: likewise.
+
+        Returns:
+            The divided loss, shape () (its first part if the objective has several).
+        """
+        if self._sum is None:
+            self._sum = GradientSum(self.networks if skip_nonfinite else [])
+        try:
+            done = self._gradients(batch, {})
+        except Exception:
+            self._sum.restore_buffers()
+            self._sum = None
+            raise
+        self._sum.add(done, divisor)
+        return self._first_loss(done, self._number(divisor, batch[0].device))
+
     def step_tensor(
-        self, batch: tuple[Tensor, ...], *, divisor: int = 1
+        self, batch: tuple[Tensor, ...], *, divisor: int = 1, skip_nonfinite: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Take a gradient step on the loss divided by a number, without reading the device.
 
         Args:
             batch: the arguments of model and guide.
             divisor: turns the objective's loss into nats per datum: usually len(batch).
+            skip_nonfinite: change no parameter, buffer or state of the optimizer if the loss or the
+                gradient is not finite; this reads the device.
 
         Returns:
-            The divided loss, shape () (its first part if the objective has several), and the global
-            norm of the divided gradient before clipping, shape (); None without `clip_norm`.
+            The divided loss, shape () (its first part if the objective has several), which is not
+            finite if the step was skipped; and the global norm of the divided gradient before
+            clipping, shape (), or None without `clip_norm`.
         """
-        device = batch[0].device
+        total = self._sum
+        if total is None and skip_nonfinite:
+            total = GradientSum(self.networks)
+        self._sum = None
+        number = self._number(divisor, batch[0].device)
+        try:
+            done = self._gradients(batch, {})
+        except Exception:
+            if total is not None:
+                total.restore_buffers()
+            raise
+        value = self._first_loss(done, number)
+        if total is not None and total.divisor:
+            number = self._number(total.divisor + divisor, batch[0].device)
+            done = total.plus(done)
+        if total is not None and skip_nonfinite and not finite([value, *done.gradients]):
+            total.restore_buffers()
+            for parameter in done.params:
+                parameter.grad = None
+            return torch.full_like(value, torch.nan), None
+        return value, self._clipped_update(done, number)
+
+    def _number(self, divisor: int, device: torch.device) -> Tensor:
+        """A number as a tensor, made once."""
         number = self._divisors.get((divisor, device))
         if number is None:
             number = torch.tensor(float(divisor), device=device)
             self._divisors[divisor, device] = number
-        done = self._gradients(batch, {})
+        return number
+
+    def _first_loss(self, done: Step, number: Tensor) -> Tensor:
         first = cast(float, done.losses[0])
-        value = torch.as_tensor(first, device=device, dtype=torch.float32).detach() / number
+        loss = torch.as_tensor(first, device=number.device, dtype=torch.float32)
+        return loss.detach() / number
+
+    def _clipped_update(self, done: Step, number: Tensor) -> Tensor | None:
+        """Update the parameters, and return the norm of the gradient if it is clipped."""
         if self.clip_norm is None:
             self._update(done, number)
-            return value, None
+            return None
         if not done.gradients:
             self._update(done, number)
-            return value, torch.zeros((), device=device)
+            return torch.zeros((), device=number.device)
         own = [id(p) in self._own for p in done.trained]
         norm = _norm(done.gradients, own, False) / number
         excess = ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
@@ -232,7 +293,7 @@ class SVI(pyro.infer.SVI):
             pairs = zip(done.gradients, own, strict=True)
             done = replace(done, gradients=[g * (excess / theirs) if o else g for g, o in pairs])
         self._update(done, number * excess)
-        return value, norm
+        return norm
 
     def _update(self, done: Step, divisor: Tensor | None) -> None:
         """Update the parameters and clear their gradients."""

@@ -31,9 +31,9 @@ __all__ = ["train"]
 
 # The options that have the names of `fit`'s arguments.
 _OF_FIT = (
-    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "patience",
-    "save_steps", "save_minutes", "device", "engine", "precision", "seed", "resume", "overwrite",
-    "allow_changed", "keep", "tensorboard", "progress",
+    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "accumulate",
+    "patience", "save_steps", "save_minutes", "device", "engine", "precision", "seed", "resume",
+    "overwrite", "allow_changed", "keep", "tensorboard", "progress",
 )  # fmt: skip
 
 
@@ -57,7 +57,13 @@ _OF_FIT = (
     "--on-nan",
     type=click.Choice(ON_NAN),
     default="stop",
-    help="What to do if the loss becomes NaN: stop, or roll back with half the learning rate.",
+    help="If the loss becomes NaN: stop, skip the step, or roll back with half the learning rate.",
+)
+@click.option(
+    "--accumulate",
+    type=AT_LEAST_1,
+    default=1,
+    help="Number of batches whose gradients are added for each step.",
 )
 @click.option(
     "--patience",

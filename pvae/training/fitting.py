@@ -60,6 +60,7 @@ def fit(
     warmup: int = 0,
     clip_norm: float | None = None,
     on_nan: str = "stop",
+    accumulate: int = 1,
     save_steps: int | None = None,
     save_minutes: float | None = 10.0,
     device: str | torch.device = "auto",
@@ -110,8 +111,10 @@ def fit(
         patience: stop after this many epochs without a better validation bound, and keep the best.
         warmup: epochs in which the scale of latent sites rises to 1.
         clip_norm: largest global norm of a step's gradient, in nats per datum.
-        on_nan: what to do if the loss becomes NaN or infinite: "stop", or "rollback", which goes on
-            from the last good epoch with half the learning rate, and says so in the notes.
+        on_nan: what to do if the loss becomes NaN or infinite: "stop"; "skip" the steps whose loss
+            or gradient is, and count them; or "rollback", which goes on from the last good state
+            with half the learning rate. The notes say so.
+        accumulate: number of batches whose gradients are added for each step.
         save_steps: also write a checkpoint after each so many steps, in mid-epoch (default: none).
         save_minutes: also write one if the last one is so many minutes old; None for none.
         device: "auto", "cpu", "cuda", ...
@@ -137,8 +140,9 @@ def fit(
         PairError: if training would be incorrect; a `ValueError`.
         IncompatibleObjectiveError: if the objective does not fit the pair; a `ValueError`.
         ValueError: if data or options are out of range.
-        DivergedError: if the loss becomes NaN or infinite, and `on_nan` is "stop" or ten rollbacks
-            were of no use; the pair is restored to the last good epoch.
+        DivergedError: if the loss becomes NaN or infinite, and `on_nan` is "stop", all steps of an
+            epoch would be skipped, or ten rollbacks were of no use; the pair is restored to the
+            last good state.
 
     Example:
         >>> import pvae, pyro, torch
@@ -183,8 +187,8 @@ def fit(
         held_out = rows(valid, levels=source.levels, missing=of_valid).to(place)
     options = Options(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
-        data_size, patience, warmup, clip_norm, on_nan, save_steps, save_minutes, engine,
-        precision, seed,
+        data_size, patience, warmup, clip_norm, on_nan, accumulate, save_steps, save_minutes,
+        engine, precision, seed,
     )  # fmt: skip
     callbacks = [callback] if callable(callback) else list(callback or ())
     logger = RunLogger(out, tensorboard=tensorboard, progress=progress, keep=keep)
@@ -338,6 +342,12 @@ def _finish(loop: Loop) -> None:
     """Keep the best parameters and write the summary."""
     loop.fit.engine = loop.svi.engine
     loop.fit.notes += loop.svi.notes
+    skipped = sum(row.get("skipped", 0) for row in loop.fit.history)
+    if skipped:
+        loop.fit.notes.append(
+            f"{skipped} of {loop.state.step} steps were skipped, as their loss or gradient was not "
+            "finite; the history counts them for each epoch"
+        )
     loop.fit.best_epoch = loop.state.restore_best()
     loop.pair.eval()
     loop.logger.summarize(loop.fit, loop.pair.device)

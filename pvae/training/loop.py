@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NoReturn
 
 import pyro
@@ -171,38 +172,39 @@ class Loop:
         self.svi.verify_next()
         failed, batch = False, partial.batch
         with pyro.validation_enabled(validate):
-            for batch in self._batches(number):
+            for group in self._groups(number):
+                batch = group[-1]
                 if validate:
-                    self.supports.see(batch)
+                    for part in group:
+                        self.supports.see(part)
                 try:
-                    loss, norm = self._step(batch)
+                    losses, norm = self._step(group)
                 except (RuntimeError, ValueError) as error:
-                    failed = True
-                    if not (self.pair.finite() and partial.finite()):
+                    self._explain(error, group)
+                    if self.options.on_nan != "skip" or not self.pair.finite():
+                        failed = True
                         break
-                    if partial.losses and out_of_range(self.svi.model, self.svi.guide, batch):
-                        break
-                    raise program_failed(error, batch, self.pair.elsewhere()) from error
-                partial.losses.append(loss)
-                if norm is not None:
-                    partial.norms.append(norm)
-                partial.sizes.append(len(batch[0]))
+                    nan = torch.full((), torch.nan, device=self.pair.device)
+                    losses, norm = [nan] * len(group), None
+                partial.losses += losses
+                partial.norms += [] if norm is None else [norm]
+                partial.sizes += [len(part[0]) for part in group]
                 if self._interrupts.due or self._to_be_saved():
                     partial.seconds, partial.batch = time.perf_counter() - began, batch
                     self._save_within()
                     self._interrupts.deliver()
         self.supports.raise_errors()
-        if failed or not (partial.losses and partial.finite() and self.pair.finite()):
+        if failed or not self._healthy():
             self._diverge(number)
         seconds = time.perf_counter() - began
-        losses, norms, sizes = partial.losses, partial.norms, partial.sizes
-        weights = torch.tensor(sizes, dtype=torch.float64)
+        sizes, kept = torch.tensor(partial.sizes, dtype=torch.float64), ~partial.skipped()
+        all_losses, weights = torch.stack(partial.losses).cpu()[kept], sizes[kept]
         self.state.epoch, self.state.partial = number + 1, PartialEpoch()
         self._last_batch = batch
         row: dict[str, Any] = {
             "epoch": number + 1,
             "step": self.state.step,
-            "train_loss": ((torch.stack(losses).cpu() * weights).sum() / weights.sum()).item(),
+            "train_loss": ((all_losses * weights).sum() / weights.sum()).item(),
             "learning_rate": learning_rate_of(self.svi.optim),
         }
         if self.scaling.beta is not None:
@@ -210,13 +212,15 @@ class Loop:
         if self.objective is not None:
             row |= self.objective.scheduled()
         if self.options.clip_norm is not None:
-            norm_values = torch.stack(norms).cpu()
+            norm_values = torch.stack(partial.norms).cpu()
             row["gradient_norm"] = norm_values.mean().item()
             row["clipped"] = (norm_values > self.options.clip_norm).float().mean().item()
+        if self.options.on_nan == "skip":
+            row["skipped"] = int((~kept)[:: self.options.accumulate].sum())
         if not number:
-            self._first_loss = losses[0].item()
+            self._first_loss = all_losses[0].item()
         row["seconds"] = seconds
-        row["examples_per_second"] = sum(sizes) / seconds
+        row["examples_per_second"] = sizes.sum().item() / seconds
         end_epoch(self.svi.optim, row["train_loss"])
         return row
 
@@ -231,7 +235,7 @@ class Loop:
 
     def _save_within(self) -> None:
         """Save the state in mid-epoch, unless the training has diverged."""
-        if self.state.partial.finite() and self.pair.finite():
+        if self._healthy():
             self._good = self.state.state_dict()
             self.logger.checkpoint(self._good)
         self._saved_at = time.perf_counter()
@@ -251,11 +255,49 @@ class Loop:
             "clip_norm"
         )
 
-    def _step(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """One gradient step."""
-        divisor = self.scaling.set_batch(len(batch[0]))
+    def _groups(self, number: int) -> Iterator[list[tuple[Tensor, ...]]]:
+        """The batches of each step that is left of an epoch."""
+        batches = self._batches(number)
+        while group := list(islice(batches, self.options.accumulate)):
+            yield group
+
+    def _step(self, group: list[tuple[Tensor, ...]]) -> tuple[list[Tensor], Tensor | None]:
+        """One gradient step; returns the loss of each batch, and the norm of the gradient."""
         self.state.step += 1
-        return self.svi.step_tensor(batch, divisor=divisor)
+        losses: list[Tensor] = []
+        norm = None
+        skip = self.options.on_nan == "skip"
+        for place, batch in enumerate(group, 1):
+            divisor = self.scaling.set_batch(len(batch[0]))
+            if place < len(group):
+                loss = self.svi.accumulate(batch, divisor=divisor, skip_nonfinite=skip)
+            else:
+                loss, norm = self.svi.step_tensor(batch, divisor=divisor, skip_nonfinite=skip)
+            losses.append(loss)
+        if skip:  # all batches of a step that was skipped
+            losses = [torch.where(torch.isfinite(losses[-1]), x, torch.nan) for x in losses]
+        return losses, norm
+
+    def _healthy(self) -> bool:
+        """Whether parameters and losses are finite, apart from steps that were skipped."""
+        skipped = self.state.partial.skipped()
+        good = not skipped.all() if self.options.on_nan == "skip" else not skipped.any()
+        return bool(len(skipped) and good and self.pair.finite())
+
+    def _explain(self, error: Exception, group: list[tuple[Tensor, ...]]) -> None:
+        """Raise what a step raised, explained, unless the training has diverged.
+
+        Raises:
+            PairError: if a program made a mistake of another kind.
+        """
+        partial, skip = self.state.partial, self.options.on_nan == "skip"
+        if not self.pair.finite() or (partial.skipped().any() and not skip):
+            return
+        model, guide = self.svi.model, self.svi.guide
+        known = skip or partial.losses
+        if known and any(out_of_range(model, guide, batch) for batch in group):
+            return
+        raise program_failed(error, group[-1], self.pair.elsewhere()) from error
 
     def _validate(self) -> dict[str, Any]:
         """The bound and its terms by site, on validation data or else on the last batch."""
@@ -310,12 +352,14 @@ class Loop:
         broken = next((i for i, x in enumerate(losses) if not torch.isfinite(x)), len(losses))
         self.state.load_state_dict(self._good)
         first = len(self.state.partial.sizes)
-        step = self.state.step + broken - first
+        step = self.state.step + (broken - first) // self.options.accumulate
         with pyro.validation_enabled(False):
-            for index, batch in enumerate(self._batches(number), first):
-                if index == broken:
+            for group in self._groups(number):
+                batch = group[min(broken - first, len(group) - 1)]
+                first += len(group)
+                if broken < first:
                     break
-                self._step(batch)
+                self._step(group)
         self._raise_diverged(step, number + 1, batch)
 
     def _broken_site(self, batch: tuple[Tensor, ...]) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from pvae.svi import ENGINES
 __all__ = ["DEFAULT_RATE", "ON_NAN", "Options"]
 
 DEFAULT_RATE = 1e-3
-ON_NAN = ("stop", "rollback")
+ON_NAN = ("stop", "skip", "rollback")
 
 # Their losses are not sums over sites, so that scaling a site would change the loss itself.
 _NOT_SUMS = (RenyiELBO, ReweightedWakeSleep, RWS, WakeSleep)
@@ -39,6 +39,7 @@ class Options:
     warmup: int
     clip_norm: float | None
     on_nan: str
+    accumulate: int
     save_steps: int | None
     save_minutes: float | None
     engine: str
@@ -75,7 +76,7 @@ class Options:
                 "fit and the objective both have a warmup, and they would multiply: give it to one"
             )
         whole(0, epochs=self.epochs, warmup=self.warmup, seed=self.seed)
-        whole(1, patience=self.patience, save_steps=self.save_steps)
+        whole(1, patience=self.patience, save_steps=self.save_steps, accumulate=self.accumulate)
         positive(
             clip_norm=self.clip_norm,
             learning_rate=self.learning_rate,
@@ -114,6 +115,7 @@ class Options:
             "warmup": self.warmup,
             "clip_norm": self.clip_norm,
             "on_nan": self.on_nan,
+            "accumulate": self.accumulate,
             "engine": self.engine,
             "precision": self.precision,
             "seed": self.seed,

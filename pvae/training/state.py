@@ -39,9 +39,11 @@ class PartialEpoch:
     batch: tuple[Tensor, ...] = ()
     generators: dict[str, object] = field(default_factory=generator_state)
 
-    def finite(self) -> bool:
-        """Whether all losses are finite; reads the device."""
-        return not self.losses or bool(torch.isfinite(torch.stack(self.losses)).all())
+    def skipped(self) -> Tensor:
+        """Which of the losses are not finite, bool; reads the device."""
+        if not self.losses:
+            return torch.zeros(0, dtype=torch.bool)
+        return ~torch.isfinite(torch.stack(self.losses).cpu())
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in types that load without pickle; empty before the first step."""
