@@ -198,6 +198,13 @@ class SVI(pyro.infer.SVI):
         with preserve_state(networks):
             eager_step(self._loss_and_grads, batch, {})
 
+    def pyro_steps(self, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """Compute losses and gradients of batches as Pyro does, and keep neither."""
+        for batch in batches:
+            done = eager_step(self._loss_and_grads, batch, {}, others=self._others)
+            for parameter in done.params:
+                parameter.grad = None
+
     def accumulate(
         self, batch: tuple[Tensor, ...], *, divisor: int = 1, skip_nonfinite: bool = False
     ) -> Tensor:

@@ -75,6 +75,9 @@ class LoaderBatches:
             self.load_state_dict(before)
         return batch
 
+    def row_numbers(self, number: int, first: int) -> None:
+        """Unknown: a loader does not say what its rows are."""
+
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, if it keeps its place itself."""
         if self._own is None:

@@ -62,6 +62,14 @@ class Batches(Protocol):
                 seen them.
         """
 
+    def row_numbers(self, number: int, first: int) -> Tensor | None:
+        """Numbers of the rows of one batch, after `first` others; None if they are unknown.
+
+        Args:
+            number: of the epoch.
+            first: how many batches of the epoch come before.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Where a loader that keeps its place is; of other data nothing is needed."""
 
@@ -165,6 +173,12 @@ class _RowBatches:
     def first(self) -> tuple[Tensor, ...]:
         return next(self.epoch(0))
 
+    def row_numbers(self, number: int, first: int) -> Tensor | None:
+        if self._steps is not None:
+            return None
+        order = self._table.order(self._generator(number)).split(self._size)
+        return order[first] if first < len(order) else None
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -172,15 +186,17 @@ class _RowBatches:
         pass
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        generator = torch.Generator(self._table.device).manual_seed(
-            named_seed(self._seed, "shuffling", number)
-        )
+        generator = self._generator(number)
         every = (
             self._table.batches(self._size, generator=generator)
             if self._steps is None
             else islice(self._passes(generator), self._steps)
         )
         return after(skip, every)
+
+    def _generator(self, number: int) -> torch.Generator:
+        seed = named_seed(self._seed, "shuffling", number)
+        return torch.Generator(self._table.device).manual_seed(seed)
 
     def _passes(self, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         while True:

@@ -270,9 +270,12 @@ class Rows:
             for start in range(0, len(self), batch_size):
                 yield self.arguments(slice(start, start + batch_size))
         else:
-            order = torch.randperm(len(self), generator=generator, device=self.device)
-            for index in order.split(batch_size):
+            for index in self.order(generator).split(batch_size):
                 yield self.arguments(index, generator)
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The order of the rows that `batches` draws first, int64 (N,)."""
+        return torch.randperm(len(self), generator=generator, device=self.device)
 
     def _seen(self, index: Tensor | slice, generator: torch.Generator | None) -> Tensor:
         if self.binarize != "dynamic":

@@ -17,11 +17,19 @@ from torch import Tensor
 
 from pvae.pair.discovery import namespaces
 
-__all__ = ["Location", "Locations", "line_naming", "location_of_error", "user_frame"]
+__all__ = [
+    "Location",
+    "Locations",
+    "line_naming",
+    "location_of_error",
+    "program_frame",
+    "user_frame",
+]
 
 _LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
 _OWN = str(Path(__file__).parent.parent) + os.sep
 _CALLER = str(Path(_OWN, "pair", "program.py"))  # frames further out call the program
+_STEP = str(Path(_OWN, "engine", "step.py"))  # likewise, in training
 _ZOO = tuple(str(Path(_OWN, name)) + os.sep for name in ("models", "guides"))
 
 
@@ -87,6 +95,14 @@ def line_naming(programs: Mapping[str, Callable[..., object]], name: str) -> Loc
 def user_frame(frames: Sequence[traceback.FrameSummary]) -> str:
     """File and line of the innermost frame of the user's code, as `file.py:12`; "" if none."""
     own = [frame for frame in frames if not _is_foreign(frame.filename)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def program_frame(frames: Sequence[traceback.FrameSummary]) -> str:
+    """File and line of the innermost frame of a program that a step calls; "" if there is none."""
+    calls = [place for place, frame in enumerate(frames) if frame.filename == _STEP]
+    inside = frames[calls[-1] :] if calls else []
+    own = [f for f in inside if not _is_foreign(f.filename) or f.filename.startswith(_ZOO)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 

@@ -1,6 +1,7 @@
 """Divergence: the error for a loss that is not finite, and the site that failed first."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyro
@@ -8,9 +9,12 @@ import torch
 from torch import Tensor
 
 from pvae.pair.distributions import base_distribution
+from pvae.pair.plate import DataPlate
 from pvae.pair.traces import PROGRAM_ERRORS, paired_traces, sample_sites
 
-__all__ = ["DivergedError", "diverged", "first_broken_site", "out_of_range"]
+__all__ = ["BrokenSite", "DivergedError", "diverged", "first_broken_site", "out_of_range"]
+
+_MOST_ROWS = 5  # named in an error
 
 
 class DivergedError(ArithmeticError):
@@ -38,22 +42,37 @@ class DivergedError(ArithmeticError):
         self.site = site
 
 
+@dataclass(frozen=True)
+class BrokenSite:
+    """The first site whose log-probability is not finite.
+
+    Attributes:
+        name: its name.
+        cause: a phrase such as "in the guide: the loc of its Normal is not finite".
+        where: a phrase such as ", in row 7 of the data"; "" for all rows, or where there are none.
+    """
+
+    name: str
+    cause: str
+    where: str = ""
+
+
 def diverged(
     *,
     step: int,
     epoch: int,
-    site: tuple[str, str] | None,
+    site: BrokenSite | None,
+    operation: str | None,
     learning_rate: float | None,
     restored: str,
     kept: Path | None,
 ) -> DivergedError:
     """Build the error for a loss that is not finite."""
-    name = site[0] if site is not None else None
-    which = (
-        f"the first site to fail is {site[0]!r}, {site[1]}"
-        if site
-        else "a repetition did not show the site"
-    )
+    which = "a repetition did not show the site"
+    if site is not None:
+        which = f"the first site to fail is {site.name!r}, {site.cause}{site.where}"
+    if operation is not None:
+        which += f"; the first operation whose output is not finite is {operation}"
     back = f"; the last good checkpoint is {kept}" if kept is not None else ""
     rate = f" (now {learning_rate:g})" if learning_rate is not None else ""
     return DivergedError(
@@ -62,18 +81,28 @@ def diverged(
         f"restored to {restored}{back}. Try a lower learning rate{rate}, "
         "clip_norm, or data and scales nearer to 1",
         step=step,
-        site=name,
+        site=None if site is None else site.name,
     )
 
 
 def first_broken_site(
-    model: Callable[..., object], guide: Callable[..., object], batch: tuple[Tensor, ...]
-) -> tuple[str, str] | None:
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    batch: tuple[Tensor, ...],
+    plate: DataPlate | None = None,
+    numbers: Tensor | None = None,
+) -> BrokenSite | None:
     """The first site, guide before model, whose log-probability is not finite, and the cause.
 
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batch: their arguments.
+        plate: the data plate, which shows rows.
+        numbers: of the batch's rows in the data.
+
     Returns:
-        The name of the site and a phrase such as "in the guide: its loc is NaN"; None if all
-        log-probabilities are finite.
+        None if all log-probabilities are finite.
     """
     with torch.no_grad(), pyro.validation_enabled(False):
         model_trace, guide_trace = paired_traces(model, guide, batch)
@@ -81,8 +110,27 @@ def first_broken_site(
             for name, site in sample_sites(trace):
                 log_prob = site["fn"].log_prob(site["value"])
                 if not torch.isfinite(log_prob).all():
-                    return name, f"in the {role}: {_parameter_at_fault(site['fn'])}"
+                    cause = f"in the {role}: {_parameter_at_fault(site['fn'])}"
+                    frame = plate.frame(site) if plate is not None else None
+                    at = None if frame is None else frame.dim
+                    if at is None or log_prob.dim() < -at or log_prob.shape[at] != len(batch[0]):
+                        return BrokenSite(name, cause)
+                    by_row = torch.isfinite(log_prob).movedim(at, 0).reshape(len(batch[0]), -1)
+                    rows = ~by_row.all(1)
+                    return BrokenSite(name, cause, _rows(rows.cpu(), numbers))
     return None
+
+
+def _rows(broken: Tensor, numbers: Tensor | None) -> str:
+    """Rows of a batch in words."""
+    if broken.all():
+        return ""
+    found = broken.nonzero()[:, 0]
+    listed = (found if numbers is None else numbers.cpu()[found]).sort().values.tolist()
+    some = ", ".join(map(str, listed[:_MOST_ROWS]))
+    more = f" and {len(listed) - _MOST_ROWS} more" if len(listed) > _MOST_ROWS else ""
+    of = "its batch" if numbers is None else "the data"
+    return f", in row{'s' * (len(listed) > 1)} {some}{more} of {of}"
 
 
 def out_of_range(

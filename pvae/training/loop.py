@@ -24,9 +24,16 @@ from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
-from pvae.training.divergence import DivergedError, diverged, first_broken_site, out_of_range
+from pvae.training.divergence import (
+    BrokenSite,
+    DivergedError,
+    diverged,
+    first_broken_site,
+    out_of_range,
+)
 from pvae.training.interrupts import Interrupts
 from pvae.training.logger import RunLogger
+from pvae.training.nonfinite import first_nonfinite_operation
 from pvae.training.options import Options
 from pvae.training.result import Fit
 from pvae.training.scaling import Scaling
@@ -313,9 +320,10 @@ class Loop:
             return {}
         except (RuntimeError, ValueError):
             # Parameters may have become so large that the next loss would not be finite.
-            if self._broken_site(self._last_batch) is None:
+            site = self._broken_site(self._last_batch)
+            if site is None:
                 raise
-            self._raise_diverged(self.state.step, self.state.epoch, self._last_batch)
+            self._raise_diverged(self.state.step, self.state.epoch, site)
         if bound.points:
             self._note(bound.note)
         if self.valid is None:
@@ -353,20 +361,35 @@ class Loop:
         self.state.load_state_dict(self._good)
         first = len(self.state.partial.sizes)
         step = self.state.step + (broken - first) // self.options.accumulate
+        spoiled: int | None = None  # the step after which a parameter is not finite
         with pyro.validation_enabled(False):
-            for group in self._groups(number):
-                batch = group[min(broken - first, len(group) - 1)]
-                first += len(group)
-                if broken < first:
+            for taken, group in enumerate(self._groups(number)):
+                place = min(broken - first, len(group) - 1)
+                if broken < first + len(group):
                     break
+                first += len(group)
                 self._step(group)
-        self._raise_diverged(step, number + 1, batch)
+                if spoiled is None and not self.pair.finite():
+                    spoiled = taken
+            site = self._broken_site(group[place], self.source.row_numbers(number, first + place))
+            if spoiled is not None:
+                self.state.load_state_dict(self._good)
+                for taken, group in enumerate(self._groups(number)):
+                    if taken == spoiled:
+                        break
+                    self._step(group)
+        operation = first_nonfinite_operation(lambda: self.svi.pyro_steps(group))
+        self._raise_diverged(step, number + 1, site, operation)
 
-    def _broken_site(self, batch: tuple[Tensor, ...]) -> tuple[str, str] | None:
-        return first_broken_site(self.svi.model, self.svi.guide, batch)
+    def _broken_site(
+        self, batch: tuple[Tensor, ...], numbers: Tensor | None = None
+    ) -> BrokenSite | None:
+        model, guide = self.svi.model, self.svi.guide
+        return first_broken_site(model, guide, batch, self.plate, numbers)
 
-    def _raise_diverged(self, step: int, epoch: int, batch: tuple[Tensor, ...]) -> NoReturn:
-        site = self._broken_site(batch)
+    def _raise_diverged(
+        self, step: int, epoch: int, site: BrokenSite | None, operation: str | None = None
+    ) -> NoReturn:
         self.state.load_state_dict(self._good)
         self.pair.eval()
         kept = (
@@ -376,5 +399,11 @@ class Loop:
         )
         rate = learning_rate_of(self.svi.optim)
         raise diverged(
-            step=step, epoch=epoch, site=site, learning_rate=rate, restored=self._where(), kept=kept
+            step=step,
+            epoch=epoch,
+            site=site,
+            operation=operation,
+            learning_rate=rate,
+            restored=self._where(),
+            kept=kept,
         )

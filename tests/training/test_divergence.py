@@ -13,6 +13,7 @@ from pairs import callables as kinds
 from torch import nn
 
 import pvae
+from pvae._seeds import named_seed
 from pvae.checking import PairError
 from pvae.training.divergence import DivergedError
 
@@ -334,3 +335,61 @@ def diverging_above(rate):
             pyro.sample("z", dist.Normal((loc + bad).expand(len(x)), 1.0))
 
     return model, guide
+
+
+def overflowing(at):
+    """A pair whose loss is not finite for the rows whose first number is 7, in one of its parts."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            loc = z
+            if at == "operation":
+                loc = loc + 0 * (x[:, 0] - 7).abs().log()
+            pyro.sample("x", dist.Normal(loc[:, None], 1.0).expand([len(x), 3]).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        if at == "derivative":
+            loc = loc + 0 * torch.where(x.max() == 7, loc - loc.detach(), 1.0).sqrt()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
+
+    return model, guide
+
+
+def test_rows_and_operation_are_named():
+    """Rows by their number in the data, and the line of the program."""
+    x = kinds.toy_data()
+    order = torch.randperm(
+        96, generator=torch.Generator().manual_seed(named_seed(0, "shuffling", 0))
+    )
+    rows = order[60:63].sort().values.tolist()  # in the second batch
+    x[rows, 0] = 7.0
+    with pytest.raises(DivergedError) as failed:
+        pvae.fit(*overflowing("operation"), x, batch_size=48, epochs=2, progress=False)
+    said = str(failed.value)
+    assert "the first site to fail is 'x'" in said
+    assert f"in rows {', '.join(map(str, rows))} of the data" in said
+    line = overflowing.__code__.co_firstlineno + 8
+    assert f"output is not finite is `log`, {__file__}:{line}." in said
+
+
+@pytest.mark.parametrize("batch_size", [96, 8])
+def test_a_derivative_that_is_not_finite_is_named(batch_size):
+    """The step whose gradient spoils a parameter is before the one whose loss is NaN."""
+    x = kinds.toy_data()
+    x[5, 0] = 7.0
+    with pytest.raises(DivergedError) as failed:
+        pvae.fit(*overflowing("derivative"), x, batch_size=batch_size, epochs=2, progress=False)
+    line = overflowing.__code__.co_firstlineno + 14
+    assert f"is the derivative of `sqrt`, {__file__}:{line}." in str(failed.value)
+    assert "in the guide: the loc of its Normal is not finite" in str(failed.value)
+
+
+def test_loaders_name_rows_of_their_batch():
+    x = kinds.toy_data()
+    x[11, 0] = 7.0
+    loader = torch.utils.data.DataLoader(x, batch_size=8)
+    with pytest.raises(DivergedError, match="in row 3 of its batch"):
+        pvae.fit(*overflowing("operation"), loader, epochs=2, progress=False)
