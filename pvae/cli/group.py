@@ -7,11 +7,12 @@ import click
 from pvae import __version__
 from pvae.training import DivergedError
 
-__all__ = ["AT_LEAST_1", "DEVICE", "SPLITS", "TRUST", "main", "pair_options", "print_notes"]
+__all__ = ["AT_LEAST_1", "DEVICE", "EMA", "SPLITS", "TRUST", "main", "pair_options", "print_notes"]
 
 SPLITS = click.Choice(["train", "valid", "test"])
 AT_LEAST_1 = click.IntRange(min=1)
 TRUST = "Execute the programs that the run names although they are not the zoo's."
+EMA = "Use the moving average of the parameters, of a run that has one."
 DEVICE = "Device to compute on: auto, cpu, cuda, ..."
 
 

@@ -1,6 +1,7 @@
 """From a command line to a pair and data, and from a run folder back to its command line."""
 
 import itertools
+import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from click.core import ParameterSource
 from torch import nn
 
 from pvae import data, priors, zoo
+from pvae._validation import at_least
 from pvae.data import Rows, Splits
 from pvae.engine.optimizers import MakeScheduler
 from pvae.pair.preserve import seeded
@@ -89,11 +91,26 @@ def _defaults_for(splits: Splits) -> dict[str, object]:
     }
 
 
-def make_scheduler(name: str, epochs: int) -> MakeScheduler | None:
-    """The scheduler of the learning rate; None for a constant one."""
-    if name == "constant":
+def make_scheduler(name: str, epochs: int, warmup: int = 0) -> MakeScheduler | None:
+    """The scheduler of the learning rate; None for a constant one.
+
+    Args:
+        name: "constant" or "cosine", which falls to 0 over the epochs after the warm-up.
+        epochs: of the whole training.
+        warmup: epochs in which the rate rises linearly.
+    """
+    at_least(0, learning_rate_warmup=warmup)
+
+    def factor(epoch: int) -> float:
+        rising = min(1.0, (epoch + 1) / (warmup + 1))
+        if name == "constant":
+            return rising
+        done = min(1.0, max(0, epoch - warmup) / max(1, epochs - warmup))
+        return rising * (1 + math.cos(math.pi * done)) / 2
+
+    if name == "constant" and not warmup:
         return None
-    return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def held_out(splits: Splits) -> tuple[str, Rows]:

@@ -9,6 +9,7 @@ import torch
 
 from pvae.data import Rows
 from pvae.evaluation import (
+    Bound,
     EvaluationContext,
     UndefinedQuantityError,
     ais,
@@ -38,7 +39,8 @@ class Numbers:
     Attributes:
         split: name of the split.
         rows: number of data in it.
-        found: the results, keyed by name: "elbo", "log_likelihood" (for pairs with global sites
+        found: the results, keyed by name: "elbo", with a moving average of the parameters
+            "elbo_ema", "log_likelihood" (for pairs with global sites
             "log_predictive"), "latent_use", with labels "classes" and "probe", and with `full`
             "ais", "bdmc", "calibration", "amortization_gap".
         missing: keyed by name, why a quantity is not defined for the pair, in a sentence.
@@ -101,6 +103,8 @@ def evaluate(
         ),
         "latent_use": lambda: latent_use(*pair, data, num_particles=few, seed=seed),
     }
+    if fit.average is not None:
+        quantities["elbo_ema"] = lambda: _averaged_bound(fit, data, few, seed)
     if isinstance(data, EvaluationContext) and data.global_sites:  # no log p(x) of single data
         del quantities["log_likelihood"]
         quantities["log_predictive"] = lambda: log_predictive(
@@ -124,3 +128,9 @@ def evaluate(
             if name not in ("classes", "probe"):  # few pairs have classes
                 numbers.missing[name] = str(error)
     return numbers
+
+
+def _averaged_bound(fit: Fit, data: object, num_particles: int, seed: int) -> Bound:
+    """The bound with the moving average of the parameters."""
+    with fit.averaged():
+        return elbo(fit.model, fit.guide, data, num_particles, seed=seed)

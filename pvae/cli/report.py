@@ -101,6 +101,16 @@ def _bound(bound: Bound) -> Iterator[Line]:
         yield Line(f"  {site}", f"{value:9.2f}")
 
 
+def _averaged_bound(bound: Bound) -> Iterator[Line]:
+    yield Line(
+        "ELBO, averaged",
+        _number(bound),
+        "lower bound",
+        "with the moving average of the parameters",
+        "the bound of the pair whose parameters are their exponential moving average over steps.",
+    )
+
+
 def _likelihood(found: LogLikelihood) -> Iterator[Line]:
     yield Line(
         "log p(x)",
@@ -270,6 +280,7 @@ def _missing(name: str, why: str) -> Line:
 
 _LINES: dict[str, Callable[[Any], Iterator[Line]]] = {
     "elbo": _bound,
+    "elbo_ema": _averaged_bound,
     "log_likelihood": _likelihood,
     "log_predictive": _predictive,
     "latent_use": _use,

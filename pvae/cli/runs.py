@@ -12,7 +12,7 @@ import torch
 from pvae import zoo
 from pvae._validation import at_least
 from pvae.cli.figures import observed_name
-from pvae.cli.group import AT_LEAST_1, DEVICE, SPLITS, TRUST, main, print_notes
+from pvae.cli.group import AT_LEAST_1, DEVICE, EMA, SPLITS, TRUST, main, print_notes
 from pvae.cli.invocation import split_of
 from pvae.cli.numbers import evaluate
 from pvae.cli.report import explanations, lines_of, table
@@ -47,6 +47,7 @@ __all__ = ["evaluate_", "impute_", "infer_", "sample_"]
 @click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--device", default="auto", help=DEVICE)
 @click.option("--trust", is_flag=True, help=TRUST)
+@click.option("--ema", is_flag=True, help=EMA)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--progress/--no-progress", default=True, help="Show progress bars.")
 def evaluate_(
@@ -61,13 +62,14 @@ def evaluate_(
     as_json: bool,
     progress: bool,
     trust: bool,
+    ema: bool,
 ) -> None:
     """Evaluate the pair of RUN: bounds on log p(x), and what each latent site carries.
 
     Each line of the table is a quantity, its value with the standard error over data, the kind of
     number it is, and a remark. --full uses at most 100 data points.
     """
-    trained = _load_run(run, device, trust)
+    trained = _load_run(run, device, trust, ema)
     name, rows = split_of(run, split, data_name)
     shown = progress and not as_json
     numbers = evaluate(trained, rows, name, num_particles, full=full, seed=seed, progress=shown)
@@ -93,6 +95,7 @@ def evaluate_(
 @click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--device", default="auto", help=DEVICE)
 @click.option("--trust", is_flag=True, help=TRUST)
+@click.option("--ema", is_flag=True, help=EMA)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -106,13 +109,14 @@ def sample_(
     seed: int,
     device: str,
     trust: bool,
+    ema: bool,
     out: Path | None,
 ) -> None:
     """Draw every site of the model of RUN into an .npz file, and plot the draws."""
     from pvae import plots  # needs matplotlib, which is slow to import
 
     at_least(1, num_samples=num_samples)
-    trained = _load_run(run, device, trust)
+    trained = _load_run(run, device, trust, ema)
     example = Run(run).example()
     index = torch.arange(num_samples) % len(example[0])
     with seeded(seed):
@@ -142,6 +146,7 @@ def sample_(
 @click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--device", default="auto", help=DEVICE)
 @click.option("--trust", is_flag=True, help=TRUST)
+@click.option("--ema", is_flag=True, help=EMA)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: codes.npz in RUN]"
 )
@@ -153,13 +158,14 @@ def infer_(
     seed: int,
     device: str,
     trust: bool,
+    ema: bool,
     out: Path | None,
 ) -> None:
     """Write the latent codes of data into an .npz file: one array per site, and the labels.
 
     Means have the shape (rows, ...), draws (num_samples, rows, ...).
     """
-    trained = _load_run(run, device, trust)
+    trained = _load_run(run, device, trust, ema)
     _, rows = split_of(run, split, data_name)
     with seeded(seed):
         found = infer(trained.guide, rows, num_samples=num_samples)
@@ -188,6 +194,7 @@ def infer_(
 @click.option("--seed", default=0, help="Seed of the draws.")
 @click.option("--device", default="auto", help=DEVICE)
 @click.option("--trust", is_flag=True, help=TRUST)
+@click.option("--ema", is_flag=True, help=EMA)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: imputed.npz in RUN]"
 )
@@ -200,6 +207,7 @@ def impute_(
     seed: int,
     device: str,
     trust: bool,
+    ema: bool,
     out: Path | None,
 ) -> None:
     """Write data whose missing values are imputed into an .npz file.
@@ -208,7 +216,7 @@ def impute_(
     most frequent draw in that of missing classes; "draws", (num_samples, rows, ...); "missing"; and
     "ess", the effective sample size of each row.
     """
-    trained = _load_run(run, device, trust)
+    trained = _load_run(run, device, trust, ema)
     _, rows = split_of(run, split, data_name)
     if rows.missing is None or not rows.missing.any():
         raise ValueError(
@@ -228,8 +236,8 @@ def impute_(
     _write(path, {name: value.cpu().numpy() for name, value in arrays.items()})
 
 
-def _load_run(run: Path, device: str, trust: bool) -> Fit:
-    trained = load(run, device=device, trust=trust)
+def _load_run(run: Path, device: str, trust: bool, ema: bool) -> Fit:
+    trained = load(run, device=device, trust=trust, ema=ema)
     print_notes(trained.notes)
     return trained
 

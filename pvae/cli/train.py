@@ -31,7 +31,7 @@ __all__ = ["train"]
 
 # The options that have the names of `fit`'s arguments.
 _OF_FIT = (
-    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "accumulate",
+    "learning_rate", "epochs", "batch_size", "warmup", "clip_norm", "on_nan", "accumulate", "ema",
     "patience", "save_steps", "save_minutes", "device", "engine", "precision", "seed", "resume",
     "overwrite", "allow_changed", "keep", "tensorboard", "progress",
 )  # fmt: skip
@@ -48,6 +48,9 @@ _OF_FIT = (
     type=click.Choice(["constant", "cosine"]),
     default="constant",
     help="How the learning rate changes over the epochs.",
+)
+@click.option(
+    "--learning-rate-warmup", default=0, help="Number of epochs in which the learning rate rises."
 )
 @click.option(
     "--warmup", default=0, help="Number of epochs in which the weight of the KL terms rises to 1."
@@ -69,6 +72,9 @@ _OF_FIT = (
     "--patience",
     type=int,
     help="Stop after this many epochs without a better validation bound, and keep the best.",
+)
+@click.option(
+    "--ema", type=float, help="Decay of a moving average of the parameters, such as 0.999."
 )
 @click.option(
     "--save-steps", type=AT_LEAST_1, help="Also write a checkpoint after each so many steps."
@@ -148,7 +154,9 @@ def train(ctx: click.Context, /, **given: Any) -> None:
             splits,
             objective=given["objective"],
             missing=given["missing"],
-            scheduler=make_scheduler(given["schedule"], given["epochs"]),
+            scheduler=make_scheduler(
+                given["schedule"], given["epochs"], given["learning_rate_warmup"]
+            ),
             out=out,
             config={"command": command_config(given), "pair": built.as_json()},
             **{name: given[name] for name in _OF_FIT},

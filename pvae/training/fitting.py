@@ -61,6 +61,7 @@ def fit(
     clip_norm: float | None = None,
     on_nan: str = "stop",
     accumulate: int = 1,
+    ema: float | None = None,
     save_steps: int | None = None,
     save_minutes: float | None = 10.0,
     device: str | torch.device = "auto",
@@ -115,6 +116,8 @@ def fit(
             or gradient is, and count them; or "rollback", which goes on from the last good state
             with half the learning rate. The notes say so.
         accumulate: number of batches whose gradients are added for each step.
+        ema: decay of an exponential moving average of the parameters, such as 0.999, with which
+            `Fit.averaged` evaluates; `valid_elbo_ema` in the history is its bound.
         save_steps: also write a checkpoint after each so many steps, in mid-epoch (default: none).
         save_minutes: also write one if the last one is so many minutes old; None for none.
         device: "auto", "cpu", "cuda", ...
@@ -187,7 +190,7 @@ def fit(
         held_out = rows(valid, levels=source.levels, missing=of_valid).to(place)
     options = Options(
         objective, optimizer, learning_rate, scheduler, epochs, batch_size, steps_per_epoch,
-        data_size, patience, warmup, clip_norm, on_nan, accumulate, save_steps, save_minutes,
+        data_size, patience, warmup, clip_norm, on_nan, accumulate, ema, save_steps, save_minutes,
         engine, precision, seed,
     )  # fmt: skip
     callbacks = [callback] if callable(callback) else list(callback or ())

@@ -9,6 +9,7 @@ from pvae import zoo
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import preserve_generators
 from pvae.sources import refuse_foreign
+from pvae.training.averaging import WeightAverage
 from pvae.training.devices import find_device
 from pvae.training.result import Fit
 from pvae.training.run import Run
@@ -23,6 +24,7 @@ def load(
     guide: Callable[..., object] | None = None,
     device: str | torch.device = "auto",
     trust: bool = False,
+    ema: bool = False,
 ) -> Fit:
     """Load a trained pair from a run folder, without executing pickled code.
 
@@ -37,6 +39,7 @@ def load(
         guide: the guide, likewise.
         device: "auto", "cpu", "cuda", ...
         trust: execute the programs that the run names although they are not the zoo's.
+        ema: put the moving average into the parameters, of a run that was trained with `ema`.
 
     Returns:
         The trained pair and its history, with the best parameters if early stopping kept them.
@@ -88,8 +91,19 @@ def load(
     trained.eval()
     history = folder.history(state["epoch"])
     fit = Fit(trained.model, trained.guide, history, run=folder.path, notes=folder.notes)
+    average = (state["best"] or state).get("average")
+    if average is not None:
+        fit.average = WeightAverage(trained, 0.0)
+        fit.average.load_state_dict(average)
     if (summary := folder.summary()) is not None:  # not yet, while the run goes on
         fit.engine, fit.stop_reason = summary["engine"], summary["stop_reason"]
         fit.best_epoch = summary["best_epoch"]
         fit.notes = [*summary["notes"], *folder.notes]
+    if ema and fit.average is None:
+        raise ValueError(
+            f"{folder.path} has no moving average of its parameters: leave ema (--ema) out, or "
+            "train with ema=0.999"
+        )
+    if ema and fit.average is not None:
+        fit.average.apply()
     return fit

@@ -17,7 +17,7 @@ __all__ = ["RunLogger"]
 # The options that determine a run's numbers; a resumed run may only be longer.
 _FIXED = (
     "objective", "optimizer", "learning_rate", "batch_size", "steps_per_epoch", "warmup",
-    "clip_norm", "accumulate", "precision", "seed",
+    "clip_norm", "accumulate", "ema", "precision", "seed",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
+from pvae.training.averaging import WeightAverage
 from pvae.training.divergence import (
     BrokenSite,
     DivergedError,
@@ -91,6 +92,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.state = TrainingState(self.pair, self.svi, self.source)
+        if self.options.ema is not None:
+            self.state.average = self.fit.average = WeightAverage(self.pair, self.options.ema)
 
     def run(self, callbacks: Sequence[Callable[[Fit], object]]) -> None:
         """Train until the last epoch, or until there is a reason to stop."""
@@ -170,7 +173,9 @@ class Loop:
 
     def _epoch(self, number: int, *, validate: bool) -> dict[str, Any]:
         """One pass through the data; no value is read from the device before its end."""
-        partial = self.state.partial
+        partial, average = self.state.partial, self.state.average
+        if average is not None and not partial.sizes:
+            average.include()
         began = time.perf_counter() - partial.seconds
         self.pair.train()
         self.scaling.set_epoch(number)
@@ -193,6 +198,8 @@ class Loop:
                         break
                     nan = torch.full((), torch.nan, device=self.pair.device)
                     losses, norm = [nan] * len(group), None
+                if average is not None:
+                    average.update(self.state.step)
                 partial.losses += losses
                 partial.norms += [] if norm is None else [norm]
                 partial.sizes += [len(part[0]) for part in group]
@@ -330,7 +337,11 @@ class Loop:
             return {"sites": bound.sites}
         if self.options.patience is not None:
             self.state.record_bound(bound.mean)
-        return {"valid_elbo": bound.mean, "sites": bound.sites}
+        row = {"valid_elbo": bound.mean, "sites": bound.sites}
+        if self.state.average is not None:
+            with self.state.average.applied():
+                row["valid_elbo_ema"] = self._bound().mean
+        return row
 
     def _bound(self) -> Bound:
         """The evidence lower bound; its context is made once."""

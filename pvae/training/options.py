@@ -40,6 +40,7 @@ class Options:
     clip_norm: float | None
     on_nan: str
     accumulate: int
+    ema: float | None
     save_steps: int | None
     save_minutes: float | None
     engine: str
@@ -77,6 +78,8 @@ class Options:
             )
         whole(0, epochs=self.epochs, warmup=self.warmup, seed=self.seed)
         whole(1, patience=self.patience, save_steps=self.save_steps, accumulate=self.accumulate)
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}: give a decay of at least 0 and below 1")
         positive(
             clip_norm=self.clip_norm,
             learning_rate=self.learning_rate,
@@ -116,6 +119,7 @@ class Options:
             "clip_norm": self.clip_norm,
             "on_nan": self.on_nan,
             "accumulate": self.accumulate,
+            "ema": self.ema,
             "engine": self.engine,
             "precision": self.precision,
             "seed": self.seed,

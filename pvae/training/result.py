@@ -1,10 +1,13 @@
 """The result of a training: the trained pair and its history."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pvae.pair.program import Program
+from pvae.training.averaging import WeightAverage
 
 __all__ = ["Fit"]
 
@@ -18,13 +21,14 @@ class Fit:
             attributes it has as well.
         guide: the trained guide, likewise.
         history: one row per epoch, as in metrics.jsonl: "epoch", "step", "train_loss" (minus the
-            objective), "valid_elbo", "sites" (terms of the bound), all in nats per datum,
-            "learning_rate", "beta", "seconds", "examples_per_second".
+            objective), "valid_elbo", "valid_elbo_ema", "sites" (terms of the bound), all in nats
+            per datum, "learning_rate", "beta", "skipped", "seconds", "examples_per_second".
         engine: how the steps were executed.
         run: the run folder, or None.
         stop_reason: "all epochs", "early stopping", "interrupted" or "callback".
         best_epoch: the epoch whose parameters were kept by early stopping, or None.
         notes: what a reader should know about this training, in sentences.
+        average: the exponential moving average of the parameters, or None.
 
     Example:
         >>> import pvae, torch
@@ -44,3 +48,25 @@ class Fit:
     stop_reason: str = "all epochs"
     best_epoch: int | None = None
     notes: list[str] = field(default_factory=list)
+    average: WeightAverage | None = None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block, the pair has the average of its parameters over the steps.
+
+        Raises:
+            ValueError: if the training had no `ema`.
+
+        Example:
+            >>> import pvae, torch
+            >>> sizes = {"x_shape": (4,), "z_dim": 1, "hidden": 8}
+            >>> model, guide = pvae.models.VAE(**sizes), pvae.guides.MeanField(**sizes)
+            >>> x = torch.rand(64, 4).round()
+            >>> fit = pvae.fit(model, guide, x, epochs=2, ema=0.99, progress=False)
+            >>> with fit.averaged():
+            ...     bound = pvae.elbo(fit.model, fit.guide, x)
+        """
+        if self.average is None:
+            raise ValueError("the training had no average of its parameters: give fit ema=0.999")
+        with self.average.applied():
+            yield

@@ -14,6 +14,7 @@ from pvae.engine.optimizers import TorchOptim, restore_optimizer
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
+from pvae.training.averaging import WeightAverage
 
 __all__ = ["PartialEpoch", "TrainingState"]
 
@@ -80,6 +81,7 @@ class TrainingState:
         source: of the batches.
         epoch: number of complete epochs.
         partial: the epoch after them, as far as its steps were taken.
+        average: of the parameters over steps, or None.
         step: number of gradient steps.
         best: the best validation bound so far, its epoch and the pair's values then; empty without
             early stopping.
@@ -91,6 +93,7 @@ class TrainingState:
     source: Batches
     epoch: int = 0
     partial: PartialEpoch = field(default_factory=PartialEpoch)
+    average: WeightAverage | None = None
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     epochs_since_best: int = 0
@@ -111,6 +114,7 @@ class TrainingState:
             "engine": self.svi.counts(),
             "data": self.source.state_dict(),
             "partial": self.partial.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "generators": generator_state(),
         }
 
@@ -120,6 +124,8 @@ class TrainingState:
         self.epochs_since_best = state["epochs_since_best"]
         self.best = dict(state["best"])
         self.pair.load_state_dict(state["pair"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         optim = self.svi.optim
         if isinstance(optim, TorchOptim) and state["order"] is not None:
             optim.match(state["order"], self.pair.named_parameters())
@@ -133,7 +139,8 @@ class TrainingState:
         """Keep the pair's values if its validation bound is the best so far."""
         if math.isfinite(bound) and (not self.best or bound > self.best["bound"]):
             pair = self.pair.state_dict()
-            self.best = {"bound": bound, "epoch": self.epoch, "pair": pair}
+            average = None if self.average is None else self.average.state_dict()
+            self.best = {"bound": bound, "epoch": self.epoch, "pair": pair, "average": average}
             self.epochs_since_best = 0
         else:
             self.epochs_since_best += 1
@@ -143,4 +150,6 @@ class TrainingState:
         if not self.best:
             return None
         self.pair.load_state_dict(self.best["pair"])
+        if self.average is not None:
+            self.average.load_state_dict(self.best["average"])
         return int(self.best["epoch"])

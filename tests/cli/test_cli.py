@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -428,3 +429,12 @@ def test_trainings_at_the_same_time_get_folders_of_their_own(folder):
         raise ValueError("wrong")
     assert not third.exists()
     assert second.exists()
+
+
+def test_learning_rate_rises_and_falls(folder):
+    schedule = ["--schedule", "cosine", "--learning-rate-warmup", "3"]
+    pair = ["pair.py:model", "pair.py:guide", "--data", "mine.npz"]
+    pvae_("train", *pair, *QUICK, *schedule, "--epochs", "8", "--out", "run")
+    rates = [row["learning_rate"] for row in pvae.load("run", trust=True).history]
+    expected = [0.25, 0.5, 0.75, *(0.5 + 0.5 * math.cos(math.pi * k / 5) for k in range(5))]
+    assert rates == pytest.approx([1e-3 * factor for factor in expected])
