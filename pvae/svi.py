@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pvae.engine.accumulation import GradientSum, finite
+from pvae.engine.all_reduce import AllReduce
 from pvae.engine.optimizers import MakeOptimizer, TorchOptim, set_gradients
 from pvae.engine.precision import PRECISIONS, NetworkAutocast, check_precision, matmul_precision
 from pvae.engine.replay import Replay
@@ -135,6 +136,7 @@ class SVI(pyro.infer.SVI):
         networks += of_objective
         self._own = {id(p) for network in of_objective for p in network.parameters()}
         self.networks = networks
+        self.all_reduce: AllReduce | None = None
         self._sum: GradientSum | None = None
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
@@ -262,12 +264,26 @@ class SVI(pyro.infer.SVI):
         if total is not None and total.divisor:
             number = self._number(total.divisor + divisor, batch[0].device)
             done = total.plus(done)
+        if self.all_reduce is not None:
+            done, value, number = self.all_reduce(done, value, number)
         if total is not None and skip_nonfinite and not finite([value, *done.gradients]):
             total.restore_buffers()
             for parameter in done.params:
                 parameter.grad = None
             return torch.full_like(value, torch.nan), None
         return value, self._clipped_update(done, number)
+
+    def spoil(self, *, skip_nonfinite: bool = False) -> Tensor:
+        """Take part in a step of all processes that raised an error in this one.
+
+        Its loss and gradient become NaN in all of them.
+        """
+        assert self.all_reduce is not None
+        nothing = Step((torch.nan,), False, [], [], [])
+        done, value, number = self.all_reduce.spoil(nothing)
+        if not skip_nonfinite:
+            self._clipped_update(done, number)
+        return value
 
     def _number(self, divisor: int, device: torch.device) -> Tensor:
         """A number as a tensor, made once."""

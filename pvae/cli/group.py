@@ -5,6 +5,7 @@ from collections.abc import Callable
 import click
 
 from pvae import __version__
+from pvae.engine.all_reduce import ProcessEndedError
 from pvae.training import DivergedError
 
 __all__ = ["AT_LEAST_1", "DEVICE", "EMA", "SPLITS", "TRUST", "main", "pair_options", "print_notes"]
@@ -69,7 +70,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, OSError, DivergedError) as error:
+        except (ValueError, TypeError, OSError, DivergedError, ProcessEndedError) as error:
             raise click.ClickException(_plain(str(error))) from error
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):

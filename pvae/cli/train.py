@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pvae.cli.report import Line, lines_of, table
 from pvae.data import Splits
 from pvae.training import Fit, fit
 from pvae.training.options import ON_NAN
+from pvae.training.processes import process_group
 from pvae.training.run import Run
 
 __all__ = ["train"]
@@ -147,7 +149,11 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     given["resume"] = auto or given["resume"] == "always"
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
     built, splits = pair_and_data(given)
-    with run_folder(given) as out, interrupted_by_sigterm() as terminated:
+    with (
+        process_group() as rank,
+        run_folder(given) if rank == 0 else nullcontext() as out,
+        interrupted_by_sigterm() as terminated,
+    ):
         trained = fit(
             built.model,
             built.guide,
@@ -161,6 +167,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
             config={"command": command_config(given), "pair": built.as_json()},
             **{name: given[name] for name in _OF_FIT},
         )
+    if out is None:  # the first process says the rest
+        sys.exit(0)
     print_notes(trained.notes)
     if trained.stop_reason == "interrupted":
         click.echo(

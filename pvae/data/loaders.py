@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from pvae._seeds import named_seed
 from pvae.data.table import seen
@@ -46,6 +46,7 @@ class LoaderBatches:
             )
         self.rows = _loader_rows(loader)
         self.batch_size = loader.batch_size
+        self.divided = isinstance(loader.sampler, DistributedSampler)
         self._loader, self._device, self._seed, self._steps = loader, device, seed, steps
         self.levels: int | None = None
         self.missing = False
@@ -98,6 +99,8 @@ class LoaderBatches:
         A stream that goes on from epoch to epoch is read up to the epoch if it is not there yet.
         """
         self._at_first = None
+        if isinstance(self._loader.sampler, DistributedSampler):
+            self._loader.sampler.set_epoch(number)
         left = None if self._steps is None else self._steps - skip
         skip = skip if self._own is None else 0  # it is there already
         if self._begun is not None:

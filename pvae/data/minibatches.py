@@ -47,6 +47,10 @@ class Batches(Protocol):
         """Whether x may have NaN where a value is missing."""
 
     @property
+    def divided(self) -> bool:
+        """Whether each process of a training gets other rows already, by a sampler of its own."""
+
+    @property
     def fingerprint(self) -> dict[str, object]:
         """What identifies the data; of a loader or a stream their type and number alone."""
 
@@ -163,6 +167,7 @@ class _RowBatches:
         self.batch_size: int | None = batch_size
         self.levels = table.levels
         self.missing = table.missing is not None
+        self.divided = False
         self._table, self._size, self._seed, self._steps = table, batch_size, seed, steps
 
     @property

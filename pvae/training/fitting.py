@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyro
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, ReweightedWakeSleep
+from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
@@ -35,6 +36,7 @@ from pvae.training.fingerprints import fingerprints
 from pvae.training.logger import RunLogger
 from pvae.training.loop import Loop
 from pvae.training.options import DEFAULT_RATE, Options
+from pvae.training.processes import Processes
 from pvae.training.result import Fit
 from pvae.training.scaling import Scaling
 
@@ -82,6 +84,11 @@ def fit(
 
     Networks are trained in place and left in eval mode; parameters that are registered by name live
     in a parameter-store scope of the fit. Random number generators are preserved.
+
+    In a process group of `torch.distributed` (started by torchrun, or by the caller), each process
+    computes its share of the rows of every batch, with random numbers of its own; the gradients are
+    added, so that parameters and bound are those of the whole batch. The first process writes, and
+    all processes return the fit.
 
     References:
         Auto-Encoding Variational Bayes (D. P. Kingma, M. Welling, 2013),
@@ -146,6 +153,7 @@ def fit(
         DivergedError: if the loss becomes NaN or infinite, and `on_nan` is "stop", all steps of an
             epoch would be skipped, or ten rollbacks were of no use; the pair is restored to the
             last good state.
+        RuntimeError: if another process of the training ended.
 
     Example:
         >>> import pvae, pyro, torch
@@ -194,7 +202,13 @@ def fit(
         engine, precision, seed,
     )  # fmt: skip
     callbacks = [callback] if callable(callback) else list(callback or ())
-    logger = RunLogger(out, tensorboard=tensorboard, progress=progress, keep=keep)
+    processes = Processes(seed)
+    first = processes.rank == 0
+    logger = RunLogger(
+        out if first else None, tensorboard=tensorboard and first, progress=progress and first,
+        keep=keep,
+    )  # fmt: skip
+    _check_processes(processes, options, numbered=numbered)
     pair = _pair(model, guide, place)
     pair.missing = holes
     if numbered:
@@ -203,7 +217,7 @@ def fit(
         own.rows = source.rows if numbered else None
     with seeded(seed), pair.scope(), closing(logger):
         example = _first_batch(source)
-        loop = _prepare(pair, example, source, held_out, options, logger)
+        loop = _prepare(pair, example, source, held_out, options, logger, processes)
         written: dict[str, object] = {**(config or {}), **loop.options.as_json()}
         if out is not None:
             written["fingerprints"] = fingerprints(model, guide, loop.traces, source)
@@ -230,6 +244,31 @@ def _pair(model: Callable[..., object], guide: Callable[..., object], device: to
     return pair
 
 
+def _check_processes(processes: Processes, options: Options, *, numbered: bool) -> None:
+    """Refuse what cannot be divided among processes.
+
+    Raises:
+        ValueError: if something cannot.
+    """
+    if not processes.several:
+        return
+    if numbered:
+        raise ValueError(
+            "guide or objective have values for each row of the data, as chains, which a training "
+            f"in {processes.size} processes does not exchange: train in one process"
+        )
+    if isinstance(options.objective, RenyiELBO | ReweightedWakeSleep):
+        raise ValueError(
+            f"{type(options.objective).__name__} of Pyro is no sum over the rows of a batch, which "
+            f"{processes.size} processes divide: use pvae.objectives.IWAE or RWS"
+        )
+    if options.batch_size < processes.size:
+        raise ValueError(
+            f"batch_size {options.batch_size} is below the {processes.size} processes that divide "
+            f"a batch: give at least {processes.size}"
+        )
+
+
 def _prepare(
     pair: Pair,
     example: tuple[Tensor, ...],
@@ -237,6 +276,7 @@ def _prepare(
     valid: Rows | None,
     options: Options,
     logger: RunLogger,
+    processes: Processes,
 ) -> Loop:
     """Find the parts of the pair, check it and build the step, each once.
 
@@ -311,6 +351,7 @@ def _prepare(
     return Loop(
         pair, svi, source, valid, options, logger, inspection.plate,
         inspection.dependent == [], own, scaling, Supports(inspection.model, example), fit, traces,
+        processes,
     )  # fmt: skip
 
 
@@ -326,19 +367,24 @@ def _start(
     """Start the run folder, or restore the run to resume."""
     run = loop.logger.run
     loop.fit.run = run.path if run is not None else None
-    before = loop.logger.start(
-        config, example, loop.pair.device,
-        resume=resume, overwrite=overwrite, allow_changed=allow_changed,
-    )  # fmt: skip
+    buffers = [b for network in loop.pair.networks.values() for b in network.buffers()]
+    loop.processes.start([*loop.pair.parameters().values(), *buffers])
+    before = None
+    if loop.processes.rank == 0:
+        before = loop.logger.start(
+            config, example, "cpu" if loop.processes.several else loop.pair.device,
+            resume=resume, overwrite=overwrite, allow_changed=allow_changed,
+        )  # fmt: skip
+    before = loop.processes.first(before)
     if before is not None:
         state, loop.fit.history, changed = before
         loop.fit.notes += loop.logger.run.notes if loop.logger.run is not None else []
-        loop.state.load_state_dict(state)
+        loop.load(state)
         if "learning_rate" in changed:
             old, new = (DEFAULT_RATE if rate is None else rate for rate in changed["learning_rate"])
             scale_learning_rate(loop.svi.optim, new / old)
-    elif run is not None:
-        run.save(loop.state.state_dict())
+    else:
+        loop.logger.checkpoint(loop.begin())
 
 
 def _finish(loop: Loop) -> None:

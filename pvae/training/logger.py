@@ -50,7 +50,7 @@ class RunLogger:
         self,
         config: Mapping[str, object],
         example: Sequence[Tensor],
-        device: torch.device,
+        device: torch.device | str,
         *,
         resume: bool,
         overwrite: bool,

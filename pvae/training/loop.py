@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pvae.checking import Supports, program_failed
 from pvae.data import Batches, Rows
+from pvae.data.loaders import LoaderBatches, after
+from pvae.engine.all_reduce import AllReduce, ProcessEndedError, broadcast
 from pvae.engine.optimizers import (
     TorchOptim,
     end_epoch,
@@ -36,6 +38,7 @@ from pvae.training.interrupts import Interrupts
 from pvae.training.logger import RunLogger
 from pvae.training.nonfinite import first_nonfinite_operation
 from pvae.training.options import Options
+from pvae.training.processes import Processes
 from pvae.training.result import Fit
 from pvae.training.scaling import Scaling
 from pvae.training.state import PartialEpoch, TrainingState
@@ -45,6 +48,7 @@ __all__ = ["Loop"]
 # A loss that is worse than the best so far by this many times its size has diverged.
 _DIVERGED = 100.0
 _MOST_ROLLBACKS = 10  # without a good epoch between them
+_AGREE = 50  # steps after which processes tell each other about signals and the time
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Loop:
         supports: supports of the observed sites, which all data are compared with.
         fit: the result so far.
         traces: of the model and the guide, on the first batch.
+        processes: those that divide the rows of each batch.
     """
 
     pair: Pair
@@ -80,6 +85,7 @@ class Loop:
     supports: Supports
     fit: Fit
     traces: tuple[pyro.poutine.Trace, pyro.poutine.Trace]
+    processes: Processes
     state: TrainingState = field(init=False)
     _context: EvaluationContext | None = field(default=None, init=False)
     _last_batch: tuple[Tensor, ...] = field(default=(), init=False)
@@ -94,6 +100,13 @@ class Loop:
         self.state = TrainingState(self.pair, self.svi, self.source)
         if self.options.ema is not None:
             self.state.average = self.fit.average = WeightAverage(self.pair, self.options.ema)
+        if self.processes.several:
+            self.svi.all_reduce = AllReduce(self.pair.parameters)
+            if not self.independent:
+                self._note(
+                    "rows of a batch depend on each other, and each process computes its own rows: "
+                    f"with {self.processes.size} processes the bound is another than with one"
+                )
 
     def run(self, callbacks: Sequence[Callable[[Fit], object]]) -> None:
         """Train until the last epoch, or until there is a reason to stop."""
@@ -114,7 +127,6 @@ class Loop:
                     if self._end_epoch(row, callbacks):
                         self.fit.stop_reason = "callback"
                         return
-                    self._interrupts.deliver()
             self.fit.stop_reason = "early stopping" if self._out_of_patience() else "all epochs"
         except BaseException as error:
             # As in the last good state, on every way out.
@@ -132,8 +144,34 @@ class Loop:
         self.fit.history.append(row)
         ended = [callback(self.fit) is True for callback in callbacks]
         self._good, self._saved_at = self.state.state_dict(), time.perf_counter()
-        self.logger.epoch(row, self._good)
-        return any(ended)
+        self.logger.epoch(row, self.saved())
+        flags = [any(ended), self._interrupts.due]
+        callback_ended, interrupted = self.processes.any(flags, self.pair.device)
+        if interrupted:
+            self._interrupt()
+        return callback_ended
+
+    def begin(self) -> dict[str, Any]:
+        """The state before the first step, as `saved` returns it."""
+        self._good = self.state.state_dict()
+        return self.saved()
+
+    def saved(self) -> dict[str, Any]:
+        """The last good state, with what each process has of its own."""
+        own = {key: self._good[key] for key in ("generators", "engine")}
+        return {**self._good, "processes": self.processes.gather(own)}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Restore what `saved` returned, in a training with any number of processes."""
+        processes = saved["processes"]
+        own = processes[min(self.processes.rank, len(processes) - 1)]
+        states = [process["generators"] for process in processes]
+        generators = self.processes.own_generators(states, saved["step"])
+        self.state.load_state_dict({**saved, **own, "generators": generators})
+
+    def _interrupt(self) -> NoReturn:
+        self._interrupts.deliver()
+        raise KeyboardInterrupt  # that came to another process
 
     def _roll_back(self, error: DivergedError) -> None:
         """Go back to the last good state, with half the learning rate of the time before.
@@ -163,6 +201,9 @@ class Loop:
     def _batches(self, number: int) -> Iterator[tuple[Tensor, ...]]:
         """Batches of an epoch that are left after its steps so far."""
         partial = self.state.partial
+        if self.processes.several and isinstance(self.source, LoaderBatches):
+            every = self.processes.same_draws(lambda: self.source.epoch(number), number)
+            return after(len(partial.sizes), every)
         if not partial.sizes:
             return self.source.epoch(number)
         now = generator_state()
@@ -191,23 +232,35 @@ class Loop:
                         self.supports.see(part)
                 try:
                     losses, norm = self._step(group)
+                except ProcessEndedError:
+                    raise
                 except (RuntimeError, ValueError) as error:
                     self._explain(error, group)
-                    if self.options.on_nan != "skip" or not self.pair.finite():
-                        failed = True
-                        break
+                    skip = self.options.on_nan == "skip"
                     nan = torch.full((), torch.nan, device=self.pair.device)
                     losses, norm = [nan] * len(group), None
+                    if self.processes.several:  # the others take this step, too
+                        self.svi.spoil(skip_nonfinite=skip)
+                        if len(group) > 1:
+                            self.processes.mean(*[torch.stack(losses[1:])] * 2)
+                    elif not skip or not self.pair.finite():
+                        failed = True
+                        break
                 if average is not None:
                     average.update(self.state.step)
                 partial.losses += losses
                 partial.norms += [] if norm is None else [norm]
                 partial.sizes += [len(part[0]) for part in group]
-                if self._interrupts.due or self._to_be_saved():
+                interrupted, due = self._to_be_saved()
+                if due:
                     partial.seconds, partial.batch = time.perf_counter() - began, batch
                     self._save_within()
-                    self._interrupts.deliver()
+                if interrupted:
+                    self._interrupt()
         self.supports.raise_errors()
+        if self.processes.several:  # statistics of batches are those of the first one's rows
+            networks = self.pair.networks.values()
+            broadcast([buffer for network in networks for buffer in network.buffers()])
         if failed or not self._healthy():
             self._diverge(number)
         seconds = time.perf_counter() - began
@@ -238,20 +291,25 @@ class Loop:
         end_epoch(self.svi.optim, row["train_loss"])
         return row
 
-    def _to_be_saved(self) -> bool:
-        """Whether a checkpoint is due in mid-epoch."""
-        if self.logger.run is None:
-            return False
+    def _to_be_saved(self) -> tuple[bool, bool]:
+        """Whether the training is interrupted, and whether a checkpoint is due in mid-epoch."""
         steps, minutes = self.options.save_steps, self.options.save_minutes
-        if steps is not None and self.state.step % steps == 0:
-            return True
-        return minutes is not None and time.perf_counter() - self._saved_at >= 60 * minutes
+        old = minutes is not None and time.perf_counter() - self._saved_at >= 60 * minutes
+        interrupted = self._interrupts.due
+        if self.processes.several:  # they agree at some steps
+            flags = [interrupted, old]
+            agree = self.state.step % _AGREE == 0
+            interrupted, old = (
+                self.processes.any(flags, self.pair.device) if agree else (False,) * 2
+            )
+        every = steps is not None and self.state.step % steps == 0
+        return interrupted, interrupted or old or every
 
     def _save_within(self) -> None:
         """Save the state in mid-epoch, unless the training has diverged."""
         if self._healthy():
             self._good = self.state.state_dict()
-            self.logger.checkpoint(self._good)
+            self.logger.checkpoint(self.saved())
         self._saved_at = time.perf_counter()
 
     def _note_divergence(self, row: Mapping[str, Any]) -> None:
@@ -281,16 +339,29 @@ class Loop:
         losses: list[Tensor] = []
         norm = None
         skip = self.options.on_nan == "skip"
-        for place, batch in enumerate(group, 1):
+        shards = [self._shard(batch) for batch in group]
+        if self.svi.all_reduce is not None:
+            self.svi.all_reduce.rows = sum(rows for _, rows in shards)
+            self.svi.all_reduce.loss_rows = shards[-1][1]
+        for place, (batch, _) in enumerate(shards, 1):
             divisor = self.scaling.set_batch(len(batch[0]))
             if place < len(group):
                 loss = self.svi.accumulate(batch, divisor=divisor, skip_nonfinite=skip)
             else:
                 loss, norm = self.svi.step_tensor(batch, divisor=divisor, skip_nonfinite=skip)
             losses.append(loss)
+        if self.processes.several and len(group) > 1:  # the last one is that of all processes
+            weights = losses[0].new_tensor([rows for _, rows in shards[:-1]])
+            losses[:-1] = self.processes.mean(torch.stack(losses[:-1]), weights).unbind()
         if skip:  # all batches of a step that was skipped
             losses = [torch.where(torch.isfinite(losses[-1]), x, torch.nan) for x in losses]
         return losses, norm
+
+    def _shard(self, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
+        """The rows of a batch that this process computes, and how many count."""
+        if not self.processes.several or self.source.divided:
+            return batch, len(batch[0])
+        return self.processes.shard(batch)
 
     def _healthy(self) -> bool:
         """Whether parameters and losses are finite, apart from steps that were skipped."""
@@ -336,8 +407,8 @@ class Loop:
         if self.valid is None:
             return {"sites": bound.sites}
         if self.options.patience is not None:
-            self.state.record_bound(bound.mean)
-        row = {"valid_elbo": bound.mean, "sites": bound.sites}
+            self.state.record_bound(bound.mean)  # the same in all processes
+        row: dict[str, Any] = {"valid_elbo": bound.mean, "sites": bound.sites}
         if self.state.average is not None:
             with self.state.average.applied():
                 row["valid_elbo_ema"] = self._bound().mean
@@ -346,12 +417,24 @@ class Loop:
     def _bound(self) -> Bound:
         """The evidence lower bound; its context is made once."""
         model, guide = self.pair.model, self.pair.guide
-        data: object = self._last_batch if self.valid is None else self.valid
+        data: tuple[Tensor, ...] | Rows = self._last_batch if self.valid is None else self.valid
+        if isinstance(data, Rows) and self._divides(data):
+            data = data[self.processes.rank :: self.processes.size]
         if self._context is None:
             self._context = EvaluationContext(model, guide, data, independent=self.independent)
         elif self.valid is None:
             self._context = self._context.on(data)
-        return elbo(model, guide, self._context)
+        bound = elbo(model, guide, self._context)
+        if self.valid is None or not self._divides(self.valid):
+            return bound
+        values = torch.tensor([bound.mean, *bound.sites.values()], device=self.pair.device)
+        weights = torch.full_like(values, len(data))
+        mean, *sites = self.processes.mean(values, weights).tolist()
+        return replace(bound, mean=mean, sites=dict(zip(bound.sites, sites, strict=True)))
+
+    def _divides(self, rows: Rows) -> bool:
+        """Whether each process evaluates a part of the rows."""
+        return self.processes.several and self.independent and len(rows) >= self.processes.size
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.fit.notes:
