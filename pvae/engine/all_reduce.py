@@ -29,8 +29,8 @@ def together(collective: Callable[[], object]) -> None:
         # Without the place in the library's source, and its advice.
         reason = re.sub(r"^\[[^\]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
         raise ProcessEndedError(
-            f"process {dist.get_rank()} of {dist.get_world_size()} cannot go on: another one ended, "
-            f"or raised an error of its own, which its message says ({reason})"
+            f"process {dist.get_rank()} of {dist.get_world_size()} cannot go on: another one "
+            f"ended, or raised an error of its own, which its message says ({reason})"
         ) from error
 
 
