@@ -212,8 +212,8 @@ def impute_(
 ) -> None:
     """Write data whose missing values are imputed into an .npz file.
 
-    The arrays are "x", the data with means of the draws in the place of missing numbers and the
-    most frequent draw in that of missing classes; "draws", (num_samples, rows, ...); "missing"; and
+    The arrays are "x", the data with means of the draws in the place of missing numbers, of "pos"
+    columns medians, and the most frequent draw in that of missing classes; "draws", (num_samples, rows, ...); "missing"; and
     "ess", the effective sample size of each row.
     """
     trained = _load_run(run, device, trust, ema)
@@ -226,11 +226,8 @@ def impute_(
         trained.model, trained.guide, rows, num_samples=num_samples, num_particles=num_particles,
         seed=seed,
     )  # fmt: skip
-    x = found.mean
-    pair = Run(run).config().get("pair") or {}
-    for i, column in enumerate(pair.get("defaults", {}).get("columns", [])):
-        if column["kind"] in ("cat", "ordinal"):
-            x[:, i] = found.mode[:, i]
+    columns = (Run(run).config().get("pair") or {}).get("defaults", {}).get("columns")
+    x = found.by_column(columns) if columns else found.mean
     arrays = {"x": x, "draws": found.draws, "missing": found.missing, "ess": found.ess}
     path = (out or run / "imputed.npz").with_suffix(".npz")
     _write(path, {name: value.cpu().numpy() for name, value in arrays.items()})

@@ -1,6 +1,6 @@
 """Draws of missing values given the seen ones, by sampling-importance-resampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +46,30 @@ class Imputation:
         return self.draws.mean(0)
 
     @property
+    def median(self) -> Tensor:
+        """The median of the draws, shape (rows, ...): for numbers of which a few may be huge.
+
+        Draws of a log-normal column, "pos", are: their mean is ruled by the largest of them.
+        """
+        return self.draws.median(0).values
+
+    @property
     def mode(self) -> Tensor:
         """The most frequent draw of each cell, shape (rows, ...): for classes."""
         return self.draws.mode(0).values
+
+    def by_column(self, columns: Sequence[Mapping[str, object]]) -> Tensor:
+        """One value for each cell of a table, shape (rows, columns).
+
+        Args:
+            columns: of each its "kind", as the likelihood `mixed` takes them: of "real" and "count"
+                the mean of the draws is taken, of "pos" the median, of others the mode.
+        """
+        kinds = [column["kind"] for column in columns]
+        of_class = torch.tensor([kind in ("cat", "ordinal") for kind in kinds])
+        positive = torch.tensor([kind == "pos" for kind in kinds])
+        numbers = torch.where(positive.to(self.draws.device), self.median, self.mean)
+        return torch.where(of_class.to(self.draws.device), self.mode, numbers)
 
 
 def impute(
@@ -84,7 +105,7 @@ def impute(
             the device).
 
     Returns:
-        An `Imputation`: `.draws`, (num_samples, N, ...), `.mean`, `.mode`, `.ess`, (N,).
+        An `Imputation`: `.draws`, (num_samples, N, ...), `.mean`, `.median`, `.mode`, `.ess`, (N,).
 
     Raises:
         UndefinedQuantityError: if no observed site has the shape of x, q(z | x) has no density, or

@@ -55,8 +55,7 @@ def by_model(x: Tensor, columns: tuple, name: str, seed: int) -> tuple[Tensor, f
         scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, EPOCHS[name]),
     )  # fmt: skip
     found = pvae.impute(fit.model, fit.guide, x, num_samples=30, num_particles=60)
-    of_class = torch.tensor([column["kind"] in ("cat", "ordinal") for column in columns])
-    return torch.where(of_class, found.mode, found.mean), found.ess.mean().item()
+    return found.by_column(columns), found.ess.mean().item()
 
 
 def by_neighbours(x: Tensor, columns: tuple) -> Tensor:

@@ -188,3 +188,11 @@ def test_table_with_holes_is_trained_and_imputed():
     assert error < 0.8 * x[:, 0].std()
     wrong = (found.mode != x)[:, 1][missing[:, 1]].float().mean()
     assert wrong < 0.35
+
+
+def test_one_value_for_each_kind_of_column():
+    """Of draws 0, 0, 3, 90 and infinity."""
+    draws = torch.tensor([0.0, 0.0, 3.0, 90.0, torch.inf])[:, None, None].expand(5, 1, 4)
+    columns = [{"kind": kind} for kind in ("pos", "cat", "ordinal", "real")]
+    found = pvae.evaluation.Imputation(draws, torch.ones(1, 4, dtype=torch.bool), torch.ones(1))
+    assert found.by_column(columns).tolist() == [[3.0, 0.0, 0.0, torch.inf]]
