@@ -81,6 +81,7 @@ def _outside(location: Location | None, name: str, site: Site, value: Tensor) ->
 
 
 _DRAWS = 32
+_NEVER = 2**31 - 1
 
 
 def guide_outside_prior(inspection: Inspection) -> Iterator[Finding]:
@@ -136,7 +137,8 @@ class Supports:
 
     def __init__(self, trace: poutine.Trace, batch: tuple[Tensor, ...]) -> None:
         self._known: list[tuple[str, int, str, Any]] = []
-        self._outside: list[Tensor] = []
+        self._batches = 0
+        self._first: Tensor | None = None  # for each site the first batch with an error
         for name, site in observed_sites(trace).items():
             support = elementwise_support(site["fn"])
             if support is None or not _same_for_all(support) or is_unvalidated(site["fn"]):
@@ -150,7 +152,9 @@ class Supports:
         """Compare a batch."""
         wrong = [~support.check(batch[index]).all() for _, index, _, support in self._known]
         if wrong:
-            self._outside.append(torch.stack(wrong))
+            here = torch.where(torch.stack(wrong), self._batches, _NEVER)
+            self._first = here if self._first is None else self._first.minimum(here)
+        self._batches += 1
 
     def raise_errors(self) -> None:
         """Raise an error for batches seen since the last call; reads the device.
@@ -158,19 +162,18 @@ class Supports:
         Raises:
             PairError: if data are outside the support of their distribution.
         """
-        seen, self._outside = self._outside, []
-        if not seen:
+        first, self._first, self._batches = self._first, None, 0
+        if first is None:
             return
-        found = torch.stack(seen).cpu()
         findings = [
             Finding(
                 "error",
                 f"site {name!r} observes values outside the support of {kind} ({support}) in batch "
-                f"{int(column.nonzero()[0])} of the epoch, counted from 0: transform the data, or "
+                f"{batch} of the epoch, counted from 0: transform the data, or "
                 "use a distribution that fits them",
             )
-            for (name, _, kind, support), column in zip(self._known, found.T, strict=True)
-            if column.any()
+            for (name, _, kind, support), batch in zip(self._known, first.tolist(), strict=True)
+            if batch != _NEVER
         ]
         if findings:
             raise PairError(findings)

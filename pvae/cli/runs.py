@@ -213,8 +213,8 @@ def impute_(
     """Write data whose missing values are imputed into an .npz file.
 
     The arrays are "x", the data with means of the draws in the place of missing numbers, of "pos"
-    columns medians, and the most frequent draw in that of missing classes; "draws", (num_samples, rows, ...); "missing"; and
-    "ess", the effective sample size of each row.
+    columns medians, and the most frequent draw in that of missing classes; "draws",
+    (num_samples, rows, ...); "missing"; and "ess", the effective sample size of each row.
     """
     trained = _load_run(run, device, trust, ema)
     _, rows = split_of(run, split, data_name)

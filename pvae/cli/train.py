@@ -38,6 +38,8 @@ _OF_FIT = (
     "overwrite", "allow_changed", "keep", "tensorboard", "progress",
 )  # fmt: skip
 
+_SLOW_LOADING = 0.1  # share of the time, from which on it is printed
+
 
 @main.command()
 @config_option
@@ -206,10 +208,12 @@ def _of_training(trained: Fit, run: Run) -> list[Line]:
     last = trained.history[-1] if trained.history else {}
     seconds = sum(row["seconds"] for row in trained.history)
     speed = last.get("examples_per_second", 0)
+    share = last.get("loading", 0.0)
+    loading = f", {share:.0%} of it to load batches" if share >= _SLOW_LOADING else ""
     kept = "" if trained.best_epoch is None else f", epoch {trained.best_epoch} kept"
     return [
         Line("training", f"{last.get('epoch', 0)} epochs ({trained.stop_reason}{kept})"),
-        Line("time", f"{seconds:.1f} s, {speed:,.0f} examples per second"),
+        Line("time", f"{seconds:.1f} s, {speed:,.0f} examples per second{loading}"),
         Line("engine", trained.engine),
         Line("run", f"{run.path}, figures in {run.path / 'figures'}"),
     ]

@@ -76,8 +76,9 @@ class LoaderBatches:
             self.load_state_dict(before)
         return batch
 
-    def row_numbers(self, number: int, first: int) -> None:
+    def row_numbers(self, number: int, first: int) -> Tensor | None:
         """Unknown: a loader does not say what its rows are."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, if it keeps its place itself."""

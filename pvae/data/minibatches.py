@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pvae._seeds import named_seed
 from pvae._validation import whole
+from pvae.data.file_rows import FileBatches, FileRows, is_whole_file
 from pvae.data.loaders import LoaderBatches, after
 from pvae.data.splits import rows
 from pvae.data.table import Rows
@@ -105,8 +107,8 @@ def batches(
     decides whether it has 2 or 256 levels.
 
     Args:
-        data: what `rows` accepts, a `torch.utils.data.Dataset`, an `IterableDataset` or a
-            `DataLoader`.
+        data: what `rows` accepts, a `torch.utils.data.Dataset`, an `IterableDataset`, a
+            `DataLoader`, or `FileRows` and memory-mapped .npy files, whose rows stay on disk.
         batch_size: rows per batch, at least 1; the last batch of an epoch may be smaller.
         device: device of the batches.
         seed: of shuffling and dynamic binarization, together with the number of the epoch.
@@ -126,6 +128,11 @@ def batches(
     whole(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
     if isinstance(data, DataLoader):
         return LoaderBatches(data, device, steps=steps_per_epoch)
+    if isinstance(data, np.memmap) and missing is None and is_whole_file(data):
+        data = FileRows(str(data.filename))
+    if isinstance(data, FileRows):
+        _check_batch_size(batch_size, len(data))
+        return FileBatches(data, batch_size, device, seed=seed, steps=steps_per_epoch)
     if not isinstance(data, Dataset) or isinstance(data, TensorDataset):
         table = rows(data, missing=missing)
         _check_batch_size(batch_size, len(table))
@@ -152,7 +159,9 @@ def batches(
 
 def default_batch_size(data: object, missing: Tensor | str | None = None) -> int:
     """128, or the number of rows if there are fewer."""
-    if isinstance(data, Dataset | DataLoader) and not isinstance(data, TensorDataset):
+    if isinstance(data, np.memmap):
+        size = len(data)
+    elif isinstance(data, Dataset | DataLoader) and not isinstance(data, TensorDataset):
         size = len(data) if isinstance(data, Sized) and not isinstance(data, DataLoader) else 128
     else:
         size = len(rows(data, missing=missing))

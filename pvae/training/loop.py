@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import isfinite
 from typing import Any, NoReturn
 
 import pyro
@@ -248,8 +249,8 @@ class Loop:
                         break
                 if average is not None:
                     average.update(self.state.step)
-                partial.losses += losses
-                partial.norms += [] if norm is None else [norm]
+                partial.losses.extend(losses)
+                partial.norms.extend([] if norm is None else [norm])
                 partial.sizes += [len(part[0]) for part in group]
                 interrupted, due = self._to_be_saved()
                 if due:
@@ -265,7 +266,7 @@ class Loop:
             self._diverge(number)
         seconds = time.perf_counter() - began
         sizes, kept = torch.tensor(partial.sizes, dtype=torch.float64), ~partial.skipped()
-        all_losses, weights = torch.stack(partial.losses).cpu()[kept], sizes[kept]
+        all_losses, weights = partial.losses.values.cpu()[kept], sizes[kept]
         self.state.epoch, self.state.partial = number + 1, PartialEpoch()
         self._last_batch = batch
         row: dict[str, Any] = {
@@ -279,7 +280,7 @@ class Loop:
         if self.objective is not None:
             row |= self.objective.scheduled()
         if self.options.clip_norm is not None:
-            norm_values = torch.stack(partial.norms).cpu()
+            norm_values = partial.norms.values.cpu()
             row["gradient_norm"] = norm_values.mean().item()
             row["clipped"] = (norm_values > self.options.clip_norm).float().mean().item()
         if self.options.on_nan == "skip":
@@ -287,6 +288,7 @@ class Loop:
         if not number:
             self._first_loss = all_losses[0].item()
         row["seconds"] = seconds
+        row["loading"] = partial.loading / seconds
         row["examples_per_second"] = sizes.sum().item() / seconds
         end_epoch(self.svi.optim, row["train_loss"])
         return row
@@ -328,10 +330,14 @@ class Loop:
         )
 
     def _groups(self, number: int) -> Iterator[list[tuple[Tensor, ...]]]:
-        """The batches of each step that is left of an epoch."""
+        """The batches of each step that is left of an epoch; measures how long they take."""
+        partial = self.state.partial
+        began = time.perf_counter()
         batches = self._batches(number)
         while group := list(islice(batches, self.options.accumulate)):
+            partial.loading += time.perf_counter() - began
             yield group
+            began = time.perf_counter()
 
     def _step(self, group: list[tuple[Tensor, ...]]) -> tuple[list[Tensor], Tensor | None]:
         """One gradient step; returns the loss of each batch, and the norm of the gradient."""
@@ -450,8 +456,8 @@ class Loop:
         The steps since that state are repeated with the same random numbers, up to the one that
         failed.
         """
-        losses = self.state.partial.losses
-        broken = next((i for i, x in enumerate(losses) if not torch.isfinite(x)), len(losses))
+        losses = self.state.partial.losses.values
+        broken = next((i for i, x in enumerate(losses.tolist()) if not isfinite(x)), len(losses))
         self.state.load_state_dict(self._good)
         first = len(self.state.partial.sizes)
         step = self.state.step + (broken - first) // self.options.accumulate

@@ -22,7 +22,8 @@ class Fit:
         guide: the trained guide, likewise.
         history: one row per epoch, as in metrics.jsonl: "epoch", "step", "train_loss" (minus the
             objective), "valid_elbo", "valid_elbo_ema", "sites" (terms of the bound), all in nats
-            per datum, "learning_rate", "beta", "skipped", "seconds", "examples_per_second".
+            per datum, "learning_rate", "beta", "skipped", "seconds", "loading" (the
+            share of the time until batches were there), "examples_per_second".
         engine: how the steps were executed.
         run: the run folder, or None.
         stop_reason: "all epochs", "early stopping", "interrupted" or "callback".

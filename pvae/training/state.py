@@ -15,6 +15,7 @@ from pvae.pair.pair import Pair
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
 from pvae.training.averaging import WeightAverage
+from pvae.training.series import Series
 
 __all__ = ["PartialEpoch", "TrainingState"]
 
@@ -24,37 +25,38 @@ class PartialEpoch:
     """What the steps of an epoch have returned so far.
 
     Attributes:
-        losses: of each step, in nats per datum, shape ().
+        losses: of each batch, in nats per datum, shape ().
         norms: of each step's gradient, if gradients are clipped, shape ().
         sizes: rows of each step's batch.
         seconds: time that they took.
+        loading: time in it that passed until their batches were there.
         batch: of the last step.
         generators: the random number generators before the epoch, which loaders may draw their
             order from.
     """
 
-    losses: list[Tensor] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
+    losses: Series = field(default_factory=Series)
+    norms: Series = field(default_factory=Series)
     sizes: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    loading: float = 0.0
     batch: tuple[Tensor, ...] = ()
     generators: dict[str, object] = field(default_factory=generator_state)
 
     def skipped(self) -> Tensor:
         """Which of the losses are not finite, bool; reads the device."""
-        if not self.losses:
-            return torch.zeros(0, dtype=torch.bool)
-        return ~torch.isfinite(torch.stack(self.losses).cpu())
+        return ~torch.isfinite(self.losses.values.cpu())
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in types that load without pickle; empty before the first step."""
         if not self.sizes:
             return {}
         return {
-            "losses": torch.stack(self.losses),
-            "norms": torch.stack(self.norms) if self.norms else None,
+            "losses": self.losses.values.clone(),
+            "norms": self.norms.values.clone(),
             "sizes": list(self.sizes),
             "seconds": self.seconds,
+            "loading": self.loading,
             "batch": list(self.batch),
             "generators": self.generators,
         }
@@ -64,9 +66,9 @@ class PartialEpoch:
         """The steps that `state_dict` described."""
         if not state:
             return cls()
-        norms = [] if state["norms"] is None else list(state["norms"])
         return cls(
-            list(state["losses"]), norms, list(state["sizes"]), state["seconds"],
+            Series(state["losses"]), Series(state["norms"]), list(state["sizes"]), state["seconds"],
+            state["loading"],
             tuple(state["batch"]), state["generators"],
         )  # fmt: skip
 

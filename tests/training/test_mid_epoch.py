@@ -71,7 +71,7 @@ def fit(data, out, **options):
 
 def outcome(fitted):
     rows = [
-        {k: v for k, v in row.items() if k not in ("seconds", "examples_per_second")}
+        {k: v for k, v in row.items() if k not in ("seconds", "loading", "examples_per_second")}
         for row in fitted.history
     ]
     return rows, [p.tolist() for p in fitted.model.pair.parameters().values()]
