@@ -1,5 +1,6 @@
 """Where the programs of a run come from, and whether they may be executed again."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def refuse_foreign(described: Mapping[str, Any], *, trust: bool, changed_too: bo
     Raises:
         ValueError: if a program is not the zoo's, and is not trusted or no longer the same.
     """
+    _check(described)
     for role in ("model", "guide"):
         text, source = described[role], Source(**described["sources"][role])
         place, colon, _ = text.rpartition(":")
@@ -75,6 +77,28 @@ def refuse_foreign(described: Mapping[str, Any], *, trust: bool, changed_too: bo
                 f"{note}: bring back the file that the run was trained with, or give both "
                 "programs, load(run, model=..., guide=...)"
             )
+
+
+def _check(described: object) -> None:
+    """Check that a run describes its pair as `Built.as_json` does."""
+    kinds: dict[str, type] = {
+        "model": str, "guide": str, "options": Mapping, "defaults": Mapping, "sources": Mapping
+    }  # fmt: skip
+    fields = {field.name for field in dataclasses.fields(Source)}
+    if (
+        not isinstance(described, Mapping)
+        or not all(isinstance(described.get(key), kind) for key, kind in kinds.items())
+        or not all(
+            isinstance(described["sources"].get(role), Mapping)
+            and "text" in described["sources"][role]
+            and described["sources"][role].keys() <= fields
+            for role in ("model", "guide")
+        )
+    ):
+        raise ValueError(
+            "the config of the run does not describe its pair as pvae train does: give both "
+            "programs, load(run, model=..., guide=...)"
+        )
 
 
 def _sha256(path: Path) -> str:

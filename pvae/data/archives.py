@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -28,6 +29,11 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
+    SyntaxError,  # of the header of an array, which is Python
+    tokenize.TokenError,
+    TypeError,
+    OverflowError,
+    KeyError,
 )
 
 

@@ -126,5 +126,5 @@ def get(name: str, *, x_shape: Sequence[int] | None = None, **options: object) -
         known |= {*inspect.signature(pyro.infer.ELBO).parameters}
     try:
         return cls(**options)
-    except TypeError as error:
+    except (TypeError, AssertionError, AttributeError) as error:
         raise ValueError(f"objective {name!r}: {error}; its options are {sorted(known)}") from error

@@ -178,7 +178,7 @@ class Run:
                 row = json.loads(line)
                 epoch = row["epoch"] = int(row["epoch"])
                 row["train_loss"], row["seconds"] = float(row["train_loss"]), float(row["seconds"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError):
                 unreadable += bool(line.strip())
                 continue
             while rows and rows[-1]["epoch"] >= epoch:
