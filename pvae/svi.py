@@ -138,6 +138,8 @@ class SVI(pyro.infer.SVI):
         self.networks = networks
         self.all_reduce: AllReduce | None = None
         self._sum: GradientSum | None = None
+        self.with_gradient: set[int] = set()  # ids of the parameters that had one
+        self._last_trained: list[Tensor] = []
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
         if engine != "eager":
@@ -159,6 +161,10 @@ class SVI(pyro.infer.SVI):
     def notes(self) -> list[str]:
         """Why steps were not replayed, or were recorded again, in sentences."""
         return [] if self.replay is None else self.replay.notes
+
+    def watch_gradients(self) -> None:
+        """Begin anew to collect `with_gradient`."""
+        self.with_gradient, self._last_trained = set(), []
 
     def verify_next(self) -> None:
         """Verify the next replay against an eager step."""
@@ -342,8 +348,13 @@ class SVI(pyro.infer.SVI):
         number, self.steps = self.steps, self.steps + 1
         with matmul_precision(self.precision):
             if self.replay is not None:
-                return self.replay.step(args, kwargs, number=number)
-            return eager_step(self._loss_and_grads, args, kwargs, others=self._others)
+                done = self.replay.step(args, kwargs, number=number)
+            else:
+                done = eager_step(self._loss_and_grads, args, kwargs, others=self._others)
+        if done.trained is not self._last_trained:  # replays return the same list
+            self._last_trained = done.trained
+            self.with_gradient.update(map(id, done.trained))
+        return done
 
 
 def _norm(gradients: list[Tensor], chosen: list[bool], which: bool) -> Tensor:

@@ -231,6 +231,18 @@ class Pair:
                 self._register("model", given)
                 del self.unused[network]
 
+    def registered(self) -> dict[str, dict[object, object]]:
+        """What is registered in the scope, for `register_again`."""
+        with self.scope():
+            return {key: dict(table) for key, table in _tables(pyro.get_param_store()).items()}
+
+    def register_again(self, registered: Mapping[str, Mapping[object, object]]) -> None:
+        """Register what `registered` returned, and nothing else."""
+        with self.scope():
+            for key, table in _tables(pyro.get_param_store()).items():
+                table.clear()
+                table.update(registered[key])
+
     def finite(self) -> bool:
         """Whether all parameters are finite; reads the device."""
         return all(bool(torch.isfinite(p).all()) for p in self.parameters().values())

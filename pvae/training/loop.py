@@ -93,8 +93,8 @@ class Loop:
     _first_loss: float | None = field(default=None, init=False)
     _diverged: bool = field(default=False, init=False)
     _rollbacks: int = field(default=0, init=False)
-    _good: dict[str, Any] = field(default_factory=dict, init=False)
     _saved_at: float = field(default_factory=time.perf_counter, init=False)
+    _had_gradient: set[int] = field(default_factory=set, init=False)
     _interrupts: Interrupts = field(default_factory=Interrupts, init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Loop:
         # Pyro's validation costs time in every step; one epoch shows it every datum.
         validated = state.epoch if pyro.infer.util.is_validation_enabled() else -1
         self.logger.open_bar(state.epoch, options.epochs)
-        self._good = state.state_dict()
+        state.keep()
         try:
             with self._interrupts:
                 while state.epoch < options.epochs and not self._out_of_patience():
@@ -131,7 +131,7 @@ class Loop:
             self.fit.stop_reason = "early stopping" if self._out_of_patience() else "all epochs"
         except BaseException as error:
             # As in the last good state, on every way out.
-            state.load_state_dict(self._good)
+            state.go_back()
             self.fit.history = [row for row in self.fit.history if row["epoch"] <= state.epoch]
             if not isinstance(error, KeyboardInterrupt):
                 self.pair.eval()
@@ -142,9 +142,11 @@ class Loop:
         """Log an epoch; returns whether a callback ends the training."""
         self._rollbacks = 0
         self._note_divergence(row)
+        self._note_lost_parameters(row["epoch"])
         self.fit.history.append(row)
         ended = [callback(self.fit) is True for callback in callbacks]
-        self._good, self._saved_at = self.state.state_dict(), time.perf_counter()
+        self.state.keep()
+        self._saved_at = time.perf_counter()
         self.logger.epoch(row, self.saved())
         flags = [any(ended), self._interrupts.due]
         callback_ended, interrupted = self.processes.any(flags, self.pair.device)
@@ -154,13 +156,13 @@ class Loop:
 
     def begin(self) -> dict[str, Any]:
         """The state before the first step, as `saved` returns it."""
-        self._good = self.state.state_dict()
+        self.state.keep()
         return self.saved()
 
     def saved(self) -> dict[str, Any]:
         """The last good state, with what each process has of its own."""
-        own = {key: self._good[key] for key in ("generators", "engine")}
-        return {**self._good, "processes": self.processes.gather(own)}
+        own = {key: self.state.good[key] for key in ("generators", "engine")}
+        return {**self.state.good, "processes": self.processes.gather(own)}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Restore what `saved` returned, in a training with any number of processes."""
@@ -184,7 +186,7 @@ class Loop:
         possible = isinstance(optim, TorchOptim) and self._rollbacks <= _MOST_ROLLBACKS
         if self.options.on_nan != "rollback" or not possible:
             raise error
-        self.state.load_state_dict(self._good)
+        self.state.go_back()
         for _ in range(self._rollbacks):  # the state has the rate from before all of them
             scale_learning_rate(optim, 0.5)
         where = f"at site {error.site!r}, " if error.site else ""
@@ -224,6 +226,7 @@ class Loop:
         if self.objective is not None:
             self.objective.set_epoch(number)
         self.svi.verify_next()
+        self.svi.watch_gradients()
         failed, batch = False, partial.batch
         with pyro.validation_enabled(validate):
             for group in self._groups(number):
@@ -310,7 +313,7 @@ class Loop:
     def _save_within(self) -> None:
         """Save the state in mid-epoch, unless the training has diverged."""
         if self._healthy():
-            self._good = self.state.state_dict()
+            self.state.keep()
             self.logger.checkpoint(self.saved())
         self._saved_at = time.perf_counter()
 
@@ -328,6 +331,22 @@ class Loop:
             f"{row['train_loss']:.4g} nats per datum; lower the learning rate{now}, or give "
             "clip_norm"
         )
+
+    def _note_lost_parameters(self, epoch: int) -> None:
+        """Say so if parameters had gradients before, and none in this epoch."""
+        now = self.svi.with_gradient
+        names = [
+            name
+            for name, parameter in self.pair.parameters().items()
+            if id(parameter) in self._had_gradient and id(parameter) not in now
+        ]
+        self._had_gradient |= now
+        if names:
+            self._had_gradient -= {id(self.pair.parameters()[name]) for name in names}
+            self._note(
+                f"parameters {names} had no gradient in epoch {epoch}, as they had before: if a "
+                "program has replaced their network, the new one is not trained"
+            )
 
     def _groups(self, number: int) -> Iterator[list[tuple[Tensor, ...]]]:
         """The batches of each step that is left of an epoch; measures how long they take."""
@@ -458,7 +477,7 @@ class Loop:
         """
         losses = self.state.partial.losses.values
         broken = next((i for i, x in enumerate(losses.tolist()) if not isfinite(x)), len(losses))
-        self.state.load_state_dict(self._good)
+        self.state.go_back()
         first = len(self.state.partial.sizes)
         step = self.state.step + (broken - first) // self.options.accumulate
         spoiled: int | None = None  # the step after which a parameter is not finite
@@ -473,7 +492,7 @@ class Loop:
                     spoiled = taken
             site = self._broken_site(group[place], self.source.row_numbers(number, first + place))
             if spoiled is not None:
-                self.state.load_state_dict(self._good)
+                self.state.go_back()
                 for taken, group in enumerate(self._groups(number)):
                     if taken == spoiled:
                         break
@@ -490,7 +509,7 @@ class Loop:
     def _raise_diverged(
         self, step: int, epoch: int, site: BrokenSite | None, operation: str | None = None
     ) -> NoReturn:
-        self.state.load_state_dict(self._good)
+        self.state.go_back()
         self.pair.eval()
         kept = (
             self.logger.run.path / "checkpoint.pt"

@@ -88,6 +88,7 @@ class TrainingState:
         best: the best validation bound so far, its epoch and the pair's values then; empty without
             early stopping.
         epochs_since_best: epochs without a better bound.
+        good: the state that `keep` remembered.
     """
 
     pair: Pair
@@ -99,6 +100,8 @@ class TrainingState:
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     epochs_since_best: int = 0
+    good: dict[str, Any] = field(default_factory=dict, init=False)
+    _registered: Mapping[str, Mapping[object, object]] = field(default_factory=dict, init=False)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state, in types that load without pickle."""
@@ -136,6 +139,15 @@ class TrainingState:
         self.source.load_state_dict(state["data"])
         restore_generators(state["generators"])
         self.partial = PartialEpoch.from_state_dict(state["partial"])
+
+    def keep(self) -> None:
+        """Remember this state as the last good one."""
+        self.good, self._registered = self.state_dict(), self.pair.registered()
+
+    def go_back(self) -> None:
+        """Restore the last good state, whatever the programs registered since."""
+        self.pair.register_again(self._registered)
+        self.load_state_dict(self.good)
 
     def record_bound(self, bound: float) -> None:
         """Keep the pair's values if its validation bound is the best so far."""

@@ -209,7 +209,8 @@ def test_config_executes_no_code(folder, text):
 def without_times(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        {k: v for k, v in r.items() if k not in ("seconds", "examples_per_second")} for r in rows
+        {k: v for k, v in r.items() if k not in ("seconds", "loading", "examples_per_second")}
+        for r in rows
     ]
 
 

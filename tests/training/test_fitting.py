@@ -269,7 +269,8 @@ def test_same_seed_same_metrics(tmp_path):
 def without_times(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        {k: v for k, v in r.items() if k not in ("seconds", "examples_per_second")} for r in rows
+        {k: v for k, v in r.items() if k not in ("seconds", "loading", "examples_per_second")}
+        for r in rows
     ]
 
 
