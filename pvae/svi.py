@@ -162,7 +162,7 @@ class SVI(pyro.infer.SVI):
         """Why steps were not replayed, or were recorded again, in sentences."""
         return [] if self.replay is None else self.replay.notes
 
-    def watch_gradients(self) -> None:
+    def forget_gradients(self) -> None:
         """Begin anew to collect `with_gradient`."""
         self.with_gradient, self._last_trained = set(), []
 

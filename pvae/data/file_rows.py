@@ -72,7 +72,6 @@ class FileRows(Dataset[Tensor]):
         self._start: int = array.offset
         self._bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._file: BinaryIO | None = None
-        self._process = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -83,15 +82,27 @@ class FileRows(Dataset[Tensor]):
         numbers = np.atleast_1d(np.asarray(index, np.int64))
         if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(self)):
             raise IndexError(f"rows {index} of {len(self)}")
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        flat = found.view(np.uint8).reshape(len(numbers), self._bytes)
-        file = self._opened()
-        for place in np.argsort(numbers):  # in the order of the file
-            file.seek(self._start + int(numbers[place]) * self._bytes)
-            if file.readinto(flat[place]) != self._bytes:  # type: ignore[attr-defined]
-                raise DamagedFileError(f"{self.path} ends before row {numbers[place]}")
-        rows = torch.from_numpy(_as_torch(found))
+        found = self._read(numbers)
+        rows = torch.from_numpy(found)
         return rows if several else rows[0]
+
+    def _read(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        # Not by a memory map, of which large parts become resident when one row is read.
+        parts = [self._at(self._start + self._bytes * n) for n in numbers.tolist()]
+        content = bytearray().join(parts)
+        if len(content) != len(numbers) * self._bytes:
+            raise DamagedFileError(f"{self.path} is shorter than it was: bring the whole file back")
+        found = np.frombuffer(content, self.dtype) if content else np.empty(0, self.dtype)
+        return _as_torch(found.reshape(len(numbers), *self.shape[1:]))
+
+    def _at(self, place: int) -> bytes:
+        """The bytes of a row."""
+        if self._file is None:
+            self._file = self.path.open("rb", buffering=0)
+        if hasattr(os, "pread"):  # processes that were forked have one position in the file
+            return os.pread(self._file.fileno(), self._bytes, place)
+        self._file.seek(place)
+        return self._file.read(self._bytes)
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_file": None}
@@ -105,14 +116,6 @@ class FileRows(Dataset[Tensor]):
                 file.seek(int(place))
                 digest.update(file.read(_SAMPLE_BYTES))
         return digest.hexdigest()
-
-    def _opened(self) -> BinaryIO:
-        # Workers of a loader would share one position in the file.
-        if self._file is None or self._process != os.getpid():
-            self._file = self.path.open("rb", buffering=0)
-            self._process = os.getpid()
-        assert self._file is not None
-        return self._file
 
 
 def is_whole_file(array: np.memmap[Any, Any]) -> bool:

@@ -226,7 +226,7 @@ class Loop:
         if self.objective is not None:
             self.objective.set_epoch(number)
         self.svi.verify_next()
-        self.svi.watch_gradients()
+        self.svi.forget_gradients()
         failed, batch = False, partial.batch
         with pyro.validation_enabled(validate):
             for group in self._groups(number):

@@ -51,7 +51,7 @@ class Processes:
 
         A process without rows of its own takes the first one, which counts 0.
         """
-        own = tuple(part[self.rank :: self.size] for part in batch)
+        own = tuple(part[self.rank :: self.size].contiguous() for part in batch)
         rows = len(own[0])
         return (own if rows else tuple(part[:1] for part in batch)), rows
 
@@ -124,5 +124,6 @@ def process_group() -> Iterator[int]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank()
+        together(dist.barrier)  # so that none closes its connections while others use them
     finally:
         dist.destroy_process_group()

@@ -90,7 +90,17 @@ def test_startup_and_small_fits():
 
 @pytest.mark.parametrize(
     "name",
-    ["semi_supervised", "tables", "frey_faces", "quadrants", "priors", "clusters", "chorales"],
+    [
+        "semi_supervised",
+        "tables",
+        "frey_faces",
+        "quadrants",
+        "priors",
+        "clusters",
+        "chorales",
+        "processes",
+        "memory",
+    ],
 )
 def test_zoo(name):
     results, module = load(name), script(name)

@@ -127,7 +127,7 @@ def test_files_that_are_no_rows(tmp_path):
     rows = FileRows(tmp_path / "short.npy")
     with (tmp_path / "short.npy").open("r+b") as file:
         file.truncate(200)
-    with pytest.raises(DamagedFileError, match=r"short\.npy ends before row 3"):
+    with pytest.raises(DamagedFileError, match=r"short\.npy is shorter than it was"):
         rows[[0, 3]]
 
 

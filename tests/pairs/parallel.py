@@ -192,4 +192,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     main(Path(sys.argv[1]))
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
