@@ -98,8 +98,6 @@ def test_startup_and_small_fits():
         "priors",
         "clusters",
         "chorales",
-        "processes",
-        "memory",
     ],
 )
 def test_zoo(name):
@@ -109,3 +107,13 @@ def test_zoo(name):
         row = module.row(key, entry) if name == "priors" else module.row(entry)
         assert row in PAGE
         assert {"seed", "epochs", "training_seconds", "hardware"} <= set(entry)
+
+
+@pytest.mark.parametrize("name", ["processes", "memory"])
+def test_costs(name):
+    results, module = load(name), script(name)
+    assert results["command"] in PAGE
+    assert set(results["entries"]) == set(module.ENTRIES)
+    for entry in results["entries"].values():
+        assert module.row(entry) in PAGE
+        assert {"seed", "hardware"} <= set(entry)
