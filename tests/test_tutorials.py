@@ -21,6 +21,7 @@ FIGURES = {
     "06_helmholtz_machines": {"06_wake_sleep", "06_binary_layers", "06_layers", "06_dreams"},
     "08_evaluation": {"08_particles", "08_calibration"},
     "13_speed_and_scale": {"13_engines", "13_batches"},
+    "14_long_runs": {"14_average"},
 }  # fmt: skip
 
 NO_NETWORK = """
@@ -128,6 +129,16 @@ def test_own_likelihood(outputs):
 )
 def test_mistakes(outputs, message):
     assert message in outputs["02_your_own_pair"][0]
+
+
+def test_long_runs(outputs):
+    text = outputs["14_long_runs"][0]
+    assert "stopped after 2 epochs: interrupted" in text
+    assert "resumed with the same numbers: True" in text
+    assert "in row 123 of the data" in text
+    assert "skipped steps by epoch: [1, 1]" in text
+    assert "3 epochs in the log" in text
+    assert "the stream went on at 2,560 and is at 3,840" in text
 
 
 def test_evaluation(outputs):
