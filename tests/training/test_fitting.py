@@ -212,6 +212,23 @@ def test_callback_stops_training():
     assert len(trained.history) == 2
 
 
+def test_several_callbacks():
+    """All are called after each epoch, also the one before that ends the training."""
+    calls = []
+
+    def first(so_far):
+        calls.append(("first", len(so_far.history)))
+        return len(so_far.history) == 2
+
+    def second(so_far):
+        calls.append(("second", len(so_far.history)))
+
+    options = {"epochs": 9, "callback": [first, second]}
+    trained = fit(*kinds.make("functions", 0), kinds.toy_data(), **options)
+    assert trained.stop_reason == "callback"
+    assert calls == [("first", 1), ("second", 1), ("first", 2), ("second", 2)]
+
+
 def test_interrupt_keeps_last_epoch(tmp_path):
     x = kinds.toy_data()
     model, guide = kinds.make("functions", 0)
