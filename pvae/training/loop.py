@@ -1,9 +1,8 @@
 """The loop over epochs and batches."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -11,21 +10,19 @@ import pyro
 import torch
 from torch import Tensor
 
-from pvae.checking import Supports, program_failed
+from pvae.checking import Supports
 from pvae.data import Batches, Rows
-from pvae.data.loaders import LoaderBatches, after
-from pvae.engine.all_reduce import AllReduce, ProcessEndedError, broadcast
+from pvae.engine.all_reduce import AllReduce, broadcast
 from pvae.engine.optimizers import (
     TorchOptim,
     end_epoch,
     learning_rate_of,
     scale_learning_rate,
 )
-from pvae.evaluation import Bound, EvaluationContext, UndefinedQuantityError, elbo
+from pvae.evaluation import UndefinedQuantityError
 from pvae.objectives import Objective
 from pvae.pair.pair import Pair
 from pvae.pair.plate import DataPlate
-from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
 from pvae.training.averaging import WeightAverage
 from pvae.training.divergence import (
@@ -33,7 +30,6 @@ from pvae.training.divergence import (
     DivergedError,
     diverged,
     first_broken_site,
-    out_of_range,
 )
 from pvae.training.interrupts import Interrupts
 from pvae.training.logger import RunLogger
@@ -43,6 +39,8 @@ from pvae.training.processes import Processes
 from pvae.training.result import Fit
 from pvae.training.scaling import Scaling
 from pvae.training.state import PartialEpoch, TrainingState
+from pvae.training.steps import Steps
+from pvae.training.validation import Validation
 
 __all__ = ["Loop"]
 
@@ -88,7 +86,8 @@ class Loop:
     traces: tuple[pyro.poutine.Trace, pyro.poutine.Trace]
     processes: Processes
     state: TrainingState = field(init=False)
-    _context: EvaluationContext | None = field(default=None, init=False)
+    steps: Steps = field(init=False)
+    validation: Validation = field(init=False)
     _last_batch: tuple[Tensor, ...] = field(default=(), init=False)
     _first_loss: float | None = field(default=None, init=False)
     _diverged: bool = field(default=False, init=False)
@@ -99,6 +98,10 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.state = TrainingState(self.pair, self.svi, self.source)
+        self.steps = Steps(
+            self.pair, self.svi, self.source, self.options, self.scaling, self.processes, self.state
+        )
+        self.validation = Validation(self.pair, self.valid, self.independent, self.processes)
         if self.options.ema is not None:
             self.state.average = self.fit.average = WeightAverage(self.pair, self.options.ema)
         if self.processes.several:
@@ -201,20 +204,6 @@ class Loop:
         within = f"step {steps} of epoch {self.state.epoch + 1}"
         return within if steps else f"the end of epoch {self.state.epoch}"
 
-    def _batches(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        """Batches of an epoch that are left after its steps so far."""
-        partial = self.state.partial
-        if self.processes.several and isinstance(self.source, LoaderBatches):
-            every = self.processes.same_draws(lambda: self.source.epoch(number), number)
-            return after(len(partial.sizes), every)
-        if not partial.sizes:
-            return self.source.epoch(number)
-        now = generator_state()
-        restore_generators(partial.generators)  # as at the start of the epoch
-        left = self.source.epoch(number, len(partial.sizes))
-        restore_generators(now)
-        return left
-
     def _epoch(self, number: int, *, validate: bool) -> dict[str, Any]:
         """One pass through the data; no value is read from the device before its end."""
         partial, average = self.state.partial, self.state.average
@@ -229,27 +218,15 @@ class Loop:
         self.svi.forget_gradients()
         failed, batch = False, partial.batch
         with pyro.validation_enabled(validate):
-            for group in self._groups(number):
+            for group in self.steps.groups(number):
                 batch = group[-1]
                 if validate:
                     for part in group:
                         self.supports.see(part)
-                try:
-                    losses, norm = self._step(group)
-                except ProcessEndedError:
-                    raise
-                except (RuntimeError, ValueError) as error:
-                    self._explain(error, group)
-                    skip = self.options.on_nan == "skip"
-                    nan = torch.full((), torch.nan, device=self.pair.device)
-                    losses, norm = [nan] * len(group), None
-                    if self.processes.several:  # the others take this step, too
-                        self.svi.spoil(skip_nonfinite=skip)
-                        if len(group) > 1:
-                            self.processes.mean(*[torch.stack(losses[1:])] * 2)
-                    elif not skip or not self.pair.finite():
-                        failed = True
-                        break
+                losses, norm, goes_on = self.steps.attempt(group)
+                if not goes_on:
+                    failed = True
+                    break
                 if average is not None:
                     average.update(self.state.step)
                 partial.losses.extend(losses)
@@ -265,7 +242,7 @@ class Loop:
         if self.processes.several:  # statistics of batches are those of the first one's rows
             networks = self.pair.networks.values()
             broadcast([buffer for network in networks for buffer in network.buffers()])
-        if failed or not self._healthy():
+        if failed or not self.steps.healthy():
             self._diverge(number)
         seconds = time.perf_counter() - began
         sizes, kept = torch.tensor(partial.sizes, dtype=torch.float64), ~partial.skipped()
@@ -312,7 +289,7 @@ class Loop:
 
     def _save_within(self) -> None:
         """Save the state in mid-epoch, unless the training has diverged."""
-        if self._healthy():
+        if self.steps.healthy():
             self.state.keep()
             self.logger.checkpoint(self.saved())
         self._saved_at = time.perf_counter()
@@ -348,73 +325,12 @@ class Loop:
                 "program has replaced their network, the new one is not trained"
             )
 
-    def _groups(self, number: int) -> Iterator[list[tuple[Tensor, ...]]]:
-        """The batches of each step that is left of an epoch; measures how long they take."""
-        partial = self.state.partial
-        began = time.perf_counter()
-        batches = self._batches(number)
-        while group := list(islice(batches, self.options.accumulate)):
-            partial.loading += time.perf_counter() - began
-            yield group
-            began = time.perf_counter()
-
-    def _step(self, group: list[tuple[Tensor, ...]]) -> tuple[list[Tensor], Tensor | None]:
-        """One gradient step; returns the loss of each batch, and the norm of the gradient."""
-        self.state.step += 1
-        losses: list[Tensor] = []
-        norm = None
-        skip = self.options.on_nan == "skip"
-        shards = [self._shard(batch) for batch in group]
-        if self.svi.all_reduce is not None:
-            self.svi.all_reduce.rows = sum(rows for _, rows in shards)
-            self.svi.all_reduce.loss_rows = shards[-1][1]
-        for place, (batch, _) in enumerate(shards, 1):
-            divisor = self.scaling.set_batch(len(batch[0]))
-            if place < len(group):
-                loss = self.svi.accumulate(batch, divisor=divisor, skip_nonfinite=skip)
-            else:
-                loss, norm = self.svi.step_tensor(batch, divisor=divisor, skip_nonfinite=skip)
-            losses.append(loss)
-        if self.processes.several and len(group) > 1:  # the last one is that of all processes
-            weights = losses[0].new_tensor([rows for _, rows in shards[:-1]])
-            losses[:-1] = self.processes.mean(torch.stack(losses[:-1]), weights).unbind()
-        if skip:  # all batches of a step that was skipped
-            losses = [torch.where(torch.isfinite(losses[-1]), x, torch.nan) for x in losses]
-        return losses, norm
-
-    def _shard(self, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
-        """The rows of a batch that this process computes, and how many count."""
-        if not self.processes.several or self.source.divided:
-            return batch, len(batch[0])
-        return self.processes.shard(batch)
-
-    def _healthy(self) -> bool:
-        """Whether parameters and losses are finite, apart from steps that were skipped."""
-        skipped = self.state.partial.skipped()
-        good = not skipped.all() if self.options.on_nan == "skip" else not skipped.any()
-        return bool(len(skipped) and good and self.pair.finite())
-
-    def _explain(self, error: Exception, group: list[tuple[Tensor, ...]]) -> None:
-        """Raise what a step raised, explained, unless the training has diverged.
-
-        Raises:
-            PairError: if a program made a mistake of another kind.
-        """
-        partial, skip = self.state.partial, self.options.on_nan == "skip"
-        if not self.pair.finite() or (partial.skipped().any() and not skip):
-            return
-        model, guide = self.svi.model, self.svi.guide
-        known = skip or partial.losses
-        if known and any(out_of_range(model, guide, batch) for batch in group):
-            return
-        raise program_failed(error, group[-1], self.pair.elsewhere()) from error
-
     def _validate(self) -> dict[str, Any]:
         """The bound and its terms by site, on validation data or else on the last batch."""
         if self.plate is not None and self.plate.subsamples:
             return {}
         try:
-            bound = self._bound()
+            bound = self.validation.bound(self._last_batch)
         except UndefinedQuantityError as error:
             if self.options.patience is not None:
                 raise
@@ -436,30 +352,8 @@ class Loop:
         row: dict[str, Any] = {"valid_elbo": bound.mean, "sites": bound.sites}
         if self.state.average is not None:
             with self.state.average.applied():
-                row["valid_elbo_ema"] = self._bound().mean
+                row["valid_elbo_ema"] = self.validation.bound(self._last_batch).mean
         return row
-
-    def _bound(self) -> Bound:
-        """The evidence lower bound; its context is made once."""
-        model, guide = self.pair.model, self.pair.guide
-        data: tuple[Tensor, ...] | Rows = self._last_batch if self.valid is None else self.valid
-        if isinstance(data, Rows) and self._divides(data):
-            data = data[self.processes.rank :: self.processes.size]
-        if self._context is None:
-            self._context = EvaluationContext(model, guide, data, independent=self.independent)
-        elif self.valid is None:
-            self._context = self._context.on(data)
-        bound = elbo(model, guide, self._context)
-        if self.valid is None or not self._divides(self.valid):
-            return bound
-        values = torch.tensor([bound.mean, *bound.sites.values()], device=self.pair.device)
-        weights = torch.full_like(values, len(data))
-        mean, *sites = self.processes.mean(values, weights).tolist()
-        return replace(bound, mean=mean, sites=dict(zip(bound.sites, sites, strict=True)))
-
-    def _divides(self, rows: Rows) -> bool:
-        """Whether each process evaluates a part of the rows."""
-        return self.processes.several and self.independent and len(rows) >= self.processes.size
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.fit.notes:
@@ -482,21 +376,21 @@ class Loop:
         step = self.state.step + (broken - first) // self.options.accumulate
         spoiled: int | None = None  # the step after which a parameter is not finite
         with pyro.validation_enabled(False):
-            for taken, group in enumerate(self._groups(number)):
+            for taken, group in enumerate(self.steps.groups(number)):
                 place = min(broken - first, len(group) - 1)
                 if broken < first + len(group):
                     break
                 first += len(group)
-                self._step(group)
+                self.steps.take(group)
                 if spoiled is None and not self.pair.finite():
                     spoiled = taken
             site = self._broken_site(group[place], self.source.row_numbers(number, first + place))
             if spoiled is not None:
                 self.state.go_back()
-                for taken, group in enumerate(self._groups(number)):
+                for taken, group in enumerate(self.steps.groups(number)):
                     if taken == spoiled:
                         break
-                    self._step(group)
+                    self.steps.take(group)
         operation = first_nonfinite_operation(lambda: self.svi.pyro_steps(group))
         self._raise_diverged(step, number + 1, site, operation)
 

@@ -13,7 +13,7 @@ import pvae
 from pvae.engine.step import eager_step
 from pvae.objectives import IWAE, RWS, DReG
 from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
-from pvae.training.loop import Loop
+from pvae.training.steps import Steps
 
 ROWS = 96
 
@@ -119,8 +119,8 @@ def outcome(fitted):
 
 
 def compared(errors):
-    """`Loop._step`, which compares the gradient with that of all shards in one process."""
-    step = Loop._step
+    """`Steps.take`, which compares the gradient with that of all shards in one process."""
+    step = Steps.take
 
     def both(self, group):
         (batch,) = group
@@ -157,13 +157,13 @@ def main(folder):
     rank = torch.distributed.get_rank()
     for name, (make, options) in TRAJECTORIES.items():
         torch.save(outcome(fit(make, **options)), folder / f"{name}-{rank}.pt")
-    step = Loop._step
+    step = Steps.take
     for name, (make, objective) in OBJECTIVES.items():
         errors = []
-        Loop._step = compared(errors)
+        Steps.take = compared(errors)
         fitted = fit(make, objective=objective(), batch_size=22)
         torch.save({"errors": errors, **outcome(fitted)}, folder / f"{name}-{rank}.pt")
-    Loop._step = step
+    Steps.take = step
     x = data()
     x[7] = 1e30  # a row of one process, whose density overflows
     for accumulate in (1, 2):

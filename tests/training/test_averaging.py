@@ -9,7 +9,7 @@ from pairs import callables as kinds
 
 import pvae
 from pvae.cli import main
-from pvae.training.loop import Loop
+from pvae.training.steps import Steps
 
 X = kinds.toy_data()
 
@@ -26,7 +26,7 @@ def values(fitted):
 @pytest.mark.parametrize("engine", ["eager", "recorded", "captured"])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
 def test_recursion(engine, decay, monkeypatch):
-    trajectory, step = [], Loop._step
+    trajectory, step = [], Steps.take
 
     def kept(self, group):
         if not trajectory:
@@ -35,7 +35,7 @@ def test_recursion(engine, decay, monkeypatch):
         trajectory.append([p.detach().clone() for p in self.pair.parameters().values()])
         return done
 
-    monkeypatch.setattr(Loop, "_step", kept)
+    monkeypatch.setattr(Steps, "take", kept)
     found = fit(ema=decay, engine=engine)
     average = trajectory[0]
     for n, params in enumerate(trajectory[1:], 1):

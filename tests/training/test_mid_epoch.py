@@ -173,14 +173,14 @@ def test_a_diverged_step_goes_back_to_mid_epoch(tmp_path):
 
 def fit_counted(model, guide, out):
     """A fit of eager steps that tells the guide their number."""
-    from pvae.training.loop import Loop
+    from pvae.training.steps import Steps
 
-    step = Loop._step
+    step = Steps.take
 
     def counted(self, batch):
         guide.step = self.state.step
         return step(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_step", counted)
+        patch.setattr(Steps, "take", counted)
         return pvae.fit(model, guide, X, out=out, engine="eager", save_steps=1, **STEPS)
