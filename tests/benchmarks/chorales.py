@@ -21,7 +21,7 @@ import pvae
 from pvae.guides import Combiner
 from pvae.models import DMM
 
-EPOCHS = {"gaussian": 2500, "flow": 1200}
+EPOCHS = {"gaussian": 2500, "flow": 800}
 WARMUP = 400
 BATCH, LENGTHS = 20, (48, 64, 80)  # chorales of a batch; steps of all but the longest
 PUBLISHED = {"gaussian": 6.87, "flow": 6.80}  # Pyro's tutorial, 5,000 epochs; 0 and 2 IAF layers
