@@ -47,6 +47,7 @@ def train(out=None, data=digits, **options):
 # Ctrl-C would end the training at once.
 
 # %%
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
 whole = train("runs/whole")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pvae._seeds import named_seed
 from pvae.data import Rows
 from pvae.evaluation import (
     Bound,
@@ -23,7 +24,9 @@ from pvae.evaluation import (
     log_predictive,
     probe,
 )
+from pvae.evaluation.merging import merged
 from pvae.training import Fit
+from pvae.training.processes import Processes
 
 __all__ = ["Numbers", "evaluate"]
 
@@ -90,21 +93,21 @@ def evaluate(
     """
     numbers = Numbers(split, len(rows))
     pair = fit.model, fit.guide
+    processes = Processes(seed)
     few = min(num_particles, _BOUND_PARTICLES)
     chosen = torch.linspace(0, len(rows) - 1, min(_COSTLY_ROWS, len(rows))).long()
     some = rows.arguments(chosen)
-    data: object = rows
-    with suppress(UndefinedQuantityError):  # each quantity raises it itself
-        data = EvaluationContext(*pair, rows)
+    data = _context(fit, rows)
+    divided = Divided(fit, rows, data, processes)
     quantities: dict[str, Callable[[], object]] = {
-        "elbo": lambda: elbo(*pair, data, few, seed=seed, progress=progress),
-        "log_likelihood": lambda: log_likelihood(
-            *pair, data, num_particles, seed=seed, progress=progress
+        "elbo": lambda: divided(elbo, few, seed=seed, progress=progress),
+        "log_likelihood": lambda: divided(
+            log_likelihood, num_particles, seed=seed, progress=progress
         ),
         "latent_use": lambda: latent_use(*pair, data, num_particles=few, seed=seed),
     }
     if fit.average is not None:
-        quantities["elbo_ema"] = lambda: _averaged_bound(fit, data, few, seed)
+        quantities["elbo_ema"] = lambda: _averaged_bound(fit, divided, few, seed)
     if isinstance(data, EvaluationContext) and data.global_sites:  # no log p(x) of single data
         del quantities["log_likelihood"]
         quantities["log_predictive"] = lambda: log_predictive(
@@ -122,6 +125,8 @@ def evaluate(
             "amortization_gap": lambda: amortization_gap(*pair, some, seed=seed),
         }
     for name, compute in quantities.items():
+        if processes.rank and name not in ("elbo", "elbo_ema", "log_likelihood"):
+            continue  # the first process computes it alone
         try:
             numbers.found[name] = compute()
         except UndefinedQuantityError as error:
@@ -130,7 +135,41 @@ def evaluate(
     return numbers
 
 
-def _averaged_bound(fit: Fit, data: object, num_particles: int, seed: int) -> Bound:
+def _context(fit: Fit, rows: Rows) -> object:
+    """What is computed once for all quantities; the rows, if the pair has no such context."""
+    with suppress(UndefinedQuantityError):  # each quantity raises it itself
+        return EvaluationContext(fit.model, fit.guide, rows)
+    return rows
+
+
+class Divided:
+    """Computes estimates, of which each process of a group has a part of the rows."""
+
+    def __init__(self, fit: Fit, rows: Rows, data: object, processes: Processes) -> None:
+        self.fit, self.data, self.processes = fit, data, processes
+        self.numbers = [torch.arange(len(rows))]
+        if processes.several and len(rows) >= processes.size:
+            every = torch.arange(len(rows))
+            self.numbers = [every[rank :: processes.size] for rank in range(processes.size)]
+            self.data = _context(fit, rows[self.numbers[processes.rank].to(rows.device)])
+
+    def __call__(
+        self, quantity: Callable[..., Any], num_particles: int, *, seed: int, progress: bool = False
+    ) -> Any:
+        """The estimate on all rows, in every process."""
+        rank = self.processes.rank
+        own = quantity(
+            self.fit.model, self.fit.guide, self.data, num_particles,
+            seed=named_seed(seed, "evaluation", rank) if rank else seed,
+            progress=progress and not rank,
+        )  # fmt: skip
+        if len(self.numbers) == 1:
+            return own
+        return merged(self.processes.gather(own), self.numbers)
+
+
+def _averaged_bound(fit: Fit, divided: Divided, num_particles: int, seed: int) -> Bound:
     """The bound with the moving average of the parameters."""
     with fit.averaged():
-        return elbo(fit.model, fit.guide, data, num_particles, seed=seed)
+        bound: Bound = divided(elbo, num_particles, seed=seed)
+        return bound

@@ -20,6 +20,7 @@ from pvae.evaluation import impute
 from pvae.pair.predictive import infer, sample
 from pvae.pair.preserve import seeded
 from pvae.training import Fit, load
+from pvae.training.processes import process_group
 from pvae.training.run import Run
 
 __all__ = ["evaluate_", "impute_", "infer_", "sample_"]
@@ -67,12 +68,16 @@ def evaluate_(
     """Evaluate the pair of RUN: bounds on log p(x), and what each latent site carries.
 
     Each line of the table is a quantity, its value with the standard error over data, the kind of
-    number it is, and a remark. --full uses at most 100 data points.
+    number it is, and a remark. --full uses at most 100 data points. With torchrun, each process
+    computes the bounds of its share of the rows.
     """
-    trained = _load_run(run, device, trust, ema)
-    name, rows = split_of(run, split, data_name)
-    shown = progress and not as_json
-    numbers = evaluate(trained, rows, name, num_particles, full=full, seed=seed, progress=shown)
+    with process_group() as rank:
+        trained = _load_run(run, device, trust, ema)
+        name, rows = split_of(run, split, data_name)
+        shown = progress and not as_json
+        numbers = evaluate(trained, rows, name, num_particles, full=full, seed=seed, progress=shown)
+    if rank:
+        return  # the first process says the rest
     if as_json:
         click.echo(json.dumps(numbers.as_json(), indent=2))
         return

@@ -21,9 +21,9 @@ from pvae.cli.invocation import (
     resumed_command,
     run_folder,
 )
-from pvae.cli.numbers import evaluate
+from pvae.cli.numbers import Numbers, evaluate
 from pvae.cli.report import Line, lines_of, table
-from pvae.data import Splits
+from pvae.data import Rows
 from pvae.training import Fit, fit
 from pvae.training.options import ON_NAN
 from pvae.training.processes import process_group
@@ -151,56 +151,58 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     given["resume"] = auto or given["resume"] == "always"
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
     built, splits = pair_and_data(given)
-    with (
-        process_group() as rank,
-        run_folder(given) if rank == 0 else nullcontext() as out,
-        interrupted_by_sigterm() as terminated,
-    ):
-        trained = fit(
-            built.model,
-            built.guide,
-            splits,
-            objective=given["objective"],
-            missing=given["missing"],
-            scheduler=make_scheduler(
-                given["schedule"], given["epochs"], given["learning_rate_warmup"]
-            ),
-            out=out,
-            config={"command": command_config(given), "pair": built.as_json()},
-            **{name: given[name] for name in _OF_FIT},
-        )
-    if out is None:  # the first process says the rest
-        sys.exit(0)
-    print_notes(trained.notes)
-    if trained.stop_reason == "interrupted":
+    with process_group() as rank:
+        with (
+            run_folder(given) if rank == 0 else nullcontext() as out,
+            interrupted_by_sigterm() as terminated,
+        ):
+            trained = fit(
+                built.model,
+                built.guide,
+                splits,
+                objective=given["objective"],
+                missing=given["missing"],
+                scheduler=make_scheduler(
+                    given["schedule"], given["epochs"], given["learning_rate_warmup"]
+                ),
+                out=out,
+                config={"command": command_config(given), "pair": built.as_json()},
+                **{name: given[name] for name in _OF_FIT},
+            )
+        if trained.stop_reason == "interrupted":
+            _say_interrupted(trained, out)
+            sys.exit(143 if terminated else 130)
+        split, rows = held_out(splits)
+        numbers = evaluate(
+            trained, rows, split, given["num_particles"], train=splits.train, seed=given["seed"],
+            progress=given["progress"],
+        )  # fmt: skip
+    if out is not None:  # in the first process
+        _finish(trained, rows, numbers, given, Run(out))
+
+
+def _say_interrupted(trained: Fit, out: Path | None) -> None:
+    """Print notes, and how to go on."""
+    if out is not None:
+        print_notes(trained.notes)
         click.echo(
             f"interrupted after {len(trained.history)} complete epochs; continue with "
             f"`pvae train --resume --out {out}`, or use the run as it is",
             err=True,
         )
-        sys.exit(143 if terminated else 130)
-    _finish(trained, splits, given, Run(out))
 
 
-def _finish(trained: Fit, splits: Splits, given: Mapping[str, Any], run: Run) -> None:
+def _finish(trained: Fit, rows: Rows, numbers: Numbers, given: Mapping[str, Any], run: Run) -> None:
     """Print the table and draw the figures."""
-    split, rows = held_out(splits)
-    numbers = evaluate(
-        trained,
-        rows,
-        split,
-        given["num_particles"],
-        train=splits.train,
-        seed=given["seed"],
-        progress=given["progress"],
-    )
+    print_notes(trained.notes)
     evaluated = {**(run.summary() or {}), "evaluation": numbers.as_json()}
     run.write_summary(evaluated)
     drawn = figures(trained, rows, seed=given["seed"])
     for name, figure in drawn.items():
         run.save_figure(name, figure)
     run.write_summary({**evaluated, "figures": list(drawn)})
-    click.echo(table(lines_of(numbers), f"{len(rows):,} {split} rows, nats per datum"))
+    title = f"{len(rows):,} {numbers.split} rows, nats per datum"
+    click.echo(table(lines_of(numbers), title))
     click.echo(table(_of_training(trained, run)))
 
 

@@ -18,6 +18,7 @@ class Interrupts:
 
     Example:
         >>> import os, signal
+        >>> before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
         >>> with Interrupts() as interrupts:
         ...     os.kill(os.getpid(), signal.SIGINT)
         ...     print("the step ends")
@@ -27,6 +28,7 @@ class Interrupts:
         ...         print("interrupted")
         the step ends
         interrupted
+        >>> _ = signal.signal(signal.SIGINT, before)
     """
 
     def __init__(self) -> None:

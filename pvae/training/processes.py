@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pyro
@@ -15,6 +16,8 @@ from pvae.engine.all_reduce import broadcast, together
 from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
 
 __all__ = ["Processes", "process_group"]
+
+_LONGEST = timedelta(hours=2)  # that a process waits for the others
 
 
 class Processes:
@@ -121,7 +124,9 @@ def process_group() -> Iterator[int]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    # The others wait while the first process evaluates what is not divided.
+    dist.init_process_group(backend, timeout=_LONGEST)
     try:
         yield dist.get_rank()
         together(dist.barrier)  # so that none closes its connections while others use them

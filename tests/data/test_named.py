@@ -25,6 +25,7 @@ def test_public_names() -> None:
         "Batches",
         "DamagedFileError",
         "DownloadError",
+        "FileRows",
         "Rows",
         "Splits",
         "batches",

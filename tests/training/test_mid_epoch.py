@@ -129,6 +129,15 @@ def test_minutes(tmp_path, monkeypatch):
         fit(X, tmp_path / "other", save_minutes=0)
 
 
+@pytest.fixture
+def terminal():
+    """Handles SIGINT as in a terminal; a process in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_waits_for_the_step(times, tmp_path):
     """The first one keeps all steps so far; a second one at once those up to the last epoch."""

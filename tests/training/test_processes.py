@@ -1,5 +1,6 @@
 """Trainings whose batches are divided among processes, against the same training in one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -104,6 +105,21 @@ def test_command_line(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("log p(x)") == 1
     assert len(pvae.load(run).history) == 2
+    options = ["-m", "pvae", "evaluate", run, "--json", "--num-particles", "500"]
+    one, two = (
+        json.loads(
+            subprocess.run(
+                command, env=ENVIRONMENT, capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for command in ([sys.executable, *map(str, options)], torchrun(2, *options))
+    )
+    for name in ("elbo", "log_likelihood"):
+        difference = abs(one[name]["mean"] - two[name]["mean"])
+        assert difference < 5 * (one[name]["mc_error"] + two[name]["mc_error"])
+        assert two[name]["std_error"] == pytest.approx(one[name]["std_error"], rel=0.05)
+        assert two[name]["mc_error"] == pytest.approx(one[name]["mc_error"], rel=0.3)
+    assert two["latent_use"].keys() == one["latent_use"].keys()
 
 
 def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path):
