@@ -153,7 +153,8 @@ class RunLogger:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Options and fingerprints that determine the numbers of a run and differ: [old, new]."""
-    options = {key: [old.get(key), new.get(key)] for key in _FIXED if old.get(key) != new.get(key)}
+    known = [key for key in _FIXED if key in old]  # an earlier version had fewer
+    options = {key: [old[key], new.get(key)] for key in known if old[key] != new.get(key)}
     return options | differences(old.get("fingerprints"), new.get("fingerprints"))
 
 

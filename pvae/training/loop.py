@@ -168,7 +168,16 @@ class Loop:
         return {**self.state.good, "processes": self.processes.gather(own)}
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Restore what `saved` returned, in a training with any number of processes."""
+        """Restore what `saved` returned, in a training with any number of processes.
+
+        Raises:
+            ValueError: if an earlier version saved it.
+        """
+        if "processes" not in saved:
+            raise ValueError(
+                "an earlier version of pvae wrote the checkpoint, without what this one needs to "
+                "go on: evaluate the run, or train it anew"
+            )
         processes = saved["processes"]
         own = processes[min(self.processes.rank, len(processes) - 1)]
         states = [process["generators"] for process in processes]

@@ -7,6 +7,7 @@ from pairs import callables as kinds
 
 import pvae
 from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
+from pvae.training.run import Run
 
 X = kinds.toy_data()
 
@@ -121,3 +122,16 @@ def test_resume_restores_optimizer(make, tmp_path):
     resumed = pvae.fit(*pair, X, epochs=4, out=tmp_path / "run", resume=True, **options)
     losses = [[row["train_loss"] for row in run.history] for run in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+def test_checkpoint_of_an_earlier_version(tmp_path):
+    """It can be loaded, and is refused with a sentence if it is to be resumed."""
+    trained = fit(tmp_path / "run")
+    run = Run(tmp_path / "run")
+    state = {key: value for key, value in run.restore().items() if key != "processes"}
+    run.save(state)
+    with pytest.raises(ValueError, match="an earlier version of pvae wrote the checkpoint"):
+        fit(tmp_path / "run", resume=True, epochs=4)
+    model, guide = kinds.make("functions", 3)
+    loaded = pvae.load(tmp_path / "run", model=model, guide=guide)
+    assert loaded.history == trained.history
