@@ -1,5 +1,6 @@
 """The processes of a training: which rows each has, and what they agree on."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,3 +133,4 @@ def process_group() -> Iterator[int]:
         together(dist.barrier)  # so that none closes its connections while others use them
     finally:
         dist.destroy_process_group()
+        gc.collect()  # a group that something still refers to aborts the process at its end

@@ -7,6 +7,7 @@ one thread on this machine, in turn; times are medians over its epochs. "reduced
 which the gradients of all processes are added, including that until the slowest of them is there.
 """
 
+import gc
 import os
 import statistics
 import subprocess
@@ -93,5 +94,6 @@ if __name__ == "__main__":
             torch.save(times, Path(sys.argv[4], "times.pt"))
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        gc.collect()
     else:
         run("processes", ENTRIES)

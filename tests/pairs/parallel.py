@@ -1,5 +1,6 @@
 """What each process of tests/training/test_processes.py does: all cases, written to a folder."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -194,3 +195,4 @@ if __name__ == "__main__":
     main(Path(sys.argv[1]))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    gc.collect()
