@@ -1,4 +1,4 @@
-"""Print the numbers of a pair as a table: quantity, value with its error, kind, remark."""
+"""Print the numbers of a pair as a table; whole, as each quantity has one short function here."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.checking import program_failed
 from pvae.data import Batches
-from pvae.data.loaders import LoaderBatches, after
+from pvae.data.loaders import LoaderBatches
 from pvae.engine.all_reduce import ProcessEndedError
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import generator_state, restore_generators
@@ -119,8 +119,8 @@ class Steps:
         """Batches of an epoch that are left after its steps so far."""
         partial = self.state.partial
         if self.processes.several and isinstance(self.source, LoaderBatches):
-            every = self.processes.same_draws(lambda: self.source.epoch(number), number)
-            return after(len(partial.sizes), every)
+            taken = len(partial.sizes)
+            return self.processes.same_draws(lambda: self.source.epoch(number, taken), number)
         if not partial.sizes:
             return self.source.epoch(number)
         now = generator_state()
