@@ -3,6 +3,7 @@
 import itertools
 import math
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from torch import nn
 from pvae import data, priors, zoo
 from pvae._validation import at_least
 from pvae.data import Rows, Splits
+from pvae.engine.all_reduce import ProcessEndedError
 from pvae.engine.optimizers import MakeScheduler
 from pvae.pair.preserve import seeded
 from pvae.sources import refuse_foreign
@@ -210,7 +212,8 @@ def interrupted_by_sigterm() -> Iterator[list[int]]:
 
     def interrupt(number: int, _: object) -> None:
         came.append(number)
-        raise KeyboardInterrupt
+        if not isinstance(sys.exc_info()[1], ProcessEndedError):  # which torchrun answers so
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield came  # only the main thread can handle signals

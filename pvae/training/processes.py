@@ -2,6 +2,8 @@
 
 import gc
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pvae._seeds import named_seed
-from pvae.engine.all_reduce import broadcast, together
+from pvae.engine.all_reduce import ProcessEndedError, broadcast, together
 from pvae.pair.preserve import generator_state, preserve_generators, restore_generators
 
 __all__ = ["Processes", "process_group"]
@@ -131,6 +133,10 @@ def process_group() -> Iterator[int]:
     try:
         yield dist.get_rank()
         together(dist.barrier)  # so that none closes its connections while others use them
+    except ProcessEndedError:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, before the message is out
+        raise
     finally:
         dist.destroy_process_group()
         gc.collect()  # a group that something still refers to aborts the process at its end

@@ -13,6 +13,7 @@ import torch
 from pairs import parallel
 
 import pvae
+from pvae.engine.all_reduce import ProcessEndedError
 
 SCRIPT = Path(parallel.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -147,6 +148,31 @@ def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path):
     done = subprocess.run(resumed, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(pvae.load(run).history) == before + 2
+
+
+def test_torchruns_signal_does_not_hide_that_another_process_ended(monkeypatch):
+    from pvae.cli.invocation import interrupted_by_sigterm
+    from pvae.training.processes import process_group
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dist = torch.distributed
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end():
+        with process_group(), interrupted_by_sigterm():
+            try:
+                raise ProcessEndedError("another one ended")
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(ProcessEndedError, match="another"):
+            end()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_refusals(monkeypatch):
