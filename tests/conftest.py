@@ -1,6 +1,17 @@
+import os
+import tempfile
+
 import pyro
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache():
+    """Begin without compiled steps of earlier sessions."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("PVAE_CACHE", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

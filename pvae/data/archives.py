@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pvae._folders import cache_folder
 from pvae.data.conversion import Arrays
-from pvae.data.downloads import DamagedFileError, Original, cache_folder, find, obtain
+from pvae.data.downloads import DamagedFileError, Original, find, obtain
 
 __all__ = ["UNREADABLE", "checked_npz", "refuse_bombs"]
 

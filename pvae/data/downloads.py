@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DamagedFileError", "DownloadError", "Original", "cache_folder", "find", "obtain"]
+from pvae._folders import cache_folder
+
+__all__ = ["DamagedFileError", "DownloadError", "Original", "find", "obtain"]
 
 TIMEOUT = 30  # seconds without an answer, after which the next mirror is tried
 
@@ -64,16 +66,6 @@ def data_folder() -> Path | None:
     if not folder.is_dir():
         raise FileNotFoundError(f"PVAE_DATA is {name}, which is not a folder: correct or unset it")
     return folder
-
-
-def cache_folder() -> Path:
-    """The folder of downloads: $PVAE_CACHE, or the cache folder of the system."""
-    name = os.environ.get("PVAE_CACHE")
-    if name:
-        return Path(name).expanduser()
-    import pooch  # slow to import, and needed for downloads alone
-
-    return Path(pooch.os_cache("pvae"))
 
 
 def find(path: str) -> Path | None:

@@ -10,6 +10,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae.engine.draw_order import compile_around_draws, draws
+from pvae.engine.library import graph_key, keep_library, kept_library
 from pvae.engine.onednn import register_lowering_of_onednn
 from pvae.engine.reads import CaptureError
 from pvae.engine.recording import Recording, on_cuda
@@ -39,6 +40,22 @@ def _has_cpp_calls(graph: Graph) -> bool:
     return all(
         target.namespace != "aten" or str(target) in inductor_fallback_ops for target in rest
     )
+
+
+def _compiled(recording: Recording, inputs: Sequence[Any]) -> Any:
+    """The compiled graph; on a CPU, from disk if it was compiled before."""
+    cuda = on_cuda(inputs)
+    key = None if cuda else graph_key(recording.graph, inputs)
+    run: Any = None if key is None else kept_library(key)
+    if run is not None:
+        return run
+    register_lowering_of_onednn()
+    flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
+    if cuda and len(draws(flat.graph)) > 1:
+        # One launch executes all parts; on a CPU, each would be called from Python.
+        return compile_around_draws(flat.graph, inputs, _compile)
+    run = _compile(flat, inputs)
+    return run if key is None else keep_library(key, run, inputs, recording.written)
 
 
 def _compile(flat: GraphModule, inputs: Sequence[Any]) -> Any:
@@ -90,14 +107,8 @@ def compile_recording(recording: Recording, tensors: Sequence[Tensor]) -> Record
     # Detached: nothing here is differentiated again.
     inputs: list[Any] = [tensor.detach() for tensor in (*tensors, *recording.constants)]
     try:
-        register_lowering_of_onednn()
         with torch.no_grad(), preserve_generators():
-            flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
-            if on_cuda(inputs) and len(draws(flat.graph)) > 1:
-                # One launch executes all parts; on a CPU, each would be called from Python.
-                run: Any = compile_around_draws(flat.graph, inputs, _compile)
-            else:
-                run = _compile(flat, inputs)
+            run = _compiled(recording, inputs)
             run = _in_layout_of(recording.trained, run, run(*inputs))
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError) as error:
         lines = str(error).strip().splitlines()
