@@ -228,8 +228,8 @@ def test_public_names_only(name):
 
 def test_speed(outputs):
     text = outputs["13_speed_and_scale"][0]
-    assert "eager: all 100 steps are Pyro's own" in text
-    assert "recorded since step 101: 100 of 200 steps replayed" in text
+    assert "eager: all 20 steps are Pyro's own" in text
+    assert "recorded since step 21: 20 of 40 steps replayed" in text
     eager, recorded = numbers(r"after the change: eager ([\d.]+), recorded ([\d.]+)", text)
     assert eager == pytest.approx(recorded, rel=1e-4)
     line = next(line for line in text.splitlines() if line.startswith("note:"))

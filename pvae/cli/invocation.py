@@ -182,7 +182,7 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
     )
     may_change = (
         "epochs", "device", "num_particles", "out", "resume", "progress", "tensorboard", "trust",
-        "keep", "allow_changed", "on_nan", "save_steps", "save_minutes",
+        "keep", "allow_changed", "on_nan", "save_steps", "save_minutes", "threads",
     )  # fmt: skip
     merged = {**given, **started}
     asked = {**given, **command_config(completed(given))}

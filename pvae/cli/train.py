@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from pvae.cli.config_file import config_option
 from pvae.cli.figures import figures
@@ -106,6 +107,11 @@ _SLOW_LOADING = 0.1  # share of the time, from which on it is printed
     default="float32",
     help="Precision of matrix products in networks: float32, tf32 or bfloat16.",
 )
+@click.option(
+    "--threads",
+    type=AT_LEAST_1,
+    help="Number of threads; fewer than the cores if other processes use some.  [default: torch's]",
+)
 @click.option("--seed", default=0, help="Seed of all random numbers.")
 @click.option(
     "--out",
@@ -150,6 +156,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     auto = given["resume"] == "auto" and Run(given["out"]).exists
     given["resume"] = auto or given["resume"] == "always"
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
+    if given["threads"] is not None:
+        torch.set_num_threads(given["threads"])
     built, splits = pair_and_data(given)
     with process_group() as rank:
         with (

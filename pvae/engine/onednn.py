@@ -13,9 +13,6 @@ __all__ = ["onednn_is_faster", "register_lowering_of_onednn", "use_onednn"]
 # Floating-point operations below which a call of oneDNN costs more than it saves.
 _MIN_FLOPS = 5e6
 
-_library = torch.library.Library("pvae", "DEF")
-_library.define("product(Tensor a, Tensor b, Tensor? bias=None) -> Tensor")
-
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b + bias, for float32 of shapes (n, k), (k, m) and (m,)."""
@@ -33,8 +30,14 @@ def _shape_of_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tenso
     return a.new_empty(a.shape[0], b.shape[1])
 
 
-_library.impl("product", _product, "CPU")
-torch.library.register_fake("pvae::product", _shape_of_product)
+@functools.cache
+def _operation() -> tuple[torch._ops.OpOverload, torch.library.Library]:
+    """The product as an operation of graphs, registered when the first graph needs it."""
+    library = torch.library.Library("pvae", "DEF")  # unregisters with its last reference
+    library.define("product(Tensor a, Tensor b, Tensor? bias=None) -> Tensor")
+    library.impl("product", _product, "CPU")
+    torch.library.register_fake("pvae::product", _shape_of_product, lib=library)
+    return torch.ops.pvae.product.default, library
 
 
 def onednn_is_faster() -> bool:
@@ -54,7 +57,7 @@ def onednn_is_faster() -> bool:
 def use_onednn(graph: Graph) -> None:
     """Replace the large float32 products of a CPU graph in place."""
     aten = torch.ops.aten
-    product = torch.ops.pvae.product.default
+    product, _ = _operation()
     for node in list(graph.nodes):
         if node.kwargs or node.target not in (aten.mm.default, aten.addmm.default):
             continue
@@ -94,7 +97,7 @@ def register_lowering_of_onednn() -> None:
         linear = mkldnn_ir.LinearUnary(layout, factors, options)
         return ir.TensorBox.create(mkldnn_ir._create_output_node(linear))
 
-    register_lowering(torch.ops.pvae.product.default, type_promotion_kind=None)(lowered)
+    register_lowering(_operation()[0], type_promotion_kind=None)(lowered)
 
 
 def _suits(*nodes: Node) -> bool:

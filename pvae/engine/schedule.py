@@ -31,7 +31,7 @@ class Schedule:
 SCHEDULES = {
     "recorded": Schedule(record=1, compile=None),
     "captured": Schedule(record=1, compile=1),
-    # A recording pays for itself after about a hundred steps. Replays have saved the cost of
-    # compilation by the time that it happens.
-    "auto": Schedule(record=100, compile=5000, compile_each=5),
+    # A recording costs as much as some fifty steps alone on a machine, and as few of them beside
+    # other work. A compilation costs several thousand replays, and the next start finds it on disk.
+    "auto": Schedule(record=20, compile=2000, compile_each=5),
 }

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import pvae
@@ -76,7 +77,7 @@ def test_train_table_and_figures(folder):
     assert output.startswith("176 test rows, nats per datum\n")
     assert re.search(r"ELBO +-\d+\.\d\d ± \d+\.\d\d +lower bound +10 draws per datum", output)
     assert re.search(r"log p\(x\) +-\d+\.\d\d ± .*20 importance samples", output)
-    assert re.search(r"engine +eager", output)
+    assert re.search(r"engine +recorded since step 22", output)
     drawn = {path.stem for path in (folder / "run" / "figures").glob("*.png")}
     expected = {"learning_curve", "reconstructions", "samples", "latent_means", "manifold"}
     assert drawn == expected | {"interpolations", "traversals"}
@@ -222,6 +223,15 @@ def test_resumed_run_has_same_metrics(folder):
     a, b, c = (without_times(folder / name / "metrics.jsonl") for name in "abc")
     assert len(a) == 4
     assert a == b == c
+
+
+def test_number_of_threads(folder, monkeypatch):
+    numbers = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    pvae_("train", *SMALL, *QUICK, "--threads", 1, "--out", "run")
+    pvae_("train", "--resume", "--out", "run", "--epochs", 2)
+    pvae_("train", "--resume", "--out", "run", "--epochs", 3, "--threads", 2)
+    assert numbers == [1, 1, 2]
 
 
 def test_existing_run_folder(folder):

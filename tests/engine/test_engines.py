@@ -60,7 +60,7 @@ def test_svi_is_a_drop_in_replacement(engine):
     assert all(isinstance(loss, float) for loss in got)
     torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=0)
     assert svi.notes == []
-    replayed = {"auto": 500 - 200, "captured": 500 - 2}[engine]
+    replayed = {"auto": 500 - 2 * 20, "captured": 500 - 2}[engine]
     assert svi.replay.replayed == replayed
 
 

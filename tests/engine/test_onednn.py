@@ -1,5 +1,8 @@
 """Matrix products by oneDNN: equal up to rounding, and used only if they are faster."""
 
+import subprocess
+import sys
+
 import pyro
 import pytest
 import torch
@@ -20,6 +23,11 @@ from pvae.engine.onednn import (
 onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
 )
+
+
+def test_nothing_is_registered_before_it_is_needed():
+    code = "import pvae, torch; assert not hasattr(torch.ops.pvae, 'product')"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def replaced(function, *tensors):
