@@ -18,6 +18,7 @@ FIGURES = {
     },
     "02_your_own_pair": {"02_latent_means", "02_reconstructions", "02_learning_curve"},
     "03_reparameterization": {"03_variance", "03_training"},
+    "04_autoencoders": {"04_codes", "04_draws", "04_chain"},
     "06_helmholtz_machines": {"06_wake_sleep", "06_binary_layers", "06_layers", "06_dreams"},
     "08_evaluation": {"08_particles", "08_calibration"},
     "13_speed_and_scale": {"13_engines", "13_batches"},
@@ -64,7 +65,7 @@ def outputs(tmp_path_factory):
 
 
 def numbers(pattern, text):
-    match = re.search(pattern, text)
+    match = re.search(pattern, text, re.MULTILINE)
     assert match is not None, f"{pattern!r} is not in the output:\n{text}"
     return tuple(map(float, match.groups()))
 
@@ -112,6 +113,19 @@ def test_own_likelihood(outputs):
     assert spread > 1.2
     gain, error = numbers(r"negative binomial minus Poisson +([\d.]+) \+- ([\d.]+)", text)
     assert gain > 4 * error
+
+
+def test_autoencoders(outputs):
+    text = outputs["04_autoencoders"][0]
+    text = text.partition("draw to digit")[2]
+    rows = {
+        name: numbers(rf"^{name} +([\d.]+) +([\d.]+)$", text)
+        for name in ("autoencoder", "VAE", "autoencoder, fitted Gaussian", "chain after  0 steps")
+    }
+    assert rows["autoencoder"] > rows["VAE"]
+    assert rows["autoencoder, fitted Gaussian"] < rows["chain after  0 steps"]
+    assert "VAE: log p(x) = -" in text
+    assert "autoencoder: sites ['z'] of the guide are point masses" in text
 
 
 @pytest.mark.parametrize(
