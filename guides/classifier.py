@@ -60,7 +60,10 @@ class Classifier(nn.Module):
         if auxiliary < 0:
             raise ValueError(f"Classifier got auxiliary={auxiliary}: expected 0 or more")
         self.classes, self.auxiliary, self.code_given_class = classes, auxiliary, code_given_class
-        features = hidden if isinstance(hidden, int) else hidden[-1]
+        widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+        if not widths:
+            raise ValueError(f"Classifier got hidden={hidden!r}: expected at least one width")
+        features = widths[-1]
         self.classifier = encoder(network, x_shape, classes, hidden=hidden)
         self.features = encoder(network, x_shape, features, hidden=hidden)
         inputs = features + classes * code_given_class

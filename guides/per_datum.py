@@ -25,7 +25,7 @@ class PerDatum(nn.Module):
 
     References:
         Stochastic Variational Inference (Hoffman, Blei, Wang and Paisley, 2013),
-        https://arxiv.org/abs/1206.7055, for local parameters; here they are trained together with
+        https://arxiv.org/abs/1206.7051, for local parameters; here they are trained together with
         the model, by gradients.
 
     Args:

@@ -179,7 +179,7 @@ figure.savefig(FIGURES / "13_engines.png", dpi=150)
 #
 # The default engine, `auto`, starts eager, so that the shortest runs do not pay for recording.
 # After 20 steps with the same cache key (batch shape, train or eval mode, ...) it records the step,
-# which takes as long as a few dozen steps. After 2,000 steps, plus five for each operation of the
+# which takes as long as a few dozen steps. After 5,000 steps, plus five for each operation of the
 # step, it compiles the recording, which takes seconds. What was compiled stays on disk, in
 # `$PVAE_CACHE` or the system's folder for caches, so that the next start of the same pair on the
 # same machine takes a tenth of a second for it. The counts do not depend on time, on what is on

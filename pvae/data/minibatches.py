@@ -95,9 +95,10 @@ def batches(
     """Make batches for training from any kind of data.
 
     What `rows` accepts is stored on the device in its smallest type, and shuffled and divided
-    there; a `Dataset` is read through a `DataLoader` of the given batch size. The order of both
-    depends on (seed, number of the epoch) only, so that any epoch can be repeated without the ones
-    before it. A `DataLoader` keeps its own batch size and order.
+    there (one batch of all rows is in order); a `Dataset` is read through a `DataLoader` of the
+    given batch size. The order of both depends on (seed, number of the epoch) only, so that any
+    epoch can be repeated without the ones before it. A `DataLoader` keeps its own batch size and
+    order.
 
     A stream (an `IterableDataset`, or a `DataLoader` with steps_per_epoch) continues from one epoch
     to the next, and restarts at its end. A resumed training asks a loader, or else its data set,
@@ -190,7 +191,7 @@ class _RowBatches:
     def row_numbers(self, number: int, first: int) -> Tensor | None:
         if self._steps is not None:
             return None
-        order = self._table.order(self._generator(number)).split(self._size)
+        order = self._table.order(self._generator(number), self._size).split(self._size)
         return order[first] if first < len(order) else None
 
     def state_dict(self) -> dict[str, Any]:

@@ -262,19 +262,25 @@ class Rows:
 
         Args:
             batch_size: rows per batch, at least 1.
-            generator: on `device`, for the order of the rows and dynamic binarization; without it,
-                rows are in order and have the same values every time.
+            generator: on `device`, for the order of the rows, unless one batch holds them all, and
+                for dynamic binarization; without it, rows are in order and have the same values
+                every time.
         """
         at_least(1, batch_size=batch_size)
         if generator is None:
             for start in range(0, len(self), batch_size):
                 yield self.arguments(slice(start, start + batch_size))
         else:
-            for index in self.order(generator).split(batch_size):
+            for index in self.order(generator, batch_size).split(batch_size):
                 yield self.arguments(index, generator)
 
-    def order(self, generator: torch.Generator) -> Tensor:
-        """The order of the rows that `batches` draws first, int64 (N,)."""
+    def order(self, generator: torch.Generator, batch_size: int) -> Tensor:
+        """The order of the rows that `batches` draws first, int64 (N,).
+
+        A batch of all rows has them in order: a guide may have parameters for each place in it.
+        """
+        if batch_size >= len(self):
+            return torch.arange(len(self), device=self.device)
         return torch.randperm(len(self), generator=generator, device=self.device)
 
     def _seen(self, index: Tensor | slice, generator: torch.Generator | None) -> Tensor:

@@ -33,5 +33,5 @@ SCHEDULES = {
     "captured": Schedule(record=1, compile=1),
     # A recording costs as much as some fifty steps alone on a machine, and as few of them beside
     # other work. A compilation costs several thousand replays, and the next start finds it on disk.
-    "auto": Schedule(record=20, compile=2000, compile_each=5),
+    "auto": Schedule(record=20, compile=5000, compile_each=5),
 }

@@ -78,6 +78,8 @@ class ELBO(Objective):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: give one of {', '.join(known)}")
         at_least(0, beta=beta, free_bits=free_bits)
+        if beta > torch.finfo(torch.float32).max:
+            raise ValueError(f"beta is {beta}: give a number that float32 can hold")
         whole(0, warmup=warmup)
         self.kl, self.beta, self.warmup = kl, beta, warmup
         self.sites = (sites,) if isinstance(sites, str) else sites

@@ -29,6 +29,11 @@ def log_joint_of_ssvae(model, x):
     return torch.stack(found, -1)
 
 
+def test_a_classifier_without_hidden_units_is_refused():
+    with pytest.raises(ValueError, match="expected at least one width"):
+        pvae.guides.Classifier(x_shape=(3,), z_dim=2, hidden=())
+
+
 def test_labels_that_are_known_are_observed_and_others_summed():
     torch.manual_seed(0)
     model, guide = SSVAE(**SIZES), Classifier(**SIZES)

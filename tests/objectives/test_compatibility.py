@@ -169,6 +169,7 @@ def test_scalar_data_raise():
         (lambda: objectives.RWS(insomnia=1.5), "insomnia is 1.5.*from 0 to 1"),
         (lambda: objectives.ELBO(kl="exact"), "kl is 'exact': give one of monte_carlo, analytic"),
         (lambda: objectives.ELBO(beta=-1), "beta is -1"),
+        (lambda: objectives.ELBO(beta=1e39), "beta is 1e\\+39"),
         (lambda: objectives.ELBO(free_bits=float("nan")), "free_bits is nan"),
         (lambda: objectives.ELBO(free_bits_over="site"), "give one of datum, batch"),
         (lambda: objectives.REINFORCE(baseline="mean"), "unknown baseline 'mean'"),
