@@ -19,6 +19,7 @@ FIGURES = {
     "02_your_own_pair": {"02_latent_means", "02_reconstructions", "02_learning_curve"},
     "03_reparameterization": {"03_variance", "03_training"},
     "04_autoencoders": {"04_codes", "04_draws", "04_chain"},
+    "05_which_inference": {"05_learning", "05_posteriors"},
     "06_helmholtz_machines": {"06_wake_sleep", "06_binary_layers", "06_layers", "06_dreams"},
     "08_evaluation": {"08_particles", "08_calibration"},
     "13_speed_and_scale": {"13_engines", "13_batches"},
@@ -126,6 +127,20 @@ def test_autoencoders(outputs):
     assert rows["autoencoder, fitted Gaussian"] < rows["chain after  0 steps"]
     assert "VAE: log p(x) = -" in text
     assert "autoencoder: sites ['z'] of the guide are point masses" in text
+
+
+def test_which_inference(outputs):
+    text = outputs["05_which_inference"][0]
+    first, *_, last = re.findall(r"sweeps: gap ([\d.]+) nats, means off by ([\d.]+)", text)
+    assert float(first[0]) > float(last[0])
+    assert float(last[1]) < 1e-3
+    assert "its means are exact, its scales 0." in text
+    (floor,) = numbers(r"floor of factorised q +([\d.]+)", text)
+    (factorised,) = numbers(r"^amortized, factorised .* ([\d.]+)$", text)
+    assert factorised > floor - 0.01
+    *_, em = numbers(r"^EM +([\d.]+) +([\d.]+)$", text)
+    *_, theory = numbers(r"^theory, 31 / 2n +([\d.]+) +([\d.]+)$", text)
+    assert em < 4 * theory
 
 
 @pytest.mark.parametrize(

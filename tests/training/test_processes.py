@@ -98,6 +98,7 @@ def test_loaders_have_the_same_order_in_all_processes(folder):
 OPTIONS = "--data digits --set hidden=16 --set z_dim=2 --particles 2 --no-progress"
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     run = tmp_path / "run"
     options = [*OPTIONS.split(), "--epochs", "2", "--out", str(run)]
