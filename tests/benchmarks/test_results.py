@@ -75,6 +75,13 @@ def test_importance_sampling():
     assert f"{results['ratio']['median']:.2f} of the time" in PAGE
 
 
+def test_first_step():
+    found = load("first_step")
+    assert found["command"] in PAGE
+    for name in ("first", "second", "import torch._dynamo"):
+        assert f"| {found['seconds'][name]['median']:.2f} |" in PAGE
+
+
 def test_startup_and_small_fits():
     startup, fits = load("startup"), load("small_fits")
     for name, ratio in (
