@@ -37,9 +37,8 @@ class SVI(pyro.infer.SVI):
     - "recorded" records the tensor operations of one step, backward pass included, and replays them
       with the random numbers that Pyro would draw. No effect handler runs in a replay.
     - "captured" compiles the recording, which takes seconds, and keeps what was compiled for a CPU
-      in $PVAE_CACHE (by default the system's folder for caches), where the next start finds it in
-      a tenth of a second. On a CUDA device, recorded and
-      captured steps are CUDA graphs.
+      in $PVAE_CACHE (by default the system's folder for caches), where the next start finds it.
+      On a CUDA device, recorded and captured steps are CUDA graphs.
     - "auto" is eager for the first 20 steps with a cache key, then recorded, and captured after
       some thousand more. These counts depend on the pair alone, so that resumed runs are the same.
 

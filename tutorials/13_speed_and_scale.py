@@ -182,7 +182,7 @@ figure.savefig(FIGURES / "13_engines.png", dpi=150)
 # which takes as long as a few dozen steps. After 5,000 steps, plus five for each operation of the
 # step, it compiles the recording, which takes seconds. What was compiled stays on disk, in
 # `$PVAE_CACHE` or the system's folder for caches, so that the next start of the same pair on the
-# same machine takes a tenth of a second for it. The counts do not depend on time, on what is on
+# same machine need not compile. The counts do not depend on time, on what is on
 # disk, or on the number of epochs: a run that is repeated, or stopped and resumed, changes engines
 # at the same steps and computes the same numbers.
 

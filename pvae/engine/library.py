@@ -47,14 +47,15 @@ def graph_key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
 
 
 def kept_library(key: str) -> Run | None:
-    """The compiled graph with this key; None if it is not on disk, or damaged there.
+    """The compiled graph with this key; None if it is not on disk, damaged, or another user's.
 
     Args:
         key: from `graph_key`.
     """
     with contextlib.suppress(OSError, ImportError):
         for path in _folder().glob(f"{key}-*.so"):
-            if path.name == _name(key, path.read_bytes()):
+            own = os.name != "posix" or path.stat().st_uid == os.getuid()  # it is executed
+            if own and path.name == _name(key, path.read_bytes()):
                 run = _loaded(key, path)
                 os.utime(path)
                 return run

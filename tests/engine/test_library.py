@@ -93,6 +93,13 @@ def test_a_damaged_library_is_compiled_anew(damage, folder):
     torch.testing.assert_close(run(torch.zeros(2))[0], torch.ones(2))
 
 
+def test_a_library_of_another_user_is_not_executed(folder, monkeypatch):
+    _, key = compiled(lambda x: [x.cos()], torch.ones(2))
+    assert library.kept_library(key) is not None
+    monkeypatch.setattr(library.os, "getuid", lambda: -1)
+    assert library.kept_library(key) is None
+
+
 def test_a_result_that_is_an_input_is_left_to_torch(folder):
     """The library returns less, or other tensors, than the graph."""
     x = torch.randn(3)
