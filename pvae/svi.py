@@ -1,6 +1,6 @@
 """Stochastic variational inference: Pyro's SVI with engines that execute its steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -12,10 +12,14 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pvae.data import Rows
 from pvae.engine.accumulation import GradientSum, finite
 from pvae.engine.all_reduce import AllReduce
+from pvae.engine.cache_key import describe_arguments
+from pvae.engine.many_steps import ManySteps
 from pvae.engine.optimizers import MakeOptimizer, TorchOptim, set_gradients
 from pvae.engine.precision import PRECISIONS, NetworkAutocast, check_precision, matmul_precision
+from pvae.engine.recording import on_cuda
 from pvae.engine.replay import Replay
 from pvae.engine.schedule import SCHEDULES
 from pvae.engine.step import Step, eager_step
@@ -149,6 +153,9 @@ class SVI(pyro.infer.SVI):
                 coarse=precision != "float32",
             )  # fmt: skip
         self._divisors: dict[tuple[int, torch.device], Tensor] = {}
+        self.batch: tuple[Tensor, ...] = ()  # the last one of `run_steps`
+        self._arguments: tuple[Rows | None, int, tuple[object, ...] | None] = None, 0, None
+        self._many: dict[int, ManySteps] = {}  # by rows of a batch
 
     @property
     def engine(self) -> str:
@@ -278,7 +285,96 @@ class SVI(pyro.infer.SVI):
             for parameter in done.params:
                 parameter.grad = None
             return torch.full_like(value, torch.nan), None
-        return value, self._clipped_update(done, number)
+        return value, self._clipped_update(done, number, self._update)
+
+    def run_steps(
+        self,
+        data: Rows | Tensor | Sequence[Tensor],
+        index: Tensor,
+        *,
+        divisor: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take a gradient step on each of several batches of rows, as `step_tensor` does.
+
+        On a CUDA device, steps that are replayed with torch's fused Adam are launched up to 64 at
+        a time, with the choice of their rows, clipping and updates. They return and draw what
+        single steps do.
+
+        Args:
+            data: what model and guide get rows of, on the device to compute on.
+            index: row numbers of each batch, int64 (steps, rows), on the same device.
+            divisor: as in `step_tensor`.
+            generator: for dynamic binarization, as in `Rows.arguments`.
+
+        Returns:
+            As `step_tensor`, for each step: (steps,).
+
+        Example:
+            >>> import pvae
+            >>> model, guide = pvae.models.VAE(8), pvae.guides.MeanField(8)
+            >>> adam = lambda parameters: torch.optim.Adam(parameters, fused=True)
+            >>> svi = SVI(model, guide, adam, pyro.infer.Trace_ELBO())
+            >>> rows = torch.rand(100, 8).round()
+            >>> losses, _ = svi.run_steps(rows, torch.randperm(100).view(10, 10), divisor=10)
+            >>> losses.shape  # nats per datum
+            torch.Size([10])
+        """
+        if not isinstance(data, Rows):
+            data = Rows(*([data] if isinstance(data, Tensor) else data))
+        taken = list(self.launches(data, index, divisor=divisor, generator=generator))
+        losses = [losses for losses, _ in taken]
+        norms = [norms for _, norms in taken if norms is not None]
+        if not taken:
+            return torch.zeros(0, device=index.device), None
+        return torch.cat(losses), torch.cat(norms) if norms else None
+
+    def launches(
+        self,
+        data: Rows,
+        index: Tensor,
+        *,
+        divisor: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Take the steps of `run_steps`, and yield their losses and norms launch by launch."""
+        place = 0
+        while place < len(index):
+            done = self._unattended(data, index[place:], divisor, generator)
+            if done is None:
+                self.batch = data.arguments(index[place], generator)
+                self._arguments = data, index.shape[1], describe_arguments(self.batch, {})
+                loss, norm = self.step_tensor(self.batch, divisor=divisor)
+                done = loss.view(1), None if norm is None else norm.view(1)
+            place += len(done[0])
+            yield done
+
+    def _unattended(
+        self, data: Rows, index: Tensor, divisor: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Several steps in one launch; None if the next one has to be taken by itself."""
+        known, rows, arguments = self._arguments
+        if known is not data or rows != index.shape[1] or arguments is None:
+            return None
+        if self.replay is None or not on_cuda((index,)) or self._sum or self.all_reduce:
+            return None
+        next_ones = self.replay.unattended(arguments, self.steps)
+        if next_ones is None or not isinstance(self.optim, TorchOptim):
+            return None
+        adam = self.optim.fused_adam(next_ones.recording.trained)
+        if adam is None:
+            return None
+        number, many = self._number(divisor, index.device), self._many.get(rows)
+        if many is None or not many.serves(next_ones.recording, adam, data, number):
+            many = ManySteps(next_ones.recording, adam, data, number, self._clipped_update)
+            self._many[rows] = many
+        with matmul_precision(self.precision):
+            done = many(index[: next_ones.steps], generator)
+        self._note_trained(next_ones.recording.trained)
+        self.replay.count(next_ones, len(done[0]))
+        self.steps += len(done[0])
+        self.batch = many.batch
+        return done
 
     def spoil(self, *, skip_nonfinite: bool = False) -> Tensor:
         """Take part in a step of all processes that raised an error in this one.
@@ -289,7 +385,7 @@ class SVI(pyro.infer.SVI):
         nothing = Step((torch.nan,), False, [], [], [])
         done, value, number = self.all_reduce.spoil(nothing)
         if not skip_nonfinite:
-            self._clipped_update(done, number)
+            self._clipped_update(done, number, self._update)
         return value
 
     def _number(self, divisor: int, device: torch.device) -> Tensor:
@@ -305,13 +401,15 @@ class SVI(pyro.infer.SVI):
         loss = torch.as_tensor(first, device=number.device, dtype=torch.float32)
         return loss.detach() / number
 
-    def _clipped_update(self, done: Step, number: Tensor) -> Tensor | None:
+    def _clipped_update(
+        self, done: Step, number: Tensor, update: Callable[[Step, Tensor], None]
+    ) -> Tensor | None:
         """Update the parameters, and return the norm of the gradient if it is clipped."""
         if self.clip_norm is None:
-            self._update(done, number)
+            update(done, number)
             return None
         if not done.gradients:
-            self._update(done, number)
+            update(done, number)
             return torch.zeros((), device=number.device)
         own = [id(p) in self._own for p in done.trained]
         norm = _norm(done.gradients, own, False) / number
@@ -322,7 +420,7 @@ class SVI(pyro.infer.SVI):
             )
             pairs = zip(done.gradients, own, strict=True)
             done = replace(done, gradients=[g * (excess / theirs) if o else g for g, o in pairs])
-        self._update(done, number * excess)
+        update(done, number * excess)
         return norm
 
     def _update(self, done: Step, divisor: Tensor | None) -> None:
@@ -352,10 +450,13 @@ class SVI(pyro.infer.SVI):
                 done = self.replay.step(args, kwargs, number=number)
             else:
                 done = eager_step(self._loss_and_grads, args, kwargs, others=self._others)
-        if done.trained is not self._last_trained:  # replays return the same list
-            self._last_trained = done.trained
-            self.with_gradient.update(map(id, done.trained))
+        self._note_trained(done.trained)
         return done
+
+    def _note_trained(self, trained: list[Tensor]) -> None:
+        if trained is not self._last_trained:  # replays return the same list
+            self._last_trained = trained
+            self.with_gradient.update(map(id, trained))
 
 
 def _norm(gradients: list[Tensor], chosen: list[bool], which: bool) -> Tensor:

@@ -76,6 +76,9 @@ class LoaderBatches:
             self.load_state_dict(before)
         return batch
 
+    def blocks(self, number: int, skip: int = 0) -> None:
+        """A loader makes its batches itself."""
+
     def row_numbers(self, number: int, first: int) -> Tensor | None:
         """Unknown: a loader does not say what its rows are."""
         return None

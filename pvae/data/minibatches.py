@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -18,7 +19,22 @@ from pvae.data.loaders import LoaderBatches, after
 from pvae.data.splits import rows
 from pvae.data.table import Rows
 
-__all__ = ["Batches", "batches", "default_batch_size"]
+__all__ = ["Batches", "Blocks", "batches", "default_batch_size"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Batches of an epoch by the numbers of their rows.
+
+    Attributes:
+        rows: all rows.
+        generator: draws their order and dynamic binarization.
+        numbers: of the rows of several batches of one size at a time, int64 (batches, size).
+    """
+
+    rows: Rows
+    generator: torch.Generator
+    numbers: Iterator[Tensor]
 
 
 class Batches(Protocol):
@@ -67,6 +83,9 @@ class Batches(Protocol):
             skip: how many of its batches are left out, as a training that stopped within it has
                 seen them.
         """
+
+    def blocks(self, number: int, skip: int = 0) -> Blocks | None:
+        """What `epoch` yields as rows on the device and their numbers; None of other sources."""
 
     def row_numbers(self, number: int, first: int) -> Tensor | None:
         """Numbers of the rows of one batch, after `first` others; None if they are unknown.
@@ -208,6 +227,29 @@ class _RowBatches:
             else islice(self._passes(generator), self._steps)
         )
         return after(skip, every)
+
+    def blocks(self, number: int, skip: int = 0) -> Blocks:
+        generator = self._generator(number)
+        return Blocks(self._table, generator, self._numbers(generator, skip))
+
+    def _numbers(self, generator: torch.Generator, skip: int) -> Iterator[Tensor]:
+        """Row numbers of the batches after `skip` others, which draw what they draw."""
+        left = self._steps
+        while left is None or left > 0:
+            order = self._table.order(generator, self._size)
+            full = len(order) // self._size * self._size
+            blocks = [order[:full].view(-1, self._size)]
+            blocks += [order[full:].view(1, -1)] if full < len(order) else []
+            for one in blocks:
+                block = one[:left]
+                for index in block[:skip]:
+                    self._table.arguments(index, generator)
+                if len(block) > skip:
+                    yield block[skip:]
+                left = None if left is None else left - len(block)
+                skip = max(0, skip - len(block))
+            if left is None:
+                return
 
     def _generator(self, number: int) -> torch.Generator:
         seed = named_seed(self._seed, "shuffling", number)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pvae.engine.reads import CaptureError
 from pvae.engine.recording import Recording
+from pvae.engine.streams import capture_stream
 
 __all__ = ["graph_of", "graph_recording"]
 
@@ -16,32 +17,39 @@ T = TypeVar("T")
 _WARM = 3  # runs before a capture, in which libraries allocate their workspaces
 
 
-def graph_of(work: Callable[[], T], *, warm: int = 0) -> tuple[Callable[[], None], T]:
+def graph_of(
+    work: Callable[[], T], *, warm: int = 0, generator: torch.Generator | None = None
+) -> tuple[Callable[[], None], T]:
     """Capture the kernels that a function launches on its CUDA device, without executing them.
 
     Args:
         work: reads and writes tensors whose memory does not move.
         warm: how often it is executed before the capture.
+        generator: one that it draws from, besides the device's own.
 
     Returns:
         A function that launches the work again, and what `work` returned: tensors that each launch
         overwrites.
     """
-    stream = torch.cuda.Stream()
+    stream = capture_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(warm):
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
-    before = generator.clone_state()
+    generators = [torch.cuda.default_generators[torch.cuda.current_device()]]
+    if generator is not None:
+        graph.register_generator_state(generator)
+        generators.append(generator)
+    before = [one.clone_state() for one in generators]
     try:
         with torch.cuda.graph(graph, stream=stream):
             given = work()
     except BaseException:
         # A capture that fails leaves the generator's state in capture mode, for good.
-        generator.graphsafe_set_state(before)
+        for one, state in zip(generators, before, strict=True):
+            one.graphsafe_set_state(state)
         raise
     return graph.replay, given
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pvae.engine.draw_order import compile_around_draws, draws
 from pvae.engine.library import graph_key, keep_library, kept_library
 from pvae.engine.onednn import register_lowering_of_onednn
+from pvae.engine.parts import compile_in_parts
 from pvae.engine.reads import CaptureError
 from pvae.engine.recording import Recording, on_cuda
 from pvae.pair.preserve import preserve_generators
@@ -45,17 +45,15 @@ def _has_cpp_calls(graph: Graph) -> bool:
 def _compiled(recording: Recording, inputs: Sequence[Any]) -> Any:
     """The compiled graph; on a CPU, from disk if it was compiled before."""
     cuda = on_cuda(inputs)
-    key = None if cuda else graph_key(recording.graph, inputs)
-    run: Any = None if key is None else kept_library(key)
+    key = "" if cuda else graph_key(recording.graph, inputs)
+    run: Any = None if cuda else kept_library(key)
     if run is not None:
         return run
     register_lowering_of_onednn()
     flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
-    if cuda and len(draws(flat.graph)) > 1:
-        # One launch executes all parts; on a CPU, each would be called from Python.
-        return compile_around_draws(flat.graph, inputs, _compile)
-    run = _compile(flat, inputs)
-    return run if key is None else keep_library(key, run, inputs, recording.written)
+    if cuda:  # one launch executes all parts; on a CPU, each would be called from Python
+        return compile_in_parts(flat.graph, inputs, _compile)
+    return keep_library(key, _compile(flat, inputs), inputs, recording.written)
 
 
 def _compile(flat: GraphModule, inputs: Sequence[Any]) -> Any:

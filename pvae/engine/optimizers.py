@@ -89,6 +89,17 @@ class TorchOptim(PyroOptim):
         # All of its parameters, so that no gradient accumulates unnoticed.
         optimizer.zero_grad()
 
+    def fused_adam(self, trained: list[Tensor]) -> FusedAdam | None:
+        """What updates these parameters as the optimizer does; None if it is no fused Adam.
+
+        Nor is there one before the first step, which creates the optimizer's state.
+        """
+        if self.optimizer is None or not is_fused(self.optimizer):
+            return None
+        if self._fused is None or not self._fused.serves(self.optimizer, trained):
+            self._fused = FusedAdam(self.optimizer, trained)
+        return self._fused if self._fused.complete else None
+
     def step_along(
         self, trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None
     ) -> None:
@@ -99,15 +110,13 @@ class TorchOptim(PyroOptim):
             gradients: of `trained`; may be overwritten.
             divisor: of shape (), or None for 1.
         """
-        optimizer = self.prepare(trained)
-        if is_fused(optimizer):
-            if self._fused is None or not self._fused.serves(optimizer, trained):
-                self._fused = FusedAdam(optimizer, trained)
-            if self._fused.complete:
-                self._fused.step(gradients, divisor)
-                for parameter in trained:
-                    parameter.grad = None
-                return
+        self.prepare(trained)
+        fused = self.fused_adam(trained)
+        if fused is not None:
+            fused.step(gradients, divisor)
+            for parameter in trained:
+                parameter.grad = None
+            return
         set_gradients(trained, gradients, divisor)
         self(trained)
 

@@ -23,7 +23,7 @@ from pvae.engine.verification import aliased, difference
 from pvae.pair.preserve import preserve_state
 from pvae.pair.registration import Registrations
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "Unattended"]
 
 _MAX_ENTRIES = 32  # one for each shape and mode in use is enough
 _MAX_KEYS = 64  # if hardly any step is replayed, recording stops after this many keys
@@ -38,9 +38,14 @@ class _Variant:
     """A recording, and what happened to it. Variants of an entry read different values."""
 
     recording: Recording
+    graph: Recording | None = None  # all kernels of it in one launch
     compiled: bool = False
     verified: bool = False
     last_verified: int = 0
+
+    @property
+    def executed(self) -> Recording:
+        return self.graph or self.recording
 
 
 @dataclass
@@ -54,6 +59,21 @@ class _Entry:
     closed: bool = False  # nothing more is recorded
     missed: int = 0  # steps that no variant fitted
     differed: bool = False
+
+
+@dataclass(frozen=True)
+class Unattended:
+    """Steps that replay one recording, with nothing to decide between them.
+
+    Attributes:
+        recording: what they replay, not as a CUDA graph.
+        steps: the largest number of them.
+        entry: counts them.
+    """
+
+    recording: Recording
+    steps: int
+    entry: _Entry
 
 
 @dataclass
@@ -135,6 +155,31 @@ class Replay:
         if entry.count <= self.schedule.record:
             return self._eager(args, kwargs)
         return self._replay(entry, args, kwargs, number)
+
+    def unattended(self, arguments: tuple[object, ...], number: int) -> Unattended | None:
+        """The next steps that are replays, if nothing changes and nothing is read between them.
+
+        Args:
+            arguments: of each of them, from `describe_arguments`.
+            number: of the first one.
+        """
+        if self._given_up or self.verify_next or self._is_surrounded():
+            return None
+        entry = self._cache.get(self._key(arguments))
+        if entry is None or not entry.variants:
+            return None
+        variant = entry.variants[0]
+        if variant.graph is None or variant.recording.guards is not None or not variant.verified:
+            return None
+        steps: float = self._until_due(entry, variant, number)
+        if not variant.compiled:
+            steps = min(steps, self.schedule.until_compilation(variant.recording, entry.count))
+        return Unattended(variant.recording, int(steps), entry) if steps > 0 else None
+
+    def count(self, taken: Unattended, steps: int) -> None:
+        """Count unattended steps that were taken."""
+        taken.entry.count += steps
+        self.replayed += steps
 
     def counts(self) -> dict[str, int]:
         """Number of steps by their arguments, for a resumed training."""
@@ -234,7 +279,7 @@ class Replay:
             entry, variant, args, kwargs, tensors, number
         ):
             return None
-        recording = variant.recording
+        recording = variant.executed
         undo = _undo(recording, tensors)
         try:
             done = recording(tensors)
@@ -278,7 +323,7 @@ class Replay:
         return variant
 
     def _compile(self, entry: _Entry, variant: _Variant, tensors: Sequence[Tensor]) -> None:
-        if not self.schedule.compiles(variant.recording, entry.count - 1):
+        if self.schedule.until_compilation(variant.recording, entry.count - 1) > 0:
             return
         variant.compiled, variant.verified = True, False
         try:
@@ -293,9 +338,10 @@ class Replay:
         """Turn the recording into a CUDA graph if it is on a CUDA device."""
         if not on_cuda((*tensors, *variant.recording.constants)):
             return
+        variant.graph = None
         try:
             with preserve_state(self.networks):
-                variant.recording = graph_recording(variant.recording, tensors)
+                variant.graph = graph_recording(variant.recording, tensors)
         except CaptureError as error:
             self._note(f"the kernels of a step are launched one by one; {error}")
 
@@ -308,10 +354,14 @@ class Replay:
 
     def _due(self, entry: _Entry, variant: _Variant, number: int) -> bool:
         wanted, self.verify_next = self.verify_next, False
+        return wanted or not variant.verified or self._until_due(entry, variant, number) <= 0
+
+    def _until_due(self, entry: _Entry, variant: _Variant, number: int) -> int:
+        """Steps before the next verification."""
         every = _OFTEN if entry.differed or number < _RARELY else _RARELY
         if not self._key.captured.complete:
             every = _HIDDEN
-        return wanted or not variant.verified or number - variant.last_verified >= every
+        return variant.last_verified + every - number
 
     def _verify(
         self, entry: _Entry, variant: _Variant, args: tuple[object, ...],
@@ -339,7 +389,7 @@ class Replay:
         new = self._record(entry, args, kwargs)
         if new is None:
             return False
-        variant.recording, variant.compiled = new.recording, False
+        variant.recording, variant.graph, variant.compiled = new.recording, new.graph, False
         entry.variants[0] = variant
         self._compile(entry, variant, tensors)
         again = self._difference(variant, args, kwargs, tensors)
@@ -356,12 +406,14 @@ class Replay:
         tensors: Sequence[Tensor],
     ) -> str | None:  # fmt: skip
         found = difference(
-            variant.recording, tensors, self.loss_and_grads, args, kwargs, self.networks,
+            variant.executed, tensors, self.loss_and_grads, args, kwargs, self.networks,
             coarse=self.coarse,
         )  # fmt: skip
         new = found is None and not variant.verified
-        if new and aliased(variant.recording, tensors, self.networks):
+        if new and aliased(variant.executed, tensors, self.networks):
             variant.recording = dataclasses.replace(variant.recording, copies=True)
+            if variant.graph is not None:
+                variant.graph = dataclasses.replace(variant.graph, copies=True)
         variant.verified = True
         return found
 

@@ -1,5 +1,6 @@
 """When an engine records and compiles steps."""
 
+import math
 from dataclasses import dataclass
 
 from pvae.engine.recording import Recording
@@ -21,11 +22,11 @@ class Schedule:
     compile: int | None
     compile_each: int = 0
 
-    def compiles(self, recording: Recording, steps: int) -> bool:
-        """Whether to compile a recording after this many steps."""
+    def until_compilation(self, recording: Recording, steps: int) -> float:
+        """Steps after these before the compilation of a recording; 0 or less if it is due."""
         if self.compile is None:
-            return False
-        return steps >= self.compile + self.compile_each * len(recording.graph.graph.nodes)
+            return math.inf
+        return self.compile + self.compile_each * len(recording.graph.graph.nodes) - steps
 
 
 SCHEDULES = {

@@ -92,6 +92,7 @@ class Loop:
     _first_loss: float | None = field(default=None, init=False)
     _diverged: bool = field(default=False, init=False)
     _rollbacks: int = field(default=0, init=False)
+    _called_back: bool = field(default=False, init=False)
     _saved_at: float = field(default_factory=time.perf_counter, init=False)
     _had_gradient: set[int] = field(default_factory=set, init=False)
     _interrupts: Interrupts = field(default_factory=Interrupts, init=False)
@@ -115,6 +116,7 @@ class Loop:
     def run(self, callbacks: Sequence[Callable[[Fit], object]]) -> None:
         """Train until the last epoch, or until there is a reason to stop."""
         state, options = self.state, self.options
+        self._called_back = bool(callbacks)
         # Pyro's validation costs time in every step; one epoch shows it every datum.
         validated = state.epoch if pyro.infer.util.is_validation_enabled() else -1
         self.logger.open_bar(state.epoch, options.epochs)
@@ -223,24 +225,21 @@ class Loop:
         self.scaling.set_epoch(number)
         if self.objective is not None:
             self.objective.set_epoch(number)
-        self.svi.verify_next()
+        if self._called_back:  # a callback may change anything
+            self.svi.verify_next()
         self.svi.forget_gradients()
         failed, batch = False, partial.batch
         with pyro.validation_enabled(validate):
-            for group in self.steps.groups(number):
-                batch = group[-1]
-                if validate:
-                    for part in group:
-                        self.supports.see(part)
-                losses, norm, goes_on = self.steps.attempt(group)
-                if not goes_on:
+            for taken in self.steps.epoch(number, self.supports.see if validate else None):
+                batch = taken.batch
+                if not taken.goes_on:
                     failed = True
                     break
                 if average is not None:
                     average.update(self.state.step)
-                partial.losses.extend(losses)
-                partial.norms.extend([] if norm is None else [norm])
-                partial.sizes += [len(part[0]) for part in group]
+                partial.losses.extend(taken.losses)
+                partial.norms.extend(taken.norms)
+                partial.sizes += taken.sizes
                 interrupted, due = self._to_be_saved()
                 if due:
                     partial.seconds, partial.batch = time.perf_counter() - began, batch

@@ -48,15 +48,21 @@ class Series:
         if len(self._last) == _AT_ONCE:
             self._copy()
 
-    def extend(self, values: Iterable[Tensor]) -> None:
-        """Append several."""
+    def extend(self, values: Tensor | Iterable[Tensor]) -> None:
+        """Append several: tensors of shape (), or one of shape (n,)."""
+        if isinstance(values, Tensor):
+            self._copy()
+            self._put(values)
+            return
         for value in values:
             self.append(value)
 
     def _copy(self) -> None:
-        if not self._last:
-            return
-        new, self._last = torch.stack(self._last), []
+        if self._last:
+            new, self._last = torch.stack(self._last), []
+            self._put(new)
+
+    def _put(self, new: Tensor) -> None:
         end = self._length + len(new)
         if end > len(self._values):
             grown = new.new_zeros(max(1024, 2 * end))

@@ -1,7 +1,7 @@
 """The steps of an epoch: their batches, each process's rows of these, losses and gradients."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from pvae.checking import program_failed
 from pvae.data import Batches
 from pvae.data.loaders import LoaderBatches
+from pvae.data.minibatches import Blocks
 from pvae.engine.all_reduce import ProcessEndedError
+from pvae.engine.recording import on_cuda
 from pvae.pair.pair import Pair
 from pvae.pair.preserve import generator_state, restore_generators
 from pvae.svi import SVI
@@ -21,7 +23,29 @@ from pvae.training.processes import Processes
 from pvae.training.scaling import Scaling
 from pvae.training.state import TrainingState
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "Taken"]
+
+
+_AT_ONCE = 256  # steps between which a training may be interrupted or saved
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Steps that were taken.
+
+    Attributes:
+        losses: of their batches, in nats per datum.
+        norms: of their gradients, if gradients are clipped.
+        sizes: rows of each batch.
+        batch: the last one.
+        goes_on: whether the epoch can go on.
+    """
+
+    losses: Tensor | list[Tensor]
+    norms: Tensor | list[Tensor]
+    sizes: list[int]
+    batch: tuple[Tensor, ...]
+    goes_on: bool = True
 
 
 @dataclass
@@ -49,6 +73,66 @@ class Steps:
     @property
     def _skips(self) -> bool:
         return self.options.on_nan == "skip"
+
+    def epoch(
+        self, number: int, see: Callable[[tuple[Tensor, ...]], object] | None
+    ) -> Iterator[Taken]:
+        """Take the steps that are left of an epoch, several at a time where that is possible.
+
+        Args:
+            number: of the epoch.
+            see: gets each batch before its step.
+        """
+        blocks = self._blocks(number) if see is None else None
+        if blocks is not None:
+            yield from self._launched(blocks)
+            return
+        for group in self.groups(number):
+            if see is not None:
+                for batch in group:
+                    see(batch)
+            losses, norm, goes_on = self.attempt(group)
+            norms = [] if norm is None else [norm]
+            yield Taken(losses, norms, [len(x) for x, *_ in group], group[-1], goes_on)
+            if not goes_on:
+                return
+
+    def _blocks(self, number: int) -> Blocks | None:
+        """The batches that are left, if the device can take many steps without the host."""
+        alone = self.options.accumulate == 1 and not self._skips and not self.processes.several
+        if not alone or not on_cuda(self.pair.parameters().values()):
+            return None
+        return self.source.blocks(number, len(self.state.partial.sizes))
+
+    def _launched(self, blocks: Blocks) -> Iterator[Taken]:
+        rows, generator, svi = blocks.rows, blocks.generator, self.svi
+        for block in blocks.numbers:
+            numbers = block
+            divisor = self.scaling.set_batch(numbers.shape[1])
+            while len(numbers):
+                part, taken = numbers[: self._at_once()], 0
+                try:
+                    for losses, norms in svi.launches(
+                        rows, part, divisor=divisor, generator=generator
+                    ):
+                        self.state.step += len(losses)
+                        taken += len(losses)
+                        sizes = [numbers.shape[1]] * len(losses)
+                        yield Taken(losses, [] if norms is None else norms, sizes, svi.batch)
+                except (RuntimeError, ValueError) as error:
+                    self.state.step += 1
+                    self._explain(error, [rows.arguments(part[taken])])
+                    nan = torch.full((1,), torch.nan, device=part.device)
+                    yield Taken(nan, [], [numbers.shape[1]], svi.batch, goes_on=False)
+                    return
+                numbers = numbers[len(part) :]
+
+    def _at_once(self) -> int:
+        """Number of steps before something is to be done between two."""
+        if self.options.ema is not None:
+            return 1
+        every = self.options.save_steps
+        return _AT_ONCE if every is None else min(_AT_ONCE, every - self.state.step % every)
 
     def groups(self, number: int) -> Iterator[list[tuple[Tensor, ...]]]:
         """The batches of each step that is left of an epoch; measures how long they take."""

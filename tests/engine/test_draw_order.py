@@ -9,7 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import pvae
 from pvae.engine import inductor
-from pvae.engine.draw_order import compile_around_draws, draws, stages
+from pvae.engine.draw_order import draws, stages
+from pvae.engine.parts import compile_in_parts
 
 HIERARCHIES = ("gaussian hierarchy", "bernoulli hierarchy", "markov")
 
@@ -55,7 +56,7 @@ def test_parts_without_draws_are_compiled(name):
         return part.forward
 
     with torch.no_grad():
-        run = compile_around_draws(recording.graph.graph, inputs, compile_part)
+        run = compile_in_parts(recording.graph.graph, inputs, compile_part)
         torch.manual_seed(3)
         wanted = recording.run(*inputs)
         torch.manual_seed(3)
@@ -87,7 +88,7 @@ def test_reordered_draws_are_found():
 
     graph = make_fx(step)(torch.zeros(3)).graph
     first, second = draws(graph)
-    run = compile_around_draws(graph, [torch.zeros(3)], lambda part, given: part.forward)
+    run = compile_in_parts(graph, [torch.zeros(3)], lambda part, given: part.forward)
     torch.manual_seed(0)
     ordered = run(torch.zeros(3))
     first.prepend(second)
