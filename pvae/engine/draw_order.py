@@ -1,11 +1,17 @@
 """The random operations of a graph, and stages that keep them in the recorded order."""
 
+import operator
+
 import torch
 from torch.fx import Graph, Node
 
 __all__ = ["draws", "is_draw", "memory_of_draws", "stages"]
 
-_EMPTY = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default)
+_EMPTY = (
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_strided.default,
+    torch.ops.aten.empty_like.default,
+)
 
 
 def draws(graph: Graph) -> list[Node]:
@@ -25,7 +31,9 @@ def stages(graph: Graph) -> dict[Node, int]:
         if node.op != "call_function" or node in memory:
             continue
         before = [found[other] for other in node.all_input_nodes if other in found]
-        if is_draw(node):
+        if node.target is operator.getitem:  # one of several results
+            found[node] = before[0]
+        elif is_draw(node):
             latest = found[node] = max([latest, *(stage + stage % 2 for stage in before)])
             found.update({one: latest for one in node.all_input_nodes if one in memory})
         else:

@@ -11,7 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from pvae.engine.cuda_graph import graph_of
 from pvae.engine.recording import on_cuda
-from pvae.engine.streams import beside
+from pvae.engine.streams import Fork
 
 __all__ = ["FusedAdam", "is_fused"]
 
@@ -176,6 +176,7 @@ class FusedAdam:
         if self._launch is not None and self._launch.serves(gradients, divisor):
             self._launch(divisor)
             return
+        self.count()
         if not on_cuda(gradients[:1]):
             self.update(gradients, divisor, [group.options["lr"] for group in self.groups])
             return
@@ -183,13 +184,18 @@ class FusedAdam:
         # Gradients of a CUDA graph do not move, so that the update can be a CUDA graph as well.
         self._launch = _Launch(self, gradients, divisor)
 
+    def count(self) -> None:
+        """Count a step, before its update."""
+        with torch.no_grad():
+            for group in self.groups:
+                group.counts.add_(1)
+
     def update(
         self, gradients: Sequence[Tensor], divisor: Tensor | None, rates: Sequence[float | Tensor]
     ) -> None:
         """Call the kernel with these learning rates, one per group."""
-        for group, rate in zip(self.groups, rates, strict=True):
-            with torch.no_grad():
-                group.counts.add_(1)
+        with torch.no_grad():
+            for group, rate in zip(self.groups, rates, strict=True):
                 group.call([gradients[place] for place in group.places], divisor, rate)
 
     def update_in_pieces(
@@ -203,11 +209,11 @@ class FusedAdam:
         calls = []
         for group, rate in zip(self.groups, rates, strict=True):
             pieces = group.pieces([gradients[place] for place in group.places])
-            with torch.no_grad():
-                group.counts.add_(1)
             calls += [partial(piece.call, own, divisor, rate) for piece, own in pieces]
-        with torch.no_grad():
-            beside(calls)
+        with torch.no_grad(), Fork() as fork:
+            for call in calls[1:]:
+                fork.start(call)
+            calls[0]()
 
 
 class _Launch:
@@ -237,7 +243,10 @@ class _Launch:
         if self.by is not None and divisor is not None:
             self.by.copy_(divisor)
         if self.launch is None:
-            self.launch, _ = graph_of(
-                lambda: self.adam.update_in_pieces(self.gradients, self.by, rates)
-            )
+
+            def work() -> None:
+                self.adam.count()
+                self.adam.update_in_pieces(self.gradients, self.by, rates)
+
+            self.launch, _ = graph_of(work)
         self.launch()

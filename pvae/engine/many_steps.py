@@ -11,9 +11,10 @@ from torch import Tensor
 from pvae.data import Rows
 from pvae.engine.cuda_graph import graph_of
 from pvae.engine.fused_adam import FusedAdam
+from pvae.engine.parts import Parts
 from pvae.engine.recording import Recording
 from pvae.engine.step import Step
-from pvae.engine.streams import aside
+from pvae.engine.streams import Fork, aside
 
 __all__ = ["ManySteps"]
 
@@ -115,16 +116,32 @@ class ManySteps:
 
         def work() -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
             losses, norms, kept = [], [], []
-            batches = [partial(self.data.arguments, rows, generator) for rows in index]
             with torch.no_grad():
-                for batch in aside(batches):
-                    kept.append(batch())  # nothing else may take its memory
-                    done = self.recording(kept[-1])
+                for begun in aside([partial(self._begin, rows, generator) for rows in index]):
+                    with Fork() as fork:
+                        fork.start(self.adam.count)
+                        kept.append(begun())  # nothing else may take its memory
+                        done = self._finish(*kept[-1])
                     losses.append(cast(Tensor, done.losses[0]))
                     norms.append(self.clipped(done, self.divisor, update))
                 divided = torch.stack(losses).float() / self.divisor
             found = [norm for norm in norms if norm is not None]
-            return divided, torch.stack(found) if found else None, kept[-1]
+            return divided, torch.stack(found) if found else None, kept[-1][0]
 
         launch, (losses, norms, batch) = graph_of(work, generator=generator)
         return _Launch(launch, index, losses, norms, batch)
+
+    def _begin(
+        self, rows: Tensor, generator: torch.Generator | None
+    ) -> tuple[tuple[Tensor, ...], list[object] | None]:
+        """What needs no parameters: the batch, and noise if all of it is drawn first."""
+        batch, run = self.data.arguments(rows, generator), self.recording.run
+        if isinstance(run, Parts) and run.draws_without(len(batch)):
+            return batch, run.begin(*batch, *self.recording.constants)
+        return batch, None
+
+    def _finish(self, batch: tuple[Tensor, ...], begun: list[object] | None) -> Step:
+        run = self.recording.run
+        if begun is None or not isinstance(run, Parts):
+            return self.recording(batch)
+        return self.recording.step(run.finish(begun))

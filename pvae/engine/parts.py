@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from pvae.engine.draw_order import stages
-from pvae.engine.streams import beside
-from pvae.engine.tails import tails
+from pvae.engine.streams import Fork
+from pvae.engine.tails import segments, tails
 
 __all__ = ["Parts", "compile_in_parts"]
 
 Run = Callable[..., Sequence[Any]]
 
-_LIKE = {torch.ops.aten.ones_like.default: 1, torch.ops.aten.zeros_like.default: 0}
+_aten = torch.ops.aten
+_LIKE = {_aten.ones_like.default: 1, _aten.zeros_like.default: 0, _aten.empty_like.default: None}
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,43 @@ class _Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """A graph as parts, in groups that are executed one after the other.
+    """A graph as parts.
 
     Attributes:
-        groups: parts of a group do not depend on each other.
+        steps: parts that are executed one after the other, each with those that may then run
+            beside whatever follows.
         size: number of places, of which the inputs of the graph are the first.
         outputs: places of the results of the graph.
+        drawn: whether the first part draws all random numbers of the graph.
     """
 
-    groups: Sequence[Sequence[_Part]]
+    steps: Sequence[tuple[_Part, Sequence[_Part]]]
     size: int
     outputs: Sequence[int]
+    drawn: bool = False
 
     def __call__(self, *inputs: Tensor) -> list[Any]:
         """Execute the graph."""
+        return self.finish(self.begin(*inputs))
+
+    def begin(self, *inputs: Tensor) -> list[Any]:
+        """Draw the random numbers, if they are all drawn first; returns what `finish` needs."""
         values: list[Any] = [*inputs, *[None] * (self.size - len(inputs))]
-        for group in self.groups:
-            beside([partial(part, values) for part in group])
+        if self.drawn:
+            self.steps[0][0](values)
+        return values
+
+    def draws_without(self, inputs: int) -> bool:
+        """Whether `begin` draws all random numbers, and reads only the first few inputs."""
+        return self.drawn and all(place < inputs for place in self.steps[0][0].given)
+
+    def finish(self, values: list[Any]) -> list[Any]:
+        """Execute the rest of the graph."""
+        with Fork() as fork:
+            for part, others in self.steps[self.drawn :]:
+                part(values)
+                for other in others:
+                    fork.start(partial(other, values))
         return [values[place] for place in self.outputs]
 
 
@@ -74,49 +95,61 @@ def compile_in_parts(
     gradients of weights one after the other, though on a GPU they fill no more than a part of it.
 
     Args:
-        graph: the operations, executed once; constants in it are replaced by simpler ones.
+        graph: the operations, executed once; constants in it become independent of shapes.
         inputs: example inputs.
         compile_part: compiles a part of the graph for example inputs.
     """
-    _fill_constants(graph)
-    last = tails(graph)
-    late = {node for tail in last for node in tail}
+    _detach_shapes(graph)
+    ends = tails(graph)
+    late = {node for tail in ends for node in tail}
     stage = {node: number for node, number in stages(graph).items() if node not in late}
-    chosen = [
-        ([[n for n, its in stage.items() if its == number]], number % 2 == 0)
-        for number in sorted(set(stage.values()))
-    ]
     nodes = [node for node in graph.nodes if node.op in ("placeholder", "call_function")]
     places = {node: place for place, node in enumerate(nodes)}
     values: dict[Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
-    groups = []
-    for members, of_draws in [*chosen, (last, False)]:
-        group = []
-        for own in members:
-            module, given, results = _module(sorted(own, key=places.__getitem__))
-            arguments = [values[node] for node in given]
-            run = module.forward if of_draws else compile_part(module, arguments)
-            values.update(zip(results, run(*arguments), strict=True))
-            group.append(_Part(run, [places[n] for n in given], [places[n] for n in results]))
-        groups.append(group)
+
+    def part(own: list[Node], *, of_draws: bool = False) -> _Part:
+        module, given, results = _module(sorted(own, key=places.__getitem__))
+        arguments = [values[node] for node in given]
+        run = module.forward if of_draws else compile_part(module, arguments)
+        values.update(zip(results, run(*arguments), strict=True))
+        return _Part(run, [places[n] for n in given], [places[n] for n in results])
+
+    steps: list[tuple[_Part, Sequence[_Part]]] = []
+    numbers = sorted(set(stage.values()))
+    for number in numbers:
+        own = [node for node in nodes if stage.get(node) == number]
+        if number % 2 == 0:
+            steps.append((part(own, of_draws=True), []))
+            continue
+        begin = ends if number == numbers[-1] else []
+        steps += [
+            (part(segment), [part(one) for one in tails_of_it])
+            for segment, tails_of_it in segments(own, begin)
+        ]
     (outputs,) = graph.output_node().args
-    return Parts(groups, len(nodes), [places[node] for node in outputs])  # type: ignore[union-attr]
+    return Parts(
+        steps, len(nodes), [places[node] for node in outputs],  # type: ignore[union-attr]
+        drawn=numbers[:1] == [0] and sum(number % 2 == 0 for number in numbers) == 1,
+    )  # fmt: skip
 
 
-def _fill_constants(graph: Graph) -> None:
-    """Let constants that have the shape of a value, such as the loss, depend on nothing."""
+def _detach_shapes(graph: Graph) -> None:
+    """Let constants and memory that have the shape of a value, as the loss, depend on nothing."""
     for node in list(graph.nodes):
         if node.target not in _LIKE:
             continue
-        value = node.meta["val"]
+        value, constant = node.meta["val"], _LIKE[node.target]
+        options = {"dtype": value.dtype, "device": value.device}
         with graph.inserting_before(node):
-            full = graph.call_function(
-                torch.ops.aten.full.default,
-                (list(value.shape), _LIKE[node.target]),
-                {"dtype": value.dtype, "device": value.device},
-            )
-        full.meta.update(node.meta)
-        node.replace_all_uses_with(full)
+            if constant is None:
+                given = list(value.shape), list(value.stride())
+                new = graph.call_function(_aten.empty_strided.default, given, options)
+            else:
+                new = graph.call_function(
+                    _aten.full.default, (list(value.shape), constant), options
+                )
+        new.meta.update(node.meta)
+        node.replace_all_uses_with(new)
         graph.erase_node(node)
 
 

@@ -70,7 +70,10 @@ class Recording:
     def __call__(self, tensors: Sequence[Tensor]) -> Step:
         """Replay the step on these tensors."""
         with torch.no_grad():
-            outputs = self.run(*tensors, *self.constants)
+            return self.step(self.run(*tensors, *self.constants))
+
+    def step(self, outputs: Sequence[Tensor]) -> Step:
+        """The step that the graph returned."""
         losses, gradients = tuple(outputs[: self.losses]), list(outputs[self.losses :])
         if self.copies:
             gradients = [gradient.clone() for gradient in gradients]

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["aside", "beside", "capture_stream"]
+__all__ = ["Fork", "aside", "capture_stream"]
 
 T = TypeVar("T")
-_MOST = 8  # streams beside the one of the capture
+_MOST = 12  # streams beside the one of the capture
 
 
 @functools.cache
@@ -31,30 +31,38 @@ def _in_capture() -> int | None:
     return device if torch.cuda.current_stream() == capture_stream(device) else None
 
 
-def beside(works: Sequence[Callable[[], T]]) -> list[T]:
-    """Execute pieces of work that do not need each other's results; whatever follows needs all.
+class Fork:
+    """Within the block, `start` executes work beside what follows; the end waits for all of it.
 
-    They run beside each other if they are part of a CUDA graph, or are executed to prepare one.
-
-    Args:
-        works: each allocates its results, and frees nothing that another one allocated.
+    So it is in a CUDA graph, or where one is prepared; elsewhere work is executed at once.
     """
-    device = _in_capture()
-    if device is None or len(works) < 2:
-        return [work() for work in works]
-    main, others = torch.cuda.current_stream(), _streams(device)[: len(works) - 1]
-    for stream in others:
-        stream.wait_stream(main)
-    results = []
-    for place, work in enumerate(works):
-        if place % (len(others) + 1) == 0:
-            results.append(work())
-            continue
-        with torch.cuda.stream(others[place % (len(others) + 1) - 1]):
-            results.append(work())
-    for stream in others:
-        main.wait_stream(stream)
-    return results
+
+    def __init__(self) -> None:
+        self._device = _in_capture()
+        self._used: list[torch.cuda.Stream] = []
+
+    def start(self, work: Callable[[], object]) -> None:
+        """Execute work that may need everything before it.
+
+        Args:
+            work: what it reads must be kept until the end of the block.
+        """
+        if self._device is None:
+            work()
+            return
+        streams = _streams(self._device)
+        stream = streams[len(self._used) % len(streams)]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            work()
+        self._used.append(stream)
+
+    def __enter__(self) -> "Fork":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for stream in dict.fromkeys(self._used):
+            torch.cuda.current_stream().wait_stream(stream)
 
 
 def aside(works: Sequence[Callable[[], T]]) -> list[Callable[[], T]]:

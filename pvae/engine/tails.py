@@ -1,6 +1,8 @@
 """The ends of a recorded step: what nothing but its results needs, such as gradients of weights."""
 
 import operator
+from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch.fx import Graph, Node
@@ -8,7 +10,7 @@ from torch.fx import Graph, Node
 from pvae.engine.draw_order import is_draw, memory_of_draws
 from pvae.engine.guards import written_inputs
 
-__all__ = ["tails"]
+__all__ = ["segments", "tails"]
 
 _aten = torch.ops.aten
 _PRODUCTS = {
@@ -19,13 +21,14 @@ _PRODUCTS = {
     _aten.convolution.default,
     _aten.convolution_backward.default,
 }
+_MOST, _BESIDE = 8, 4  # segments, and products beside each other, each compiled by itself
 
 
 def tails(graph: Graph) -> list[list[Node]]:
     """Operations that no product and no draw depends on, in groups that do not need each other.
 
-    Operations that share what they read are in one group, as a weight's gradient and its bias's
-    are. There are none without a product, nor where one group would hold all of them.
+    Each group has one product, or a few that belong together; everything else is in further groups.
+    There are none in a graph with fewer than two such products.
 
     Args:
         graph: the operations of a step.
@@ -45,13 +48,71 @@ def tails(graph: Graph) -> list[list[Node]]:
             needed.update(node.all_input_nodes)
         elif node.target in _PRODUCTS:
             needed.update(map(_viewed, node.all_input_nodes))
+    inside = set(last)  # what is chosen of several results stays with the operation
+    last = [n for n in last if n.target is not operator.getitem or n.all_input_nodes[0] in inside]
     groups = _connected(last[::-1])
-    products = sum(any(node.target in _PRODUCTS for node in group) for group in groups)
-    return groups if products > 1 else []
+    return groups if sum(map(_has_product, groups)) > 1 else []
+
+
+def segments(
+    nodes: list[Node], ends: list[list[Node]]
+) -> list[tuple[list[Node], list[list[Node]]]]:
+    """Operations in consecutive segments, each as short as the tails that begin after it allow.
+
+    Args:
+        nodes: those that are in no tail, in their order.
+        ends: the tails.
+
+    Returns:
+        Segments, with the tails that need nothing of later ones; those without a product are one.
+    """
+    place = {node: number for number, node in enumerate(nodes)}
+    needed = [{n for node in tail for n in node.all_input_nodes if n in place} for tail in ends]
+    last = [max(map(place.__getitem__, some), default=-1) for some in needed]
+    bounds = sorted({end for end, tail in zip(last, ends, strict=True) if _has_product(tail)})
+    if bounds:
+        bounds[-1] = max(last)
+    left, found = set(nodes), []
+    for before, bound in pairwise([-2, *bounds[-_MOST:]]):
+        chosen = [number for number, end in enumerate(last) if before < end <= bound]
+        own = _ancestors([node for number in chosen for node in needed[number]], left)
+        # What is chosen of several results stays with the operation.
+        own |= {n for n in left if n.target is operator.getitem and n.all_input_nodes[0] in own}
+        left -= own
+        found.append(
+            ([node for node in nodes if node in own], _merged([ends[number] for number in chosen]))
+        )
+    if left:
+        found.append(([node for node in nodes if node in left], []))
+    return found
+
+
+def _ancestors(nodes: Iterable[Node], within: set[Node]) -> set[Node]:
+    """These nodes and what they need, directly or not, of some nodes."""
+    found: set[Node] = set()
+    pending = [node for node in nodes if node in within]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += [other for other in node.all_input_nodes if other in within]
+    return found
+
+
+def _merged(groups: list[list[Node]]) -> list[list[Node]]:
+    """Groups with a product as a few, and all others as one."""
+    small = [group for group in groups if not _has_product(group)]
+    large = [group for group in groups if _has_product(group)]
+    chosen = [small, *(large[place::_BESIDE] for place in range(_BESIDE))]
+    return [[node for group in some for node in group] for some in chosen[::-1] if some]
+
+
+def _has_product(group: list[Node]) -> bool:
+    return any(node.target in _PRODUCTS for node in group)
 
 
 def _connected(nodes: list[Node]) -> list[list[Node]]:
-    """Nodes in groups that share neither results nor what they read of other operations."""
+    """Nodes in groups that do not need each other's results."""
     parent: dict[Node, Node] = {}
 
     def group(node: Node) -> Node:
@@ -59,9 +120,10 @@ def _connected(nodes: list[Node]) -> list[list[Node]]:
             node = parent[node]
         return node
 
+    inside = set(nodes)
     for node in nodes:
         for other in node.all_input_nodes:
-            if other.op == "call_function":
+            if other in inside:
                 parent[group(other)] = group(node)
     found: dict[Node, list[Node]] = {}
     for node in nodes:

@@ -56,11 +56,6 @@ def difference(
     with preserve_state(networks):
         wanted = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)
         wanted_buffers = _buffers(networks)
-    for one, other in zip(got.losses, wanted.losses, strict=True):
-        one = cast(Tensor, one)
-        other = torch.as_tensor(cast(Any, other), device=one.device, dtype=one.dtype)
-        if not _near(one, other, _LOSS * factor, 0.0):
-            return "the loss"
     if {id(p) for p in wanted.params} != {id(p) for p in got.params}:
         return "the set of parameters"
     names = {id(p): name for name, p in pyro.get_param_store()._params.items()}
@@ -69,24 +64,27 @@ def difference(
     for parameter in got.params:
         if (id(parameter) in gradients) != (id(parameter) in wanted_gradients):
             return f"whether {names.get(id(parameter), 'a parameter')!r} has a gradient"
-    sizes = [gradient.abs().max() for gradient in wanted.gradients if gradient.numel()]
-    noise = _NOISE * factor * float(torch.stack(sizes).max()) if sizes else 0.0
-    far = [
-        key
-        for key, gradient in gradients.items()
-        if not _near(gradient, wanted_gradients[key], _GRADIENT * factor, noise)
-    ]
+    losses = list(zip(cast("tuple[Tensor, ...]", got.losses), wanted.losses, strict=True))
+    pairs = [(one, torch.as_tensor(cast(Any, other), device=one.device)) for one, other in losses]
+    pairs += [(gradient, wanted_gradients[key]) for key, gradient in gradients.items()]
+    pairs += zip(buffers, wanted_buffers, strict=True)
+    found = _compared(pairs)
+    if not all(apart <= _LOSS * factor * size for apart, size in found[: len(losses)]):
+        return "the loss"
+    of_gradients = dict(zip(gradients, found[len(losses) :], strict=False))
+    noise = _NOISE * factor * max((size for _, size in of_gradients.values()), default=0.0)
+    allowed = {key: _GRADIENT * factor * size + noise for key, (_, size) in of_gradients.items()}
+    far = [key for key, (apart, _) in of_gradients.items() if not apart <= allowed[key]]
     if far:
         with preserve_state(networks), _rounded(got.params):
             other = eager_step(loss_and_grads, args, kwargs, others=got.params, validate=False)
         moved = {id(p): g for p, g in zip(other.trained, other.gradients, strict=True)}
     for key in far:
         own = float((moved[key] - wanted_gradients[key]).abs().max()) if key in moved else 0.0
-        allowed = noise + _ROUNDINGS * own
-        if not _near(gradients[key], wanted_gradients[key], _GRADIENT * factor, allowed):
+        if not of_gradients[key][0] <= allowed[key] + _ROUNDINGS * own:
             return f"the gradient of {names.get(key, 'a parameter')!r}"
-    for one, other in zip(buffers, wanted_buffers, strict=True):
-        if not _near(one.float(), other.float(), _GRADIENT * factor, _NOISE * factor):
+    for apart, size in found[len(losses) + len(gradients) :]:
+        if not apart <= (_GRADIENT * size + _NOISE) * factor:
             return "a buffer"
     return None
 
@@ -119,12 +117,22 @@ def _buffers(networks: Sequence[nn.Module]) -> list[Tensor]:
     return [buffer.clone() for network in networks for buffer in network.buffers()]
 
 
-def _near(got: Tensor, wanted: Tensor, relative: float, absolute: float) -> bool:
-    if got.shape != wanted.shape:
-        return False
-    apart = (got != wanted) & ~(got.isnan() & wanted.isnan())
-    if not apart.any():
-        return True
-    finite = wanted[wanted.isfinite()]
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
-    return float((got - wanted)[apart].abs().max()) <= relative * largest + absolute
+def _compared(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
+    """The largest difference of each pair, and the largest finite value of its second tensor.
+
+    What is equal, infinite or NaN, has no difference; one NaN makes it NaN. Devices are read once.
+    """
+    rows = []
+    for got, wanted in pairs:
+        if got.shape != wanted.shape:
+            rows.append(torch.tensor([torch.inf, 0.0], device=got.device))
+        elif not wanted.numel():
+            rows.append(torch.zeros(2, device=got.device))
+        else:
+            got, wanted = got.float(), wanted.float()
+            same = (got == wanted) | (got.isnan() & wanted.isnan())
+            apart = (got - wanted).abs().masked_fill(same, 0.0).max()
+            size = wanted.abs().masked_fill(~wanted.isfinite(), 0.0).max()
+            rows.append(torch.stack([apart, size]))
+    rows = [row.to(rows[0].device) for row in rows]
+    return [(apart, size) for apart, size in torch.stack(rows).tolist()] if rows else []

@@ -84,21 +84,22 @@ def log_likelihood(
         raise _not_a_mean(context.global_sites)
     context.require_density()
     context.require_whole_data()
-    size = len(context.source)
-    first = torch.full((size,), -math.inf, dtype=torch.float64)
+    size, device = len(context.source), context.source.device
+    # Where the weights are: on a GPU, moving all of them would take longer than the programs.
+    first = torch.full((size,), -math.inf, dtype=torch.float64, device=device)
     second = first.clone()
-    tails = Tails(size, num_particles)
+    tails = Tails(size, num_particles, device)
     label = "log-likelihood" if progress else ""
     for here, terms in blocks(
         context, num_particles, seed=seed, max_bytes=max_bytes, progress=label
     ):
         if terms.global_:
             raise _not_a_mean(sorted(terms.global_))
-        weights = total(terms.local).double().cpu()
+        weights = total(terms.local).double()
         tails.add(here.start, weights)
         first[here] = torch.logaddexp(first[here], weights.logsumexp(0))
         second[here] = torch.logaddexp(second[here], (2 * weights).logsumexp(0))
-    per_datum, ess, mc_error = of_weights(first, second, num_particles)
+    per_datum, ess, mc_error = of_weights(first.cpu(), second.cpu(), num_particles)
     mean, std_error = Estimate.over_data(per_datum)
     return LogLikelihood(
         mean,
@@ -107,7 +108,7 @@ def log_likelihood(
         num_particles,
         per_datum.float(),
         ess.float(),
-        tails.k(max_bytes).float(),
+        tails.k(max_bytes).float().cpu(),
         _discrete_elements(context),
     )
 

@@ -17,13 +17,15 @@ class Tails:
         rows: the number of data.
         num_particles: the number S of draws per datum; the tail is the largest min(S / 5,
             3 sqrt(S)) of their weights.
+        device: of the weights.
     """
 
-    def __init__(self, rows: int, num_particles: int) -> None:
+    def __init__(self, rows: int, num_particles: int, device: torch.device | None = None) -> None:
         self.length = math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
         # One more: the tail is what exceeds the largest weight outside of it.
         self.kept = min(self.length + 1, num_particles)
-        self.largest = torch.full((self.kept, rows), -math.inf, dtype=torch.float64)
+        shape = self.kept, rows
+        self.largest = torch.full(shape, -math.inf, dtype=torch.float64, device=device)
 
     def add(self, start: int, log_weights: Tensor) -> None:
         """Add log-weights of shape (particles, rows) for the rows from `start` on."""
@@ -85,7 +87,7 @@ def _fitted(values: Tensor, points: int) -> Tensor:
     ordered = values.sort(dim=1).values
     n = values.shape[1]
     largest, quartile = ordered[:, -1:], ordered[:, int(n / 4 + 0.5) - 1 :][:, :1]
-    grid = torch.arange(1, points + 1, dtype=torch.float64)
+    grid = torch.arange(1, points + 1, dtype=torch.float64, device=values.device)
     theta = 1 / largest + (1 - (points / (grid - 0.5)).sqrt()) / (3 * quartile)
     k = torch.log1p(-theta[:, :, None] * ordered[:, None]).mean(-1)
     likelihood = n * ((-theta / k).log() - k - 1)

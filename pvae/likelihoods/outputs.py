@@ -85,7 +85,10 @@ class Likelihood(nn.Module):
 
     def _unbind(self, output: Tensor) -> tuple[Tensor, ...]:
         """Split `(*batch, outputs, *x_shape)` into `outputs` tensors `(*batch, *x_shape)`."""
-        return output.unbind(-len(self.x_shape) - 1)
+        place = -len(self.x_shape) - 1
+        # A view backward, too, where unbind would copy.
+        one = output.shape[place] == 1
+        return (output.squeeze(place),) if one else output.unbind(place)
 
 
 class Bernoulli(Likelihood):

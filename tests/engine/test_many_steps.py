@@ -259,6 +259,7 @@ def test_pieces_of_adam_give_the_same_numbers(monkeypatch, options):
         optimizer.step()
         own = FusedAdam(optimizer, params)
         for _ in range(3):
+            own.count()
             update(own, [torch.randn_like(p) for p in params], torch.tensor(2.0), [1e-2])
         results.append([p.detach().clone() for p in params])
     for one, other in zip(*results, strict=True):
