@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pvae.engine.library import graph_key, keep_library, kept_library
 from pvae.engine.onednn import register_lowering_of_onednn
 from pvae.engine.parts import compile_in_parts
+from pvae.engine.products import Tile, chosen_products, wanted_tile
 from pvae.engine.reads import CaptureError
 from pvae.engine.recording import Recording, on_cuda
 from pvae.pair.preserve import preserve_generators
@@ -52,18 +54,21 @@ def _compiled(recording: Recording, inputs: Sequence[Any]) -> Any:
     register_lowering_of_onednn()
     flat = make_fx(lambda *given: recording.graph(*given))(*inputs)
     if cuda:  # one launch executes all parts; on a CPU, each would be called from Python
-        return compile_in_parts(flat.graph, inputs, _compile)
+        tile = wanted_tile()
+        compile_part = partial(_compile, tile=tile)
+        return compile_in_parts(flat.graph, inputs, compile_part, early=tile is not None)
     return keep_library(key, _compile(flat, inputs), inputs, recording.written)
 
 
-def _compile(flat: GraphModule, inputs: Sequence[Any]) -> Any:
+def _compile(flat: GraphModule, inputs: Sequence[Any], tile: Tile | None = None) -> Any:
     import torch._inductor as inductor
     from torch._inductor import config
 
     # Inductor's own generator would draw other numbers than eager; and a wrapper in C++ calls the
     # kernels of a small step in less time than one in Python.
     in_cpp = not on_cuda(inputs) and _has_cpp_calls(flat.graph)
-    with config.patch({"fallback_random": True, "cpp_wrapper": in_cpp}):
+    options = {"fallback_random": True, "cpp_wrapper": in_cpp}
+    with config.patch(options), chosen_products(tile):
         return inductor.standalone_compile(flat, list(inputs), dynamic_shapes="from_example_inputs")
 
 

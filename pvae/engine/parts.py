@@ -46,14 +46,14 @@ class Parts:
     """A graph as parts.
 
     Attributes:
-        steps: parts that are executed one after the other, each with those that may then run
+        chain: parts that are executed one after the other, each with parts that are executed
             beside whatever follows.
         size: number of places, of which the inputs of the graph are the first.
         outputs: places of the results of the graph.
         drawn: whether the first part draws all random numbers of the graph.
     """
 
-    steps: Sequence[tuple[_Part, Sequence[_Part]]]
+    chain: Sequence[tuple[_Part, Sequence[_Part]]]
     size: int
     outputs: Sequence[int]
     drawn: bool = False
@@ -66,20 +66,20 @@ class Parts:
         """Draw the random numbers, if they are all drawn first; returns what `finish` needs."""
         values: list[Any] = [*inputs, *[None] * (self.size - len(inputs))]
         if self.drawn:
-            self.steps[0][0](values)
+            self.chain[0][0](values)
         return values
 
     def draws_without(self, inputs: int) -> bool:
         """Whether `begin` draws all random numbers, and reads only the first few inputs."""
-        return self.drawn and all(place < inputs for place in self.steps[0][0].given)
+        return self.drawn and all(place < inputs for place in self.chain[0][0].given)
 
     def finish(self, values: list[Any]) -> list[Any]:
         """Execute the rest of the graph."""
         with Fork() as fork:
-            for part, others in self.steps[self.drawn :]:
+            for part, tails_of_it in self.chain[self.drawn :]:
                 part(values)
-                for other in others:
-                    fork.start(partial(other, values))
+                for tail in tails_of_it:
+                    fork.start(partial(tail, values))
         return [values[place] for place in self.outputs]
 
 
@@ -87,6 +87,8 @@ def compile_in_parts(
     graph: Graph,
     inputs: Sequence[Tensor],
     compile_part: Callable[[GraphModule, Sequence[Any]], Run],
+    *,
+    early: bool = False,
 ) -> Parts:
     """Compile the parts of a graph that draw nothing, and execute the others as they are.
 
@@ -98,6 +100,7 @@ def compile_in_parts(
         graph: the operations, executed once; constants in it become independent of shapes.
         inputs: example inputs.
         compile_part: compiles a part of the graph for example inputs.
+        early: whether the first gradients begin within the backward pass.
     """
     _detach_shapes(graph)
     ends = tails(graph)
@@ -114,21 +117,19 @@ def compile_in_parts(
         values.update(zip(results, run(*arguments), strict=True))
         return _Part(run, [places[n] for n in given], [places[n] for n in results])
 
-    steps: list[tuple[_Part, Sequence[_Part]]] = []
     numbers = sorted(set(stage.values()))
+    chain: list[tuple[_Part, Sequence[_Part]]] = []
     for number in numbers:
         own = [node for node in nodes if stage.get(node) == number]
         if number % 2 == 0:
-            steps.append((part(own, of_draws=True), []))
+            chain.append((part(own, of_draws=True), []))
             continue
         begin = ends if number == numbers[-1] else []
-        steps += [
-            (part(segment), [part(one) for one in tails_of_it])
-            for segment, tails_of_it in segments(own, begin)
-        ]
+        for segment, then in segments(own, begin, early=early):
+            chain.append((part(segment), [part(tail) for tail in then]))
     (outputs,) = graph.output_node().args
     return Parts(
-        steps, len(nodes), [places[node] for node in outputs],  # type: ignore[union-attr]
+        chain, len(nodes), [places[node] for node in outputs],  # type: ignore[union-attr]
         drawn=numbers[:1] == [0] and sum(number % 2 == 0 for number in numbers) == 1,
     )  # fmt: skip
 

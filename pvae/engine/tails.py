@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 from torch.fx import Graph, Node
@@ -21,14 +20,14 @@ _PRODUCTS = {
     _aten.convolution.default,
     _aten.convolution_backward.default,
 }
-_MOST, _BESIDE = 8, 4  # segments, and products beside each other, each compiled by itself
+_MOST = 8  # groups with products, each of which is compiled by itself
 
 
 def tails(graph: Graph) -> list[list[Node]]:
     """Operations that no product and no draw depends on, in groups that do not need each other.
 
-    Each group has one product, or a few that belong together; everything else is in further groups.
-    There are none in a graph with fewer than two such products.
+    Products are in groups of their own, up to a number of them, and everything else is in the first
+    group. There are none in a graph with fewer than two such products.
 
     Args:
         graph: the operations of a step.
@@ -51,40 +50,38 @@ def tails(graph: Graph) -> list[list[Node]]:
     inside = set(last)  # what is chosen of several results stays with the operation
     last = [n for n in last if n.target is not operator.getitem or n.all_input_nodes[0] in inside]
     groups = _connected(last[::-1])
-    return groups if sum(map(_has_product, groups)) > 1 else []
+    return _merged(groups) if sum(map(_has_product, groups)) > 1 else []
 
 
 def segments(
-    nodes: list[Node], ends: list[list[Node]]
+    nodes: list[Node], ends: list[list[Node]], *, early: bool
 ) -> list[tuple[list[Node], list[list[Node]]]]:
-    """Operations in consecutive segments, each as short as the tails that begin after it allow.
+    """Operations in consecutive segments, each with the tails that begin after it.
 
     Args:
         nodes: those that are in no tail, in their order.
         ends: the tails.
-
-    Returns:
-        Segments, with the tails that need nothing of later ones; those without a product are one.
+        early: whether there are two segments, of which the first one ends where a product of a
+            tail has what it needs: in the backward pass of the last layer. What the loss needs is
+            then known, too.
     """
     place = {node: number for number, node in enumerate(nodes)}
     needed = [{n for node in tail for n in node.all_input_nodes if n in place} for tail in ends]
     last = [max(map(place.__getitem__, some), default=-1) for some in needed]
     bounds = sorted({end for end, tail in zip(last, ends, strict=True) if _has_product(tail)})
-    if bounds:
-        bounds[-1] = max(last)
-    left, found = set(nodes), []
-    for before, bound in pairwise([-2, *bounds[-_MOST:]]):
-        chosen = [number for number, end in enumerate(last) if before < end <= bound]
-        own = _ancestors([node for number in chosen for node in needed[number]], left)
-        # What is chosen of several results stays with the operation.
-        own |= {n for n in left if n.target is operator.getitem and n.all_input_nodes[0] in own}
-        left -= own
-        found.append(
-            ([node for node in nodes if node in own], _merged([ends[number] for number in chosen]))
-        )
-    if left:
-        found.append(([node for node in nodes if node in left], []))
-    return found
+    if not early or not bounds:
+        return [(nodes, ends)]
+    first = [number for number, end in enumerate(last) if end <= bounds[0]]
+    own = _ancestors([node for number in first for node in needed[number]], set(nodes))
+    # What is chosen of several results stays with the operation.
+    own |= {n for n in nodes if n.target is operator.getitem and n.all_input_nodes[0] in own}
+    return [
+        ([node for node in nodes if node in own], [ends[number] for number in first]),
+        (
+            [node for node in nodes if node not in own],
+            [tail for number, tail in enumerate(ends) if number not in first],
+        ),
+    ]
 
 
 def _ancestors(nodes: Iterable[Node], within: set[Node]) -> set[Node]:
@@ -100,11 +97,24 @@ def _ancestors(nodes: Iterable[Node], within: set[Node]) -> set[Node]:
 
 
 def _merged(groups: list[list[Node]]) -> list[list[Node]]:
-    """Groups with a product as a few, and all others as one."""
-    small = [group for group in groups if not _has_product(group)]
-    large = [group for group in groups if _has_product(group)]
-    chosen = [small, *(large[place::_BESIDE] for place in range(_BESIDE))]
-    return [[node for group in some for node in group] for some in chosen[::-1] if some]
+    """Groups with a product as a few, with those that read no more; the rest as one."""
+    large = [list(group) for group in groups if _has_product(group)]
+    reads = [_reads(group) for group in large]
+    rest: list[Node] = []
+    for group in groups:
+        if not _has_product(group):
+            own = _reads(group)
+            into = next((one for one, read in zip(large, reads, strict=True) if own <= read), rest)
+            into += group
+    chosen = [rest, *([n for g in large[place::_MOST] for n in g] for place in range(_MOST))]
+    return [some for some in chosen if some]
+
+
+def _reads(group: list[Node]) -> set[Node]:
+    """What a group reads of other operations, itself or as views."""
+    inside = set(group)
+    outer = (n for node in group for n in node.all_input_nodes if n not in inside)
+    return {n for n in map(_viewed, outer) if n.op == "call_function"}
 
 
 def _has_product(group: list[Node]) -> bool:

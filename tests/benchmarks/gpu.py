@@ -9,12 +9,14 @@ MNIST is trained if $PVAE_DATA has it.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -145,7 +147,7 @@ def kernels() -> list[dict[str, object]]:
     events = [event for event in seen.events() if event.device_type.name == "CUDA"]
     events.sort(key=lambda event: event.time_range.start)
     updates = [e.time_range.end for e in events if "FusedOptimizer" in e.name or "Fused" in e.name]
-    gaps = [b for a, b in zip(updates, updates[1:], strict=False) if b - a > 20]
+    gaps = [b for a, b in itertools.pairwise(updates) if b - a > 20]
     begin, end = (gaps[-3], gaps[-2]) if len(gaps) > 2 else (0, float("inf"))
     found = []
     for event in events:
@@ -156,38 +158,35 @@ def kernels() -> list[dict[str, object]]:
     return found
 
 
-def deep() -> dict[str, object]:
-    """Deep pairs: a step by Pyro, and by launches of recorded and compiled steps."""
-    found: dict[str, object] = {}
-    for title, (pair, x) in neighbour("deep_pairs").deep_pairs().items():
-        pair.cuda()
-        rows, batch = Rows(x.repeat(8, *[1] * (x.dim() - 1)).cuda()), len(x)
-        index = torch.arange(len(rows), device="cuda").view(-1, batch).repeat(8, 1)
-        of_pyro = pyro.infer.SVI(
-            pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()
-        )
+def deep(number: int) -> dict[str, object]:
+    """A deep pair: a step by Pyro, and by launches of recorded and compiled steps."""
+    title, (pair, x) = list(neighbour("deep_pairs").deep_pairs().items())[number]
+    pair.cuda()
+    rows, batch = Rows(x.repeat(8, *[1] * (x.dim() - 1)).cuda()), len(x)
+    index = torch.arange(len(rows), device="cuda").view(-1, batch).repeat(8, 1)
+    of_pyro = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
 
-        def pyro_steps(svi: object = of_pyro, rows: Rows = rows, index: object = index) -> None:
-            with pyro.validation_enabled(False):
-                for numbers in index[:8]:
-                    svi.step(*rows.arguments(numbers))
+    def pyro_steps() -> None:
+        with pyro.validation_enabled(False):
+            for numbers in index[:8]:
+                of_pyro.step(*rows.arguments(numbers))
 
+    pyro.clear_param_store()
+    found: dict[str, object] = {"title": title}
+    found["Pyro"] = {k: v / 8 for k, v in milliseconds(pyro_steps, 5).items()}
+    said(f"{title}, Pyro, a step", found["Pyro"])
+    for engine in ("recorded", "captured"):
         pyro.clear_param_store()
-        own = {"Pyro": {k: v / 8 for k, v in milliseconds(pyro_steps, 5).items()}}
-        said(f"{title}, Pyro, a step", own["Pyro"])
-        for engine in ("recorded", "captured"):
-            pyro.clear_param_store()
-            svi = pvae.SVI(pair.model, pair.guide, adam, Trace_ELBO(), engine=engine)
-            began = time.perf_counter()
-            svi.run_steps(rows, index, divisor=batch)
-            first = time.perf_counter() - began
-            times = milliseconds(lambda: svi.run_steps(rows, index, divisor=batch), 7)  # noqa: B023
-            own[engine] = {k: v / len(index) for k, v in times.items()}
-            said(f"{title}, {engine}, a step", own[engine])
-            own[engine] |= {"notes": svi.notes, "seconds to the first": first}
-            ratio = own["Pyro"]["median"] / own[engine]["median"]
-            said("  times Pyro's speed, seconds before, notes", (ratio, first, svi.notes))
-        found[title] = own
+        svi = pvae.SVI(pair.model, pair.guide, adam, Trace_ELBO(), engine=engine)
+        began = time.perf_counter()
+        svi.run_steps(rows, index, divisor=batch)
+        first = time.perf_counter() - began
+        times = milliseconds(lambda: svi.run_steps(rows, index, divisor=batch), 7)  # noqa: B023
+        own = {k: v / len(index) for k, v in times.items()}
+        said(f"{title}, {engine}, a step", own)
+        ratio = found["Pyro"]["median"] / own["median"]
+        found[engine] = {**own, "times Pyro's speed": ratio, "first": first, "notes": svi.notes}
+        said("  times Pyro's speed, seconds before, notes", (ratio, first, svi.notes))
     return found
 
 
@@ -267,8 +266,9 @@ def parity() -> dict[str, object]:
 
 def main() -> None:
     parts = {
-        "parity": parity, "epochs": epochs, "numpyro": numpyro, "deep": deep, "kernels": kernels,
-        "importance": importance, "mnist": mnist,
+        "parity": parity, "epochs": epochs, "numpyro": numpyro, "kernels": kernels,
+        "importance": importance, "mnist": mnist, "hierarchy": partial(deep, 0),
+        "markov": partial(deep, 1),
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path)
