@@ -42,7 +42,8 @@ class SVI(pyro.infer.SVI):
       with the random numbers that Pyro would draw. No effect handler runs in a replay.
     - "captured" compiles the recording, which takes seconds, and keeps what was compiled for a CPU
       in $PVAE_CACHE (by default the system's folder for caches), where the next start finds it.
-      On a CUDA device, recorded and captured steps are CUDA graphs.
+      On a CUDA device, recorded and captured steps are CUDA graphs, of one step or, in
+      `run_steps` and in `fit` with rows on the device, of up to 64.
     - "auto" is eager for the first 20 steps with a cache key, then recorded, and captured after
       some thousand more. These counts depend on the pair alone, so that resumed runs are the same.
 

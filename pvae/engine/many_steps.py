@@ -18,7 +18,7 @@ from pvae.engine.streams import Fork, aside
 
 __all__ = ["ManySteps"]
 
-_SIZES = (64, 8, 1)  # numbers of steps that have a graph
+_SIZES = (64, 16, 4, 1)  # numbers of steps that have a graph
 
 Update = Callable[[Step, Tensor], None]  # along the gradients of a step, over a divisor
 

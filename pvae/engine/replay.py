@@ -30,6 +30,7 @@ _MAX_KEYS = 64  # if hardly any step is replayed, recording stops after this man
 _MAX_VARIANTS = 8  # recordings of one key, which differ in the values that they read
 _MAX_MISSES = 32  # steps whose values were not those of a recording
 _OFTEN, _RARELY = 100, 1000  # steps between verifications, before and after this many steps
+_LONGEST = 10  # times as many, after which a variant is verified by itself
 _HIDDEN = 10  # steps between them if a key cannot hold all values that the programs refer to
 
 
@@ -41,7 +42,8 @@ class _Variant:
     graph: Recording | None = None  # all kernels of it in one launch
     compiled: bool = False
     verified: bool = False
-    last_verified: int = 0
+    last_verified: int = 0  # the step
+    replays: int = 0  # since then
 
     @property
     def executed(self) -> Recording:
@@ -69,11 +71,13 @@ class Unattended:
         recording: what they replay, not as a CUDA graph.
         steps: the largest number of them.
         entry: counts them.
+        variant: counts them, too.
     """
 
     recording: Recording
     steps: int
     entry: _Entry
+    variant: _Variant
 
 
 @dataclass
@@ -118,6 +122,7 @@ class Replay:
     _cache: "OrderedDict[Key, _Entry]" = field(default_factory=OrderedDict)
     _before: dict[str, int] = field(default_factory=dict)
     _given_up: bool = False
+    _last_verified: int = 1  # the step in which any variant was, as its time had come
 
     def __post_init__(self) -> None:
         self._key = CacheKey(self.programs, self.networks)
@@ -174,11 +179,12 @@ class Replay:
         steps: float = self._until_due(entry, variant, number)
         if not variant.compiled:
             steps = min(steps, self.schedule.until_compilation(variant.recording, entry.count))
-        return Unattended(variant.recording, int(steps), entry) if steps > 0 else None
+        return Unattended(variant.recording, int(steps), entry, variant) if steps > 0 else None
 
     def count(self, taken: Unattended, steps: int) -> None:
         """Count unattended steps that were taken."""
         taken.entry.count += steps
+        taken.variant.replays += steps
         self.replayed += steps
 
     def counts(self) -> dict[str, int]:
@@ -295,6 +301,7 @@ class Replay:
         if entry.variants[0] is not variant:
             entry.variants.remove(variant)
             entry.variants.insert(0, variant)
+        variant.replays += 1
         self.replayed += 1
         self.since.setdefault(recording.how, number)
         return done
@@ -356,12 +363,16 @@ class Replay:
         wanted, self.verify_next = self.verify_next, False
         return wanted or not variant.verified or self._until_due(entry, variant, number) <= 0
 
+    def _interval(self, entry: _Entry, number: int) -> int:
+        if not self._key.captured.complete:
+            return _HIDDEN
+        return _OFTEN if entry.differed or number < _RARELY else _RARELY
+
     def _until_due(self, entry: _Entry, variant: _Variant, number: int) -> int:
         """Steps before the next verification."""
-        every = _OFTEN if entry.differed or number < _RARELY else _RARELY
-        if not self._key.captured.complete:
-            every = _HIDDEN
-        return variant.last_verified + every - number
+        every = self._interval(entry, number)
+        own = min(every - variant.replays, variant.last_verified + _LONGEST * every - number)
+        return min(own, self._last_verified + every - number)
 
     def _verify(
         self, entry: _Entry, variant: _Variant, args: tuple[object, ...],
@@ -378,7 +389,9 @@ class Replay:
         except GuardError:  # this step is another variant's
             variant.verified = before
             return False
-        variant.last_verified = number
+        variant.last_verified, variant.replays = number, 0
+        if number - self._last_verified >= self._interval(entry, number):
+            self._last_verified = number  # others are verified besides
         if different is None:
             return True
         for other in self._cache.values():  # the cause may affect them as well

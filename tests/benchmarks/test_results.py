@@ -51,6 +51,19 @@ def test_active_layers_of_the_ladder():
     assert min(layers.values()) >= 0.5
 
 
+def test_gpu():
+    results = json.loads((RESULTS / "gpu_h200.json").read_text())
+    assert "H200" in results["machine"]["device"]
+    for entry in (*results["epochs"].values(), results["numpyro"]["default"]):
+        low, high = entry["lower quartile"], entry["upper quartile"]
+        assert f"| {entry['median']:.1f} ({low:.1f} to {high:.1f}) |" in PAGE
+        assert not entry.get("notes")
+    deep = results["hierarchy"]
+    assert f"{deep['captured']['median']:.2f} captured" in PAGE
+    ratio = deep["Pyro"]["median"] / deep["captured"]["median"]
+    assert f"{ratio:.0f} times Pyro's speed" in PAGE
+
+
 def test_steps():
     results = load("steps")
     for result in (*results["results"], *results["deep"]):

@@ -302,5 +302,10 @@ def test_launches_on_gpu_are_single_steps(engine, options):
     got = on_the_gpu(many_on_gpu, engine, **options)
     assert_equal(got, on_the_gpu(one_by_one_on_gpu, engine, **options))
     assert got[2].replay.replayed == 175
-    assert {steps for many in got[2]._many.values() for steps, _ in many._launches} == {64, 8, 1}
+    assert {steps for many in got[2]._many.values() for steps, _ in many._launches} == {
+        64,
+        16,
+        4,
+        1,
+    }
     assert got[2].notes == []
