@@ -61,7 +61,7 @@ class Pair:
         self._scope = _tables(ParamStoreDict())
         for program in (model, guide):
             if isinstance(program, Program):  # of another pair, whose values are the initial ones
-                for key, table in cast(Pair, program.pair)._scope.items():
+                for key, table in cast(Pair, program.pair)._tables_with(model, guide).items():
                     self._scope[key].update(table)
         model = model.fn if isinstance(model, Program) else model
         guide = guide.fn if isinstance(guide, Program) else guide
@@ -109,6 +109,31 @@ class Pair:
         finally:
             self._scope = _tables(store)
             vars(store).update(outside)
+
+    def _tables_with(self, *programs: object) -> dict[str, dict[object, object]]:
+        """The tables without the networks of what is not among some programs.
+
+        Another guide would otherwise get the parameters that an earlier one registered by their
+        names.
+        """
+        kept, left = (
+            {
+                id(parameter)
+                for program in (self.model, self.guide)
+                if (program in programs) == among
+                for _, network in reach({program.role: program.fn}, nn.Module)
+                for parameter in network.parameters()
+            }
+            for among in (True, False)
+        )
+        params = self._scope["_params"]
+        gone = {name for name, p in params.items() if id(p) in left - kept}
+        tables = {
+            key: {name: value for name, value in self._scope[key].items() if name not in gone}
+            for key in ("_params", "_constraints")
+        }
+        names = self._scope["_param_to_name"]
+        return {**tables, "_param_to_name": {p: n for p, n in names.items() if n not in gone}}
 
     def parameters(self) -> dict[str, Tensor]:
         """The trained (unconstrained) parameters by their name in the scope, each tensor once."""

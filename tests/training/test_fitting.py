@@ -325,3 +325,23 @@ def test_warmup_longer_than_the_training():
     pair = kinds.make("functions", 0)
     fit = pvae.fit(*pair, kinds.toy_data(32), epochs=2, warmup=5, progress=False)
     assert any("the warm-up of 5 epochs is not over after the 2 epochs" in n for n in fit.notes)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_new_guide_for_the_model_of_a_fit(frozen):
+    """The model keeps its values, and the new guide its own, under the names of the old one."""
+    size = {"x_shape": (6,), "z_dim": 2, "hidden": 4}
+    x = torch.rand(40, 6).round()
+    options = {"epochs": 2, "batch_size": 20, "progress": False}
+    first = pvae.fit(pvae.models.VAE(**size), pvae.guides.MeanField(**size), x, **options)
+    old = {k: v.clone() for k, v in first.guide.state_dict().items()}
+    before = {k: v.clone() for k, v in first.model.state_dict().items()}
+    first.model.requires_grad_(not frozen)
+    torch.manual_seed(1)
+    guide = pvae.guides.MeanField(**size)
+    initial = {k: v.clone() for k, v in guide.state_dict().items()}
+    second = pvae.fit(first.model, guide, x, **options)
+    assert all(torch.equal(v, before[k]) == frozen for k, v in second.model.state_dict().items())
+    assert all(torch.equal(v, old[k]) for k, v in first.guide.state_dict().items())
+    for name, value in guide.state_dict().items():
+        assert 0 < (value - initial[name]).abs().max() < 0.1, name
