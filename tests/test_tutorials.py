@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.tutorials
 FOLDER = Path(__file__).parents[1] / "tutorials"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
 FIGURES = {
@@ -21,9 +23,15 @@ FIGURES = {
     "04_autoencoders": {"04_codes", "04_draws", "04_chain"},
     "05_which_inference": {"05_learning", "05_posteriors"},
     "06_helmholtz_machines": {"06_wake_sleep", "06_binary_layers", "06_layers", "06_dreams"},
-    "08_evaluation": {"08_particles", "08_calibration"},
-    "13_speed_and_scale": {"13_engines", "13_batches"},
-    "14_long_runs": {"14_average"},
+    "07_better_posteriors": {"07_gaps", "07_posteriors"},
+    "08_priors": {"08_codes", "08_draws"},
+    "09_evaluation": {"09_particles", "09_calibration"},
+    "10_uncertain_weights": {"10_predictive", "10_certainty", "10_draws"},
+    "11_labels_and_conditions": {"11_conditional", "11_styles"},
+    "12_sequences": {"12_rolls", "12_forecast"},
+    "13_tables_with_holes": {"13_coverage", "13_silence"},
+    "14_speed_and_scale": {"14_engines", "14_batches"},
+    "15_long_runs": {"15_average"},
 }  # fmt: skip
 
 NO_NETWORK = """
@@ -45,10 +53,11 @@ def outputs(tmp_path_factory):
         "PVAE_SHORT": "1",
         "PVAE_CACHE": str(guard / "cache"),
         "PYTHONPATH": str(guard),
+        "OMP_NUM_THREADS": "1",
         "MPLBACKEND": "Agg",
     }
-    found = {}
-    for name in NAMES:
+
+    def run(name):
         folder = tmp_path_factory.mktemp(name)
         (folder / "mnist").mkdir()  # an empty folder `mnist` must not trigger a download
         result = subprocess.run(
@@ -61,8 +70,10 @@ def outputs(tmp_path_factory):
         )
         assert result.returncode == 0, result.stderr
         figures = {path.stem: path.stat().st_size for path in (folder / "figures").glob("*.png")}
-        found[name] = result.stdout, figures
-    return found
+        return result.stdout, figures
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(NAMES, pool.map(run, NAMES), strict=True))
 
 
 def numbers(pattern, text):
@@ -143,6 +154,70 @@ def test_which_inference(outputs):
     assert em < 4 * theory
 
 
+def test_numbers_run_on():
+    assert [int(name[:2]) for name in NAMES] == list(range(1, len(NAMES) + 1))
+
+
+def test_better_posteriors(outputs):
+    text = outputs["07_better_posteriors"][0]
+    for name in ("mean field", "full rank", "flow"):
+        bound, evidence, gap = numbers(rf"^{name} +(-[\d.]+) +(-[\d.]+) +([\d.]+)$", text)
+        assert evidence - bound == pytest.approx(gap, abs=0.02)
+        assert len(numbers(rf"^model of {name} +(-?[\d.]+) +(-?[\d.]+) +(-?[\d.]+)$", text)) == 3
+    for name in ("the ELBO", "L_16"):
+        bound, tight, evidence = numbers(rf"^{name} +(-[\d.]+) +(-[\d.]+) +(-[\d.]+)$", text)
+        assert bound < tight < evidence + 0.05
+
+
+def test_priors(outputs):
+    text = outputs["08_priors"][0]
+    for name in ("standard", "learned", "mixture", "vamp", "flow"):
+        bound, evidence, kl, information, apart = numbers(
+            rf"^{name} +(-[\d.]+) +(-[\d.]+) +([\d.]+) +([\d.]+) +(-?[\d.]+)$", text
+        )
+        assert evidence > bound
+        assert information + apart == pytest.approx(kl, abs=0.02)
+    assert numbers(r"sphere: bound (-[\d.]+)", text)
+
+
+def test_uncertain_weights(outputs):
+    text = outputs["10_uncertain_weights"][0]
+    few = numbers(r"^50 +" + r" +".join([r"(-[\d.]+)"] * 6) + "$", text)
+    ml, variational = few[0] - few[1], few[4] - few[5]
+    assert ml > variational > 0  # nats of overfitting
+
+
+def test_labels_and_conditions(outputs):
+    text = outputs["11_labels_and_conditions"][0]
+    (accuracy,) = numbers(r"p\(x \| y\) as a classifier: ([\d.]+)%", text)
+    alone, m2 = numbers(r"^50 +([\d.]+)% +([\d.]+)%$", text)
+    (bit,) = numbers(r"the bit is recovered for ([\d.]+)%", text)
+    assert min(accuracy, alone, m2) > 50
+    assert bit > 95
+
+
+def test_sequences(outputs):
+    text = outputs["12_sequences"][0]
+    assert "the chorales are not there ($PVAE_DATA): four voices by a rule instead" in text
+    assert "sounds: 12_chords.wav 12_data.wav 12_drawn.wav" in text
+    assert re.search(r"by hand: [\d.]+ nats per note; recorded since step 21", text)
+
+
+def test_tables_with_holes(outputs):
+    text = outputs["13_tables_with_holes"][0]
+    rows = {
+        name: numbers(rf"^{name} +" + r" +".join([r"([\d.]+)"] * 5) + "$", text)
+        for name in ("mean or mode", "VAE", "the true program")
+    }
+    assert all(a > b for a, b in zip(rows["mean or mode"], rows["the true program"], strict=True))
+    assert sum(rows["VAE"]) < sum(rows["mean or mode"])
+    (inside,) = numbers(r"height: (\d+)% of the true values", text)
+    assert 65 < inside < 92
+    every, hidden, drawn = numbers(r"median income: all (\d+), hidden (\d+), .* hidden (\d+)", text)
+    assert drawn < hidden
+    assert every < hidden
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -161,7 +236,7 @@ def test_mistakes(outputs, message):
 
 
 def test_long_runs(outputs):
-    text = outputs["14_long_runs"][0]
+    text = outputs["15_long_runs"][0]
     assert "stopped after 2 epochs: interrupted" in text
     assert "resumed with the same numbers: True" in text
     assert "in row 123 of the data" in text
@@ -171,7 +246,7 @@ def test_long_runs(outputs):
 
 
 def test_evaluation(outputs):
-    text = outputs["08_evaluation"][0]
+    text = outputs["09_evaluation"][0]
     (bound,) = numbers(r"ELBO (-[\d.]+) \+-", text)
     estimates = re.findall(r"K = +(\d+): (-[\d.]+) \+-", text)
     assert [int(count) for count, _ in estimates] == [1, 10, 100]
@@ -256,12 +331,12 @@ def test_public_names_only(name):
 
 
 def test_speed(outputs):
-    text = outputs["13_speed_and_scale"][0]
+    text = outputs["14_speed_and_scale"][0]
     assert "eager: all 20 steps are Pyro's own" in text
     assert "recorded since step 21: 20 of 40 steps replayed" in text
     eager, recorded = numbers(r"after the change: eager ([\d.]+), recorded ([\d.]+)", text)
     assert eager == pytest.approx(recorded, rel=1e-4)
     line = next(line for line in text.splitlines() if line.startswith("note:"))
-    source = (FOLDER / "13_speed_and_scale.py").read_text().splitlines()
-    (number,) = numbers(r"is read at .*13_speed_and_scale.py:(\d+) is seldom the same", line)
+    source = (FOLDER / "14_speed_and_scale.py").read_text().splitlines()
+    (number,) = numbers(r"is read at .*14_speed_and_scale.py:(\d+) is seldom the same", line)
     assert "loc.abs().max().item()" in source[int(number) - 1]

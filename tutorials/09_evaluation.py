@@ -102,7 +102,7 @@ axes.errorbar(counts, [e.mean for e in sampled], [2 * e.mc_error for e in sample
 axes.axhline(bound.mean, color="gray", linestyle="--", label="ELBO")
 axes.set(xscale="log", xlabel="particles K", ylabel="nats per digit", title="Importance sampling")
 axes.legend()
-figure.savefig(FIGURES / "08_particles.png", dpi=150)
+figure.savefig(FIGURES / "09_particles.png", dpi=150)
 
 # %% [markdown]
 # ## The use of the latent space
@@ -141,7 +141,7 @@ axes.set(
     xlabel="rank of the true z (bins)", ylabel="frequency relative to uniform", title="Calibration"
 )
 axes.set_xticks(range(0, len(bins), 5))
-figure.savefig(FIGURES / "08_calibration.png", dpi=150)
+figure.savefig(FIGURES / "09_calibration.png", dpi=150)
 
 # %% [markdown]
 # The amortization gap is the part of the bound that is lost because one network computes q(z | x)

@@ -172,7 +172,7 @@ for engine in engines:
 plain_ticks(axes, widths)
 axes.set(xlabel="hidden units", ylabel="milliseconds per step")
 axes.legend()
-figure.savefig(FIGURES / "13_engines.png", dpi=150)
+figure.savefig(FIGURES / "14_engines.png", dpi=150)
 
 # %% [markdown]
 # ## When `auto` records and compiles
@@ -331,7 +331,7 @@ for engine, values in rates.items():
 plain_ticks(axes, sizes)
 axes.set(xlabel="data per batch", ylabel="data per second")
 axes.legend()
-figure.savefig(FIGURES / "13_batches.png", dpi=150)
+figure.savefig(FIGURES / "14_batches.png", dpi=150)
 
 # %% [markdown]
 # ## What to try next

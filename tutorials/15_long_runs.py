@@ -121,7 +121,7 @@ axes.plot(raw, label="last values")
 axes.plot(smooth, label="moving average")
 axes.set(xlabel="epoch", ylabel="validation bound (nats per datum)")
 axes.legend()
-figure.savefig(FIGURES / "14_average.png", dpi=150)
+figure.savefig(FIGURES / "15_average.png", dpi=150)
 with averaged.averaged():
     bound = pvae.elbo(averaged.model, averaged.guide, digits.test).mean
 print(f"test bound of the moving average: {bound:.2f} nats per datum")
