@@ -313,7 +313,8 @@ class SVI(pyro.infer.SVI):
 
         Example:
             >>> import pvae
-            >>> model, guide = pvae.models.VAE(8), pvae.guides.MeanField(8)
+            >>> size = {"x_shape": (8,), "z_dim": 2, "hidden": 4}
+            >>> model, guide = pvae.models.VAE(**size), pvae.guides.MeanField(**size)
             >>> adam = lambda parameters: torch.optim.Adam(parameters, fused=True)
             >>> svi = SVI(model, guide, adam, pyro.infer.Trace_ELBO())
             >>> rows = torch.rand(100, 8).round()

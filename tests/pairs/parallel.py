@@ -138,12 +138,12 @@ def compared(errors):
                 parameter.grad = None
         update = self.svi._clipped_update
 
-        def recorded(done, number):
+        def recorded(done, number, apply):
             for parameter, gradient in zip(done.trained, done.gradients, strict=True):
                 expected = total[parameter]
                 error = (gradient / number - expected).abs().max()
                 errors.append((error / (expected.abs().max() + 1e-3)).item())
-            return update(done, number)
+            return update(done, number, apply)
 
         self.svi._clipped_update = recorded
         try:
