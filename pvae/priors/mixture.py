@@ -14,7 +14,7 @@ __all__ = ["Mixture"]
 class Mixture(Prior):
     """sum_c w_c N(z; loc_c, diag(scale_c)^2), all trained.
 
-    Places start at random, with variance `spread`^2, scales at 1 and weights equal.
+    Places start at random, with standard deviation `spread`, scales at 1 and weights equal.
 
     Args:
         z_dim: number of latent variables, at least 1.
