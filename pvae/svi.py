@@ -73,8 +73,8 @@ class SVI(pyro.infer.SVI):
         num_steps: as in Pyro (deprecated there).
         engine: one of the engines above.
         precision: precision of the matrix products in networks: "float32", which follows torch's
-            setting, "tf32" (CUDA devices) or "bfloat16". Parameters, distributions and sums are
-            float32.
+            setting, "tf32" (CUDA devices) or "bfloat16", which on a CPU is for products of at
+            least 2^24 multiplications. Parameters, distributions and sums are float32.
         clip_norm: largest global norm of the pair's gradient in `step_tensor` (default: no
             clipping); networks of the objective, such as a baseline, are clipped by themselves.
         **kwargs: as in Pyro.

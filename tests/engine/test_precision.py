@@ -12,6 +12,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 import pvae
+from pvae.engine import precision as precisions
 from pvae.engine.precision import NetworkAutocast, check_precision, matmul_precision
 
 
@@ -24,6 +25,13 @@ def able():
 
 
 needs_bfloat16 = pytest.mark.skipif(not able(), reason="this CPU has no bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def every_product(request, monkeypatch):
+    """Products of any size run in bfloat16."""
+    if "small" not in request.node.name:
+        monkeypatch.setattr(precisions, "_SMALL", 0)
 
 
 def learned(model, guide, *args):
@@ -109,6 +117,42 @@ def test_sampling_layer_stays_float32():
     model, guide = learned(model, guide, X)
     model(X)
     assert seen == {"layer": False, "decoder": True}
+
+
+@pytest.mark.parametrize("rows", [16, 512])
+def test_small_products_stay_float32(rows):
+    """Linear layers by the size of their product, recurrent ones by that of a step."""
+    large, small, recurrent = linear(784, 400), linear(400, 10), nn.GRU(10, 8, batch_first=True)
+    network = nn.Sequential(large, nn.Tanh(), small, nn.Unflatten(1, (2, 5)))
+    seen = {}
+    large.register_forward_hook(lambda m, a, output: seen.update(large=rounded(output)))
+    small.register_forward_hook(lambda m, a, output: seen.update(small=rounded(output)))
+
+    def model(x):
+        out = network(x).flatten(1)
+        out = recurrent(out[:, None].expand(-1, 3, -1))[0]
+        seen["recurrent"] = rounded(out)
+        assert out.dtype == torch.float32
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(out.flatten(1), 1.0).to_event(1), obs=torch.ones(rows, 24))
+
+    model, _ = learned(model, lambda x: None, torch.rand(rows, 784))
+    model(torch.rand(rows, 784))
+    assert seen == {"large": rows == 512, "small": False, "recurrent": False}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@needs_bfloat16
+def test_small_network_takes_the_steps_of_float32():
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        pyro.set_rng_seed(0)
+        with pyro.get_param_store().scope():
+            model, guide = kinds.make("functions", 0)
+            svi = pvae.SVI(model, guide, torch.optim.SGD, Trace_ELBO(), precision=precision)
+            pyro.set_rng_seed(1)
+            losses[precision] = [svi.step(X) for _ in range(8)]
+    assert losses["bfloat16"] == losses["float32"]
 
 
 def test_network_that_starts_to_sample_raises():
