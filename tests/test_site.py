@@ -1,10 +1,14 @@
 """The documentation's pages are complete, and the code in the how-to guides runs."""
 
+import functools
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,3 +107,54 @@ def test_tutorials_are_pages_without_their_docstrings(pages):
         first = (pages / "tutorials" / f"{name}.py").read_text().partition("# ---\n# %% ")[2]
         assert first.startswith("[markdown]\n# # "), name
         assert f"\n{name}\n" in (pages / "tutorials" / "index.md").read_text()
+
+
+# With Sphinx, MathJax and a browser, as CONTRIBUTING.md installs them
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The built pages, without the output of the tutorials."""
+    if importlib.util.find_spec("myst_nb") is None:
+        pytest.skip("myst_nb is not installed")
+    if not (SITE / "node_modules" / "mathjax").exists():
+        pytest.skip("MathJax is not in tutorials/site/node_modules")
+    out = tmp_path_factory.mktemp("build")
+    command = [sys.executable, str(SITE / "build.py"), "--no-execute", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr  # warnings are errors
+    return out / "html"
+
+
+@pytest.mark.slow
+def test_links_and_pictures_of_the_built_pages(html):
+    for page in html.rglob("*.html"):
+        for target in re.findall(r'(?:href|src)="([^"#]+)[^"]*"', page.read_text()):
+            if not re.match(r"[a-z]+:", target):
+                where = Path(os.path.normpath(page.parent / target.partition("?")[0]))
+                assert where.exists(), (page, target)
+
+
+@pytest.mark.slow
+def test_mathematics_in_a_browser(html):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("there is no chromium")
+    handler = functools.partial(QuietHandler, directory=str(html))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for page, formulas in (("index.html", 3), ("explanation/bounds.html", 5)):
+            done = subprocess.run(
+                [browser, "--headless", "--no-sandbox", "--disable-gpu",
+                 "--virtual-time-budget=8000", "--dump-dom",
+                 f"http://127.0.0.1:{server.server_address[1]}/{page}"],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            assert done.stdout.count("<mjx-container") >= formulas, page
+            assert "<mjx-merror" not in done.stdout
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass

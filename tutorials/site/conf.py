@@ -21,6 +21,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 3600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars and warnings about them
 default_role = "code"
 suppress_warnings = ["ref.python"]  # `rows` in a docstring is a shape, not an attribute
 autodoc_typehints = "none"  # they stand in the signature's prose, with shapes and units
