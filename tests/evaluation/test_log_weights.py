@@ -1,5 +1,7 @@
 """Running the guide once for all particles matches separate runs, or is not used."""
 
+from types import SimpleNamespace
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,7 +15,7 @@ import pvae
 from pvae.evaluation import EvaluationContext, log_weights
 from pvae.evaluation.context import tiled_terms
 from pvae.evaluation.log_weights import vectorized_terms
-from pvae.evaluation.memory import peak_bytes
+from pvae.evaluation.memory import allowed_bytes, peak_bytes
 from pvae.pair.preserve import evaluation_mode
 
 AT_ONCE = {"functions", "methods", "modules", "pyro_modules", "masked", "subsampled", "flow",
@@ -161,3 +163,12 @@ def test_masked_data_in_guide_probe():
     x, seen = torch.randn(5, 3) + 2, torch.tensor([0, 0, 1, 1, 1])
     for few in ((x, seen), (x[:2], seen[:2])):
         assert vectorized_terms(EvaluationContext(model, guide, few)) is None
+
+
+def test_allowed_bytes(monkeypatch):
+    """A part of a GPU's memory, the same whatever else it holds."""
+    properties = SimpleNamespace(total_memory=16 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert allowed_bytes(None, torch.device("cuda")) == 2**30
+    assert allowed_bytes(None, torch.device("cpu")) == 2**25
+    assert allowed_bytes(7, torch.device("cuda")) == 7
