@@ -157,6 +157,7 @@ class SVI(pyro.infer.SVI):
         self.batch: tuple[Tensor, ...] = ()  # the last one of `run_steps`
         self._arguments: tuple[Rows | None, int, tuple[object, ...] | None] = None, 0, None
         self._many: dict[int, ManySteps] = {}  # by rows of a batch
+        self._given: tuple[tuple[Tensor, ...], Rows | None] = (), None
 
     @property
     def engine(self) -> str:
@@ -323,13 +324,20 @@ class SVI(pyro.infer.SVI):
             torch.Size([10])
         """
         if not isinstance(data, Rows):
-            data = Rows(*([data] if isinstance(data, Tensor) else data))
+            data = self._rows((data,) if isinstance(data, Tensor) else tuple(data))
         taken = list(self.launches(data, index, divisor=divisor, generator=generator))
         losses = [losses for losses, _ in taken]
         norms = [norms for _, norms in taken if norms is not None]
         if not taken:
             return torch.zeros(0, device=index.device), None
         return torch.cat(losses), torch.cat(norms) if norms else None
+
+    def _rows(self, given: tuple[Tensor, ...]) -> Rows:
+        """Tensors as rows; the same ones are the same rows, for which there are graphs already."""
+        known, rows = self._given
+        if rows is None or list(map(id, known)) != list(map(id, given)):
+            self._given = given, Rows(*given)
+        return cast(Rows, self._given[1])
 
     def launches(
         self,

@@ -184,6 +184,17 @@ def test_changed_value_ends_the_launches(launched):
     assert (launched, svi.replay.recorded) == ([4, 4], 2)
 
 
+def test_tensors_have_their_graphs_made_once(launched):
+    x, index = GREY.float() / 255, ORDER[:60].view(6, 10)
+    svi = pvae.SVI(*kinds.make("functions", 0), adam, Trace_ELBO(), engine="recorded")
+    svi.run_steps(x, index)
+    made = svi._many[10]
+    svi.run_steps(x, index)
+    assert svi._many[10] is made
+    svi.run_steps((x.clone(),), index)
+    assert svi._many[10] is not made
+
+
 def fit(data, **options):
     model, guide = kinds.make("methods", 0)
     options = {"epochs": 4, "batch_size": 32, "engine": "captured", "progress": False, **options}
