@@ -88,10 +88,11 @@ for ax, (prior, fit) in zip(axes, flat.items(), strict=True):
     torch.manual_seed(2)
     z = pvae.infer(fit.guide, x, num_samples=1)["z"][0]
     drawn = pvae.sample(fit.model, torch.zeros(4000, *digits.x_shape))["z"]
-    reach = z.abs().max().item() * 1.05
-    ax.hist2d(*drawn.T.numpy(), bins=70, range=[[-reach, reach]] * 2, cmap="Blues", density=True)
+    both = torch.cat([z, drawn])
+    ends = torch.stack([both.quantile(0.001, 0), both.quantile(0.999, 0)], 1).tolist()
+    ax.hist2d(*drawn.T.numpy(), bins=70, range=ends, cmap="Blues", density=True)
     ax.scatter(*z.T, c=digits.train.labels, cmap="tab10", s=2)
-    ax.set(title=f"{prior}", xlabel="z1", aspect="equal")
+    ax.set(title=prior, xlabel="z1", xlim=ends[0], ylim=ends[1])
 axes[0].set_ylabel("z2")
 figure.suptitle(
     "draws from p(z) in blue, codes of the training digits in the colours of the labels"

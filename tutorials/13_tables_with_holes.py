@@ -226,7 +226,7 @@ bars = {
     "one draw": correlation(filled.draws[0], either),
 }
 axes[1].bar(list(bars), list(bars.values()), color=["C7", "C1", "C2", "C0"])
-axes[1].set(title="correlation of height and log income, rows with a hole")
+axes[1].set(title="correlation of height and log income", ylabel="rows with a hole")
 figure.savefig(FIGURES / "13_coverage.png", dpi=120)
 print("correlation: " + ", ".join(f"{name} {value:.2f}" for name, value in bars.items()))
 
