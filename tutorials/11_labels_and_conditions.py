@@ -129,6 +129,7 @@ for number in NUMBERS:
 
 # %% [markdown]
 # The digits without labels tell M2 what kinds of digits there are, and a few labels which is which.
+# With two labels of a kind it may settle on other kinds than the labels mean, and do worse.
 # As y and z share the work, z describes what the label does not: style. Let us keep z of one digit
 # and change y.
 
