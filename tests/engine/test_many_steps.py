@@ -13,6 +13,7 @@ from pvae.engine import fused_adam, many_steps, replay
 from pvae.engine.fused_adam import FusedAdam
 from pvae.engine.schedule import SCHEDULES, Schedule
 from pvae.pair.preserve import preserve_generators, preserve_tensors
+from pvae.training.loop import Loop
 
 GREY = (torch.rand(230, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
 ORDER = torch.randperm(230, generator=torch.Generator().manual_seed(1))
@@ -223,12 +224,32 @@ def test_fit_is_the_same(launched, monkeypatch, options):
     assert set(launched) == {1} if "ema" in options else 4 in launched
 
 
-def test_interrupted_within_an_epoch_and_resumed(launched, tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "saves"), [("recorded", 1), ("recorded", 7), ("captured", 2), ("auto", 4)]
+)
+def test_interrupted_within_an_epoch_and_resumed(launched, monkeypatch, tmp_path, engine, saves):
+    """Eight steps an epoch, and a checkpoint after each five: launches end there."""
+    monkeypatch.setitem(SCHEDULES, "auto", Schedule(record=3, compile=9))
     data = Rows(GREY, binarize="dynamic")
-    wanted = results(fit(data, save_steps=3, out=tmp_path / "whole"))
-    fit(data, epochs=1, save_steps=3, out=tmp_path / "part")
-    assert results(fit(data, save_steps=3, out=tmp_path / "part", resume=True)) == wanted
-    assert max(launched) == 1  # no launch goes over a checkpoint, three steps apart
+    options = {"engine": engine, "save_steps": 5, "epochs": 6}
+    wanted = results(fit(data, out=tmp_path / "whole", **options))
+    assert 4 in launched
+    save, count = Loop._save_within, 0
+
+    def save_and_stop(self):
+        nonlocal count
+        save(self)
+        count += 1
+        if count == saves:
+            raise KeyboardInterrupt
+
+    run = tmp_path / "part"
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_save_within", save_and_stop)
+        stopped = fit(data, out=run, **options)
+    assert stopped.stop_reason == "interrupted"
+    resumed = fit(data, out=run, resume=True, **options)
+    assert results(resumed) == wanted
 
 
 def test_diverged_step_is_named(launched):
