@@ -155,6 +155,7 @@ print(fit.history[-1]["step"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limit on memory")
 def test_a_file_four_times_as_large_as_the_memory(tmp_path):
     """400 MiB of zeros, with 100 MiB to use; in memory they do not fit."""
