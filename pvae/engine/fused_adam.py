@@ -213,7 +213,8 @@ class FusedAdam:
         with torch.no_grad(), Fork() as fork:
             for call in calls[1:]:
                 fork.start(call)
-            calls[0]()
+            for call in calls[:1]:  # none without gradients
+                call()
 
 
 class _Launch:

@@ -94,7 +94,7 @@ def compile_in_parts(
 
     A compiler may reorder random operations, since nothing in the graph ties them together, and
     each would then draw what another one drew when the graph was recorded. And it computes the
-    gradients of weights one after the other, though on a GPU they fill no more than a part of it.
+    gradients of weights one after the other, though each occupies a part of a GPU only.
 
     Args:
         graph: the operations, executed once; constants in it become independent of shapes.

@@ -97,7 +97,7 @@ def _ancestors(nodes: Iterable[Node], within: set[Node]) -> set[Node]:
 
 
 def _merged(groups: list[list[Node]]) -> list[list[Node]]:
-    """Groups with a product as a few, with those that read no more; the rest as one."""
+    """A few groups with products, and small ones whose inputs they read; the rest as one group."""
     large = [list(group) for group in groups if _has_product(group)]
     reads = [_reads(group) for group in large]
     rest: list[Node] = []

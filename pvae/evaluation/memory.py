@@ -19,7 +19,7 @@ def allowed_bytes(max_bytes: int | None, device: torch.device) -> int:
 
     On a CPU that is the size of its caches: eight times as much took twice the time. On a CUDA
     device it is a part of its memory, whether that is free or not, so that blocks and their draws
-    are the same each time: blocks of 1 GiB spent most of their time in effect handlers.
+    are the same each time; in large blocks, effect handlers run less often.
     """
     if max_bytes is not None:
         return max_bytes

@@ -257,6 +257,13 @@ def test_diverged_step_is_named(launched):
         fit(Rows(GREY), learning_rate=1e30)
 
 
+def test_pieces_of_no_gradients():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    own = FusedAdam(torch.optim.Adam([parameter], fused=True), [])
+    own.update_in_pieces([], None, [])
+    assert torch.equal(parameter, torch.ones(3))
+
+
 @pytest.mark.parametrize("steps", [None, 11, 3])
 def test_blocks_are_the_batches_of_an_epoch(steps):
     for binarize, skip in (("dynamic", 0), ("dynamic", 5), ("none", 8)):
