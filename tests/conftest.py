@@ -5,6 +5,10 @@ import pyro
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def cache():

@@ -124,6 +124,7 @@ def test_command_line(tmp_path):
     assert two["latent_use"].keys() == one["latent_use"].keys()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path):
     run = tmp_path / "run"
     options = [*OPTIONS.split(), "--epochs", "2000", "--out", str(run)]
