@@ -17,12 +17,13 @@ from pvae.engine.accumulation import GradientSum, finite
 from pvae.engine.all_reduce import AllReduce
 from pvae.engine.cache_key import describe_arguments
 from pvae.engine.many_steps import ManySteps
-from pvae.engine.optimizers import MakeOptimizer, TorchOptim, set_gradients
+from pvae.engine.optimizers import MakeOptimizer, TorchOptim
 from pvae.engine.precision import PRECISIONS, NetworkAutocast, check_precision, matmul_precision
 from pvae.engine.recording import on_cuda
 from pvae.engine.replay import Replay
 from pvae.engine.schedule import SCHEDULES
 from pvae.engine.step import Step, eager_step
+from pvae.engine.updates import Updates
 from pvae.objectives import Objective, require_instance
 from pvae.pair.discovery import reach
 from pvae.pair.preserve import preserve_state
@@ -55,6 +56,9 @@ class SVI(pyro.infer.SVI):
     gradients and buffers are compared with those of Pyro's step. Steps that cannot be recorded,
     that differ, or that run inside effect handlers or `torch.autocast`, are eager, and `notes` says
     why. A replay that fails is reversed, and the step is eager.
+
+    On a CPU, all engines but "eager" take the steps of torch's and Pyro's Adam, AdamW and
+    ClippedAdam by torch's fused kernel, on the optimizer's own state: results differ by rounding.
 
     Side effects such as printing are not replayed. A program that counts its calls in an attribute
     of its own stays eager.
@@ -146,6 +150,7 @@ class SVI(pyro.infer.SVI):
         self._sum: GradientSum | None = None
         self.with_gradient: set[int] = set()  # ids of the parameters that had one
         self._last_trained: list[Tensor] = []
+        self.updates = Updates(optim, replace=engine != "eager")
         self._others = optim.given() if isinstance(optim, TorchOptim) else []
         self.replay: Replay | None = None
         if engine != "eager":
@@ -199,7 +204,7 @@ class SVI(pyro.infer.SVI):
             The loss as a float, or a tuple of floats if the objective has several.
         """
         done = self._gradients(args, kwargs)
-        self._update(done, None)
+        self.updates(done, None)
         losses = tuple(torch_item(loss) for loss in done.losses)
         return losses if done.several else losses[0]
 
@@ -287,7 +292,7 @@ class SVI(pyro.infer.SVI):
             for parameter in done.params:
                 parameter.grad = None
             return torch.full_like(value, torch.nan), None
-        return value, self._clipped_update(done, number, self._update)
+        return value, self._clipped_update(done, number, self.updates)
 
     def run_steps(
         self,
@@ -371,7 +376,7 @@ class SVI(pyro.infer.SVI):
         next_ones = self.replay.unattended(arguments, self.steps)
         if next_ones is None or not isinstance(self.optim, TorchOptim):
             return None
-        adam = self.optim.fused_adam(next_ones.recording.trained)
+        adam = self.updates.fused_adam(next_ones.recording.trained)
         if adam is None:
             return None
         number, many = self._number(divisor, index.device), self._many.get(rows)
@@ -395,7 +400,7 @@ class SVI(pyro.infer.SVI):
         nothing = Step((torch.nan,), False, [], [], [])
         done, value, number = self.all_reduce.spoil(nothing)
         if not skip_nonfinite:
-            self._clipped_update(done, number, self._update)
+            self._clipped_update(done, number, self.updates)
         return value
 
     def _number(self, divisor: int, device: torch.device) -> Tensor:
@@ -432,15 +437,6 @@ class SVI(pyro.infer.SVI):
             done = replace(done, gradients=[g * (excess / theirs) if o else g for g, o in pairs])
         update(done, number * excess)
         return norm
-
-    def _update(self, done: Step, divisor: Tensor | None) -> None:
-        """Update the parameters and clear their gradients."""
-        if isinstance(self.optim, TorchOptim):
-            self.optim.step_along(done.trained, done.gradients, divisor)
-            return
-        set_gradients(done.trained, done.gradients, divisor)
-        self.optim(done.params)
-        pyro.infer.util.zero_grads(done.params)
 
     def _loss_and_grads(self, *args: object, **kwargs: object) -> object:
         return self.loss_and_grads(*self._executed, *args, **kwargs)

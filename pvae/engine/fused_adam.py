@@ -1,161 +1,134 @@
-"""Adam's fused kernel without the overhead of a torch optimizer's `step`."""
+"""Adam's fused kernel without the overhead of the optimizers' own `step`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from pvae.engine.adam_group import FIXED, ClippedGroup, Group, hyperparameters
 from pvae.engine.cuda_graph import graph_of
 from pvae.engine.recording import on_cuda
 from pvae.engine.streams import Fork
 
-__all__ = ["FusedAdam", "is_fused"]
-
-# Hyperparameters other than the learning rate, which schedules change.
-_FIXED = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
-
-_AT_ONCE, _CALLS = 36, 8  # tensors that one launch of the kernel takes, and launches at a time
-_SMALLEST = 4096  # elements of a piece, which take as long as a launch
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The parameters of one group that have a gradient, with their state."""
-
-    options: dict[str, Any]
-    places: list[int]
-    params: list[Tensor]
-    averages: list[Tensor]
-    squares: list[Tensor]
-    largest: list[Tensor]
-    steps: list[Tensor]
-    counts: Tensor
-
-    def call(
-        self, gradients: Sequence[Tensor], divisor: Tensor | None, rate: float | Tensor
-    ) -> None:
-        """Call the kernel, for gradients in the order of the parameters."""
-        options = self.options
-        kernel = torch._fused_adam_
-        if options["decoupled_weight_decay"]:
-            kernel = torch._fused_adamw_
-        beta1, beta2 = options["betas"]
-        kernel(
-            self.params,
-            list(gradients),
-            self.averages,
-            self.squares,
-            self.largest,
-            self.steps,
-            lr=rate,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=options["weight_decay"],
-            eps=options["eps"],
-            amsgrad=options["amsgrad"],
-            maximize=options["maximize"],
-            grad_scale=divisor,
-            found_inf=None,
-        )
-
-    def pieces(self, gradients: Sequence[Tensor]) -> list[tuple["_Group", list[Tensor]]]:
-        """Groups of views of these parameters and their state, each with its gradients."""
-        lists = [self.params, list(gradients), self.averages, self.squares]
-        lists += [self.largest] if self.largest else []
-        size = sum(p.numel() for p in self.params) // (_AT_ONCE * _CALLS) + 1
-        size = max(_SMALLEST, (size + 3) // 4 * 4)  # four elements are read at once
-        cut: list[list[Tensor]] = [[] for _ in [*lists, self.steps]]
-        for *tensors, step in zip(*lists, self.steps, strict=True):
-            whole = not all(tensor.is_contiguous() for tensor in tensors)
-            parts = [[t] if whole else t.view(-1).split(size) for t in tensors]
-            for into, views in zip(cut, [*parts, [step] * len(parts[0])], strict=True):
-                into += views
-        found = []
-        for start in range(0, len(cut[0]), _AT_ONCE):
-            params, own, averages, squares, *more, steps = (
-                views[start : start + _AT_ONCE] for views in cut
-            )
-            largest = more[0] if more else []
-            found.append((replace(self, params=params, averages=averages, squares=squares,
-                                  largest=largest, steps=steps), own))  # fmt: skip
-        return found
+__all__ = ["FusedAdam", "is_adam", "is_fused"]
 
 
 def is_fused(optimizer: Optimizer) -> bool:
     """Whether the optimizer is Adam or AdamW in torch's fused form, with nothing attached to it."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and _has_nothing_attached(optimizer)
+
+
+def is_adam(optimizer: Optimizer) -> bool:
+    """Whether it computes what the fused kernel does, but for rounding, on a CPU.
+
+    These are Adam and AdamW in the form that torch chooses by itself, and Pyro's ClippedAdam.
+    """
+    return _has_nothing_attached(optimizer) and all(
+        not group.get("foreach")
+        and not group.get("capturable")
+        and not group.get("centered_variance")
+        and (group.get("fused") or group.get("fused") is None)
+        and all(p.dtype == torch.float32 and not p.is_cuda for p in group["params"])
+        for group in optimizer.param_groups
+    )
+
+
+def _has_nothing_attached(optimizer: Optimizer) -> bool:
     return (
-        type(optimizer) in (Adam, AdamW)
-        and all(group["fused"] and not group["differentiable"] for group in optimizer.param_groups)
+        type(optimizer) in (Adam, AdamW, ClippedAdam)
+        and not any(group.get("differentiable") for group in optimizer.param_groups)
         and not optimizer._optimizer_step_pre_hooks
         and not optimizer._optimizer_step_post_hooks
     )
 
 
+_Member = tuple[dict[str, Any], Tensor, dict[str, Any]]  # parameter group, parameter, state
+
+
+def _group(members: Sequence[_Member], places: Mapping[int, int], *, clipped: bool) -> Group:
+    """Parameters with equal hyperparameters, whose counts of steps are put side by side."""
+    options = {id(of): of for of, _, _ in members}
+    params, states = [p for _, p, _ in members], [state for _, _, state in members]
+    counts = torch.stack([torch.as_tensor(s["step"], dtype=torch.float32) for s in states])
+    if not clipped:
+        for state, count in zip(states, counts, strict=True):
+            state["step"] = count
+    largest = [s["max_exp_avg_sq"] for s in states] if members[0][0].get("amsgrad") else []
+    return (ClippedGroup if clipped else Group)(
+        list(options.values()),
+        [places[id(p)] for p in params],
+        [p.detach() for p in params],
+        [s["exp_avg"] for s in states],
+        [s["exp_avg_sq"] for s in states],
+        largest,
+        list(counts),
+        counts,
+        states,
+    )
+
+
 class FusedAdam:
-    """Takes the steps of a fused Adam or AdamW, on its state, in a third of the time.
+    """Takes the steps of Adam, AdamW or ClippedAdam, on their state, in a fraction of the time.
 
     The first step of a parameter, which creates the state, must be the optimizer's own.
 
     Args:
-        optimizer: one that `is_fused`.
-        trained: parameters that get a gradient; the optimizer's others are left alone.
+        optimizers: those that `is_fused` or `is_adam`.
+        trained: parameters that get a gradient; the optimizers' others are left alone.
     """
 
-    def __init__(self, optimizer: Optimizer, trained: list[Tensor]) -> None:
-        self.optimizer, self.trained = optimizer, trained
-        self.groups: list[_Group] = []
+    def __init__(self, optimizers: Sequence[Optimizer], trained: list[Tensor]) -> None:
+        self.optimizers, self.trained = list(optimizers), trained
+        self.groups: list[Group] = []
         self._launch: _Launch | None = None
         self._rates: list[Tensor] = []
         self._copied: list[object] = []
-        self.complete = True
         places = {id(parameter): place for place, parameter in enumerate(trained)}
-        for group in optimizer.param_groups:
-            params = [p for p in group["params"] if id(p) in places]
-            states = [optimizer.state.get(p, {}) for p in params]
-            if not all(states) or len({(p.device, p.dtype) for p in params}) > 1:
-                self.complete = False
-            if not params or not self.complete:
-                continue
-            maxima = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
-            # The counts of steps side by side, so that one operation raises them all.
-            counts = torch.stack([s["step"] for s in states])
-            for state, count in zip(states, counts, strict=True):
-                state["step"] = count
-            self.groups.append(
-                _Group(
-                    group,
-                    [places[id(p)] for p in params],
-                    [p.detach() for p in params],
-                    [s["exp_avg"] for s in states],
-                    [s["exp_avg_sq"] for s in states],
-                    maxima,
-                    [s["step"] for s in states],
-                    counts,
-                )
-            )
+        found: dict[tuple[object, ...], list[_Member]] = {}
+        self.complete = True
+        self._sources: list[tuple[Optimizer, int, _Member]] = []
+        for optimizer in self.optimizers:
+            clipped = isinstance(optimizer, ClippedAdam)
+            for number, options in enumerate(optimizer.param_groups):
+                params = [p for p in options["params"] if id(p) in places]
+                states = [optimizer.state.get(p, {}) for p in params]
+                # ClippedAdam changes the rate of parameters without a gradient, too.
+                if not all(states) or (clipped and len(params) < len(options["params"])):
+                    self.complete = False
+                    return
+                members = [(options, *pair) for pair in zip(params, states, strict=True)]
+                self._sources += [(optimizer, number, member) for member in members[:1]]
+                for _, p, state in members:
+                    step = state["step"] if clipped else None
+                    key = (clipped, p.device, p.dtype, step, hyperparameters(options))
+                    found.setdefault(key, []).append((options, p, state))
+        for (of_pyro, *_), members in found.items():
+            self.groups.append(_group(members, places, clipped=bool(of_pyro)))
 
-    def serves(self, optimizer: Optimizer, trained: list[Tensor]) -> bool:
-        """Whether optimizer, state and trained parameters are still the same objects."""
+    def serves(self, optimizers: Sequence[Optimizer], trained: list[Tensor]) -> bool:
+        """Whether optimizers, state and trained parameters are still the same objects."""
         if self.trained is not trained:
             if list(map(id, self.trained)) != list(map(id, trained)):
                 return False
             self.trained = trained
-        if not self.complete or self.optimizer is not optimizer:
+        if not self.complete or list(map(id, self.optimizers)) != list(map(id, optimizers)):
             return False
         # A state that was loaded has groups and tensors of its own.
-        return all(
-            any(group.options is options for options in optimizer.param_groups)
-            and optimizer.state[trained[group.places[0]]]["step"] is group.steps[0]
-            for group in self.groups
+        return all(group.alike() for group in self.groups) and all(
+            len(optimizer.param_groups) > number
+            and optimizer.param_groups[number] is options
+            and optimizer.state.get(parameter) is state
+            for optimizer, number, (options, parameter, state) in self._sources
         )
 
     def fixed(self) -> list[tuple[object, ...]]:
         """Hyperparameters that a CUDA graph of an update has built in."""
-        return [tuple(group.options[key] for key in _FIXED) for group in self.groups]
+        return [tuple(group.options.get(key) for key in FIXED) for group in self.groups]
 
     def rates(self) -> list[Tensor]:
         """The learning rates, in tensors on the parameters' device that later calls update."""
@@ -179,6 +152,9 @@ class FusedAdam:
         self.count()
         if not on_cuda(gradients[:1]):
             self.update(gradients, divisor, [group.options["lr"] for group in self.groups])
+            with torch.no_grad():
+                for group in self.groups:
+                    group.clear_denormals()
             return
         self.update(gradients, divisor, self.rates())  # of float32, as a CUDA graph reads them
         # Gradients of a CUDA graph do not move, so that the update can be a CUDA graph as well.
@@ -188,7 +164,7 @@ class FusedAdam:
         """Count a step, before its update."""
         with torch.no_grad():
             for group in self.groups:
-                group.counts.add_(1)
+                group.count()
 
     def update(
         self, gradients: Sequence[Tensor], divisor: Tensor | None, rates: Sequence[float | Tensor]

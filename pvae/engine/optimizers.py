@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pvae.engine.fused_adam import FusedAdam, is_fused
-
 __all__ = [
     "MakeOptimizer",
     "MakeScheduler",
@@ -51,7 +49,6 @@ class TorchOptim(PyroOptim):
         self.optimizer = make if isinstance(make, Optimizer) else None
         self.make = None if isinstance(make, Optimizer) else make
         self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
-        self._fused: FusedAdam | None = None
 
     def prepare(self, params: Iterable[Tensor]) -> Optimizer:
         """The optimizer over at least these parameters; the first call makes it."""
@@ -88,37 +85,6 @@ class TorchOptim(PyroOptim):
         optimizer.step()
         # All of its parameters, so that no gradient accumulates unnoticed.
         optimizer.zero_grad()
-
-    def fused_adam(self, trained: list[Tensor]) -> FusedAdam | None:
-        """What updates these parameters as the optimizer does; None if it is no fused Adam.
-
-        Nor is there one before the first step, which creates the optimizer's state.
-        """
-        if self.optimizer is None or not is_fused(self.optimizer):
-            return None
-        if self._fused is None or not self._fused.serves(self.optimizer, trained):
-            self._fused = FusedAdam(self.optimizer, trained)
-        return self._fused if self._fused.complete else None
-
-    def step_along(
-        self, trained: list[Tensor], gradients: list[Tensor], divisor: Tensor | None
-    ) -> None:
-        """Take a step along gradients divided by a number.
-
-        Args:
-            trained: parameters.
-            gradients: of `trained`; may be overwritten.
-            divisor: of shape (), or None for 1.
-        """
-        self.prepare(trained)
-        fused = self.fused_adam(trained)
-        if fused is not None:
-            fused.step(gradients, divisor)
-            for parameter in trained:
-                parameter.grad = None
-            return
-        set_gradients(trained, gradients, divisor)
-        self(trained)
 
     def get_state(self) -> dict[str, Any]:
         """State of the optimizer and its scheduler."""

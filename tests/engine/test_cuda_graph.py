@@ -11,6 +11,8 @@ from pyro.nn import PyroModule
 import pvae
 from pvae.engine import cuda_graph, fused_adam, replay
 from pvae.engine.optimizers import TorchOptim
+from pvae.engine.step import Step
+from pvae.engine.updates import Updates
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -77,6 +79,7 @@ def test_launched_adam_matches_torch(monkeypatch):
     own = [torch.nn.Parameter(p.detach().clone()) for p in theirs]
     optimizer = torch.optim.Adam(theirs, fused=True)
     optim = TorchOptim(torch.optim.Adam(own, fused=True))
+    updates = Updates(optim, replace=False)
     gradients = [torch.zeros(3), torch.zeros(5)]  # gradients keep their memory
     for number in range(9):
         values = [torch.randn(3), torch.randn(5)]
@@ -86,13 +89,13 @@ def test_launched_adam_matches_torch(monkeypatch):
             group["lr"] = 0.1 / (number + 1)
             group["eps"] = 1e-8 if number < 5 else 1e-2
         divisor = torch.tensor(4.0 if number < 3 else 2.0)
-        optim.step_along(own, gradients, divisor)
+        updates(Step((0.0,), False, own, own, gradients), divisor)
         for parameter, value in zip(theirs, values, strict=True):
             parameter.grad = value / divisor
         optimizer.step()
         for a, b in zip(own, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-    assert optim._fused._launch.launch is not None
+    assert updates._fused._launch.launch is not None
 
 
 # Tests with a GPU
@@ -144,7 +147,7 @@ def test_adam_in_graph(engine):
     one = {"adam": True, "batches": BATCHES[:1]}
     got = run_on_cuda(PAIRS["gaussian hierarchy"], engine, 100, **one)
     assert_same(got, run_on_cuda(PAIRS["gaussian hierarchy"], "eager", 100, **one), 1e-3)
-    assert got[3].optim._fused._launch.launch is not None
+    assert got[3].updates._fused._launch.launch is not None
 
 
 @pytest.mark.cuda

@@ -259,7 +259,7 @@ def test_diverged_step_is_named(launched):
 
 def test_pieces_of_no_gradients():
     parameter = torch.nn.Parameter(torch.ones(3))
-    own = FusedAdam(torch.optim.Adam([parameter], fused=True), [])
+    own = FusedAdam([torch.optim.Adam([parameter], fused=True)], [])
     own.update_in_pieces([], None, [])
     assert torch.equal(parameter, torch.ones(3))
 
@@ -286,7 +286,7 @@ def test_blocks_are_the_batches_of_an_epoch(steps):
     "options", [{}, {"amsgrad": True}, {"weight_decay": 0.1, "maximize": True}]
 )
 def test_pieces_of_adam_give_the_same_numbers(monkeypatch, options):
-    monkeypatch.setattr("pvae.engine.fused_adam._SMALLEST", 4)
+    monkeypatch.setattr("pvae.engine.adam_group._SMALLEST", 4)
     results = []
     for update in (FusedAdam.update, FusedAdam.update_in_pieces):
         torch.manual_seed(0)
@@ -296,7 +296,7 @@ def test_pieces_of_adam_give_the_same_numbers(monkeypatch, options):
         for parameter in params:
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-        own = FusedAdam(optimizer, params)
+        own = FusedAdam([optimizer], params)
         for _ in range(3):
             own.count()
             update(own, [torch.randn_like(p) for p in params], torch.tensor(2.0), [1e-2])

@@ -351,3 +351,28 @@ def test_loss_divisor_not_in_recording():
                 svi.step_tensor((X,), divisor=divisor)
             moved[engine] = model.__self__.net.weight.detach().clone()
     torch.testing.assert_close(moved["recorded"], moved["eager"])
+
+
+@pytest.mark.parametrize(("in_a_row", "goes_on"), [(2, True), (3, False)])
+def test_gradients_that_jump(monkeypatch, in_a_row, goes_on):
+    """A step at a corner is Pyro's own; steps that always differ are not replayed again."""
+    asked = []
+
+    def different(*given, **options):
+        asked.append(None)
+        # A comparison that fails is repeated with a new recording of the same step.
+        return "the gradient of 'w'" if 1 < len(asked) <= 1 + 2 * in_a_row else None
+
+    monkeypatch.setattr("pvae.engine.replay.difference", different)
+    ends = []
+    for engine in ("eager", "recorded"):
+        pyro.set_rng_seed(1)
+        pyro.clear_param_store()
+        svi = pvae.SVI(*make_changing(), pyro.optim.SGD({"lr": 1e-4}), Trace_ELBO(), engine=engine)
+        ends.append([svi.step(X) for _ in range(150)])
+    torch.testing.assert_close(*map(torch.tensor, ends))
+    assert svi.notes[0] == (
+        "the gradient of 'w' of a replay differed from Pyro's in a step that was Pyro's own"
+    )
+    assert (svi.replay.replayed > 140) == goes_on
+    assert any("steps are eager" in note for note in svi.notes) != goes_on

@@ -50,6 +50,33 @@ def test_gradient_tolerance(sensitive, wrong_by, passes):
     assert all(torch.equal(p, value) for p, value in zip(params, before, strict=True))
 
 
+@pytest.mark.parametrize(("last", "passes"), [(-0.3, True), (-0.29, False)])
+def test_corner_of_a_relu(last, passes):
+    """The sign of 0.1 + 0.2 - 0.3 depends on the order of the sum."""
+    loss = Trace_ELBO().loss_and_grads
+
+    def model(x):
+        w = pyro.param("w", torch.tensor([0.1, 0.2, last]))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(100 * w.sum().relu(), 1.0), obs=x)
+
+    def loss_and_grads(x):
+        return loss(model, lambda x: None, x)
+
+    params = eager_step(loss_and_grads, (X,), {}).params
+    recording = record(loss_and_grads, params, [], (X,), {})
+
+    class OtherSide:
+        def __call__(self, tensors):
+            step = recording(tensors)
+            gradient = step.gradients[0]
+            other = torch.zeros(3) if gradient.any() else torch.full((3,), -100 * X.sum().item())
+            return dataclasses.replace(step, gradients=[other])
+
+    found = difference(OtherSide(), [X], loss_and_grads, (X,), {}, [])
+    assert found == (None if passes else "the gradient of 'w'")
+
+
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_replay_without_numbers(value):
