@@ -10,7 +10,8 @@
 # of a picture: q(z | x).
 #
 # In pvae both are ordinary Pyro programs. This script writes them, trains them on real handwritten
-# digits, and looks at what they learned. The figures go to the folder `figures`.
+# digits, and looks at what they learned. After this tutorial you will be able to train a pair and
+# to read its bound, its likelihood and its pictures. The figures go to the folder `figures`.
 
 # %%
 import os
@@ -74,7 +75,9 @@ def model(x):
 # ## The guide q(z | x)
 #
 # The guide is a Gaussian over z; the encoder computes its mean and scale from the picture. The
-# guide samples the site "z", as the model does. The site names are all that connects the two.
+# guide samples the site "z", as the model does. The site names are all that connects the two. A
+# scale must be positive: the network's output is its logarithm. For outputs that may become large,
+# `pvae.nn.positive` is the safer choice, since it grows linearly; the next tutorial uses it.
 
 # %%
 encoder = pvae.nn.MLP(height * width, (HIDDEN, HIDDEN), 4)  # loc and log_scale of 2 coordinates
@@ -97,8 +100,13 @@ def guide(x):
 #             >= E_q[log p(x, z) - log q(z | x)]                       (Jensen)
 #              = E_q[log p(x | z)] - KL(q(z | x) || p(z))  = the ELBO
 #
-# The first term rewards good reconstructions; the second keeps the codes near the prior. The bound
-# is below log p(x) by KL(q(z | x) || p(z | x)), so it is tight if the guide equals the posterior.
+# The first term rewards good reconstructions; the second keeps the codes near the prior. What the
+# bound loses is known, too. By Bayes' rule p(x, z) = p(z | x) p(x), so that
+#
+#     ELBO = E_q[log p(x) + log p(z | x) - log q(z | x)]
+#          = log p(x) - KL(q(z | x) || p(z | x)),
+#
+# since log p(x) does not depend on z. The bound is tight if the guide equals the posterior.
 # Since z = loc + scale * noise, the gradient reaches both networks through the draw.
 #
 # ## Training
@@ -217,10 +225,13 @@ pvae.plots.reconstructions(x, rebuilt).savefig(FIGURES / "01_zoo_reconstructions
 # %% [markdown]
 # ## What to try next
 #
-# 1. Give z eight dimensions instead of two. Which term of the bound rises, which falls, and how
-#    does the gap between bound and log-likelihood change?
-# 2. Replace the guide by `pvae.guides.FullRank`. Does the gap close?
-# 3. Use `pvae.likelihoods.Gaussian` for the grey levels. Why can its bound not be compared with
-#    the one above?
-# 4. Leave out `patience` and train three times as long. How do the two curves develop?
-# 5. If you have MNIST, set `hidden=400` and `epochs=20`. By how many nats does the bound rise?
+# 1. Give z eight dimensions instead of two. Expect the term of x to rise by more than the KL term
+#    grows, so that the bound rises.
+# 2. Replace the guide by `pvae.guides.FullRank`. Expect a smaller gap: posteriors are tilted.
+# 3. Use `pvae.likelihoods.Gaussian` for the grey levels. Expect another kind of number, which may
+#    be positive: it is the logarithm of a density, and the one above is that of a probability.
+# 4. Leave out `patience` and train three times as long. Expect the bound on training data to rise
+#    on, and that on validation data to fall: with 1,444 digits the networks learn some by heart.
+#
+# Not said here: how to choose a likelihood for data that are no images (the next tutorial), how a
+# gradient passes through a draw (the third), and how far the numbers can be trusted (evaluation).

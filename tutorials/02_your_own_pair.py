@@ -6,8 +6,9 @@
 # The data here are counts: the number of times that each sensor in a row fired within one second.
 # Two causes determine the counts of a second: a place, around which the activity forms a bump, and
 # a strength. We write both programs by hand and evaluate them. We then find that the likelihood
-# does not fit, write one that does, and read pvae's messages for the most common mistakes. The
-# figures go to the folder `figures`.
+# does not fit, write one that does, and read pvae's messages for the most common mistakes. After
+# this tutorial you will be able to write both programs for data of your own, and to find out
+# whether their likelihood fits. The figures go to the folder `figures`.
 
 # %%
 import os
@@ -266,12 +267,16 @@ attempt("a batch larger than the data", pair.model, pair.guide, train, batch_siz
 # %% [markdown]
 # ## What to try next
 #
-# 1. Remove `swing` from the simulator, so that the counts *are* Poisson. Which likelihood is better
-#    now, by how much, and which shape does the negative binomial learn?
-# 2. Give each sensor its own shape: set `outputs = 2` and let the network compute it.
+# 1. Remove `swing` from the simulator, so that the counts *are* Poisson. Expect equal bounds, but
+#    for noise: the negative binomial learns a large shape, and is then a Poisson distribution.
+# 2. Give each sensor its own shape: set `outputs = 2` and let the network compute it. Expect
+#    little: all sensors swing alike.
 # 3. Give the decoder a global weight with a prior, sampled outside the plate in both programs.
-#    `fit` counts it once per data set; find its term in `pvae.elbo(...).sites`.
+#    `fit` counts it once per data set: expect its term in `pvae.elbo(...).sites` to be tiny.
 # 4. Pass the place as a second argument, `pvae.fit(model, guide, (x, place))`, and write a model of
-#    x given the place. What does z represent then?
+#    x given the place. Expect z to represent what is left, the strength.
 # 5. Save the class in `sensors.py` and the data in an `.npz` file, and train the pair with `pvae
 #    train sensors.py:Sensors.model sensors.py:Sensors.guide --data sensors.npz`.
+#
+# Not said here: latent variables that are discrete (labels and conditions), that follow each other
+# (sequences) or belong to all data (uncertain weights), and values that are missing (tables).

@@ -8,7 +8,8 @@
 # *distribution* depends on the parameters. There are two ways to estimate it from draws. Both are
 # unbiased, but their variances differ by factors that decide whether a network can be trained. This
 # script takes one small VAE and one batch, draws each estimator's gradient for that batch many
-# times, and measures the variance. The figures go to the folder `figures`.
+# times, and measures the variance. After this tutorial you will be able to choose an estimator by
+# the variance of its gradient. The figures go to the folder `figures`.
 
 # %%
 import math
@@ -365,10 +366,16 @@ figure.savefig(FIGURES / "03_training.png", dpi=150)
 #
 # ## What to try next
 #
-# 1. Make z 16-dimensional. Which variances grow with the dimension, and which do not?
-# 2. Train with `REINFORCE(baseline="network", x_shape=digits.x_shape)`. Which bound does it reach?
-# 3. Pass `pvae.objectives.MovingAverage` with another `decay` as `baseline=`.
+# 1. Make z 16-dimensional. Expect the variance of the score function to grow: one number, the loss,
+#    has to account for all dimensions.
+# 2. Train with `REINFORCE(baseline="network", x_shape=digits.x_shape)`. Expect a bound between
+#    those without a baseline and with reparameterization.
+# 3. Pass `pvae.objectives.MovingAverage` with another `decay` as `baseline=`. Expect no change of
+#    the mean of the gradient: a baseline that does not depend on z changes its variance alone.
 # 4. Measure the Monte Carlo gradient of the divergence alone, with a likelihood that ignores z.
-#    When does it dominate the variance of A?
+#    Expect it to dominate the variance of A where q is far from the prior.
 # 5. Replace the weight of the linear model by a wrong one, so that q has the right scale and the
-#    wrong mean. Does the variance of STL still vanish?
+#    wrong mean. Expect the variance of STL not to vanish: it does so at the posterior alone.
+#
+# Not said here: discrete variables, which have no path (Helmholtz machines, labels), and the bias
+# and variance of bounds with several importance samples (better posteriors).

@@ -220,13 +220,13 @@ except pvae.UndefinedQuantityError as error:
 # %% [markdown]
 # ## What to try next
 #
-# 1. Print `pvae.evaluation.active_units` of the VAE with 16 dimensions. How many does it use, and
-#    why does the autoencoder use all of them?
+# 1. Print `pvae.evaluation.active_units` of the VAE with 16 dimensions. Expect it to use some of
+#    them: each costs a KL term. The autoencoder pays for none, and uses all.
 # 2. Train `pvae.objectives.ELBO(beta=0.01)` on the VAE. The codes spread, and draws become as bad
 #    as those of the autoencoder: beta interpolates between the two.
-# 3. Set `contraction=0.1` in `Point` instead of noise. Does the region of the codes
-#    become smaller?
-# 4. Start the chain at a test digit. After how many steps does it show another class?
+# 3. Set `contraction=0.1` in `Point` instead of noise. Expect codes in a smaller region.
+# 4. Start the chain at a test digit. Expect it to stay in the class for some steps: the noise has
+#    to carry it over to another one.
 #
 # Not said here: priors other than a Gaussian for the VAE (`pvae.priors`), and how good its q(z | x)
 # is.

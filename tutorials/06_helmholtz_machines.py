@@ -8,7 +8,8 @@
 # the data, and a recognition model infers them from the data up. A variational autoencoder is the
 # same machine, trained in another way. This script trains machines with one, two and three
 # stochastic layers, Gaussian and binary, with wake-sleep and with newer objectives. It then
-# measures what the upper layers contribute. The figures go to the folder `figures`.
+# measures what the upper layers contribute. After this tutorial you will be able to write and train
+# hierarchies, and to say what each layer carries. The figures go to the folder `figures`.
 
 # %%
 import os
@@ -296,11 +297,15 @@ figure.savefig(FIGURES / "06_dreams.png", dpi=150)
 # %% [markdown]
 # ## What to try next
 #
-# 1. Train wake-sleep with two layers for five times as many epochs. Does it catch up?
-# 2. `RWS(insomnia=0.5)` trains the guide half on dreams and half on data. Between which two curves
-#    does it lie?
-# 3. Lower the temperatures of `Concrete(temperature=..., prior_temperature=...)`. Does the binary
-#    network improve, and how does the training curve change?
+# 1. Train wake-sleep with two layers for five times as many epochs. Expect it to come nearer to the
+#    others, and not to reach them: its guide learns from dreams, not from data.
+# 2. `RWS(insomnia=0.5)` trains the guide half on dreams and half on data. Expect a curve between
+#    those of wake-sleep and of RWS.
+# 3. Lower the temperatures of `Concrete(temperature=..., prior_temperature=...)`. Expect less bias
+#    and a noisier curve: the relaxation is nearer to bits, and its gradients are larger.
 # 4. Leave out `norm="batch"`. Which of the four pairs loses most?
-# 5. `ELBO(free_bits=0.5, sites=["z3"])` does not penalize the KL of z3 below 0.5 nats. Does the top
-#    layer become informative, and does the bound improve?
+# 5. `ELBO(free_bits=0.5, sites=["z3"])` does not penalize the KL of z3 below 0.5 nats. Expect the
+#    top layer to carry about that much; whether the bound rises as well is for you to see.
+#
+# Not said here: layers of many pixels and channels, as in the deepest ladders, and layers that
+# follow each other in time, which the tutorial on sequences has.

@@ -248,11 +248,13 @@ for family in ("mean field", "full rank"):
 #
 # ## What to try next
 #
-# 1. Give `Flow` kind="iaf". An affine autoregressive flow of a Gaussian has one mode: which of the
-#    four posteriors does it miss?
-# 2. Train the mean-field encoder with hidden=256. Which part of its gap becomes smaller?
-# 3. Use `pvae.objectives.DReG` in place of `IWAE`. The limit is the same; is the variance?
-# 4. Give `overlap` data whose three scores have equal variance. Which columns do you expect?
+# 1. Give `Flow` kind="iaf". Expect it to miss posteriors with several modes: an affine
+#    autoregressive flow of a Gaussian has one.
+# 2. Train the mean-field encoder with hidden=256. Expect the cost of sharing a network to become
+#    smaller, and that of the family to stay.
+# 3. Use `pvae.objectives.DReG` in place of `IWAE`. Expect the same limit with less variance.
+# 4. Give `overlap` data whose three scores have equal variance. Expect columns of no particular
+#    direction: each rotation of them has the same likelihood and the same bound.
 #
 # Not said here: hierarchies of latent variables, in which q has a structure of its own (the
 # tutorial on Helmholtz machines), and how to measure a gap without an exact log p(x): the tutorial

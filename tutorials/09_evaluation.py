@@ -6,8 +6,9 @@
 # Training maximizes a bound on log p(x). The bound is easy to compute and easy to misread: it
 # depends on the model and on how closely the guide approximates the posterior. This script takes
 # one small VAE and asks in turn: What is the bound? What is the likelihood, and which bounds
-# enclose it? What does the latent space encode? Is the guide calibrated? The figures go to the
-# folder `figures`.
+# enclose it? What does the latent space encode? Is the guide calibrated? After this tutorial you
+# will be able to say how good a pair is, and how far each number can be trusted. The figures go to
+# the folder `figures`.
 
 # %%
 import os
@@ -198,3 +199,13 @@ print(f"ELBO {pvae.elbo(*linear, x, 100).mean:.3f}, gap of the two bounds {betwe
 # kind of number (such as "lower bound"), and a remark with the sample size or a diagnostic.
 # `--explain` adds an explanation of each line, `--full` the quantities that take minutes, and
 # `--json` prints JSON instead.
+#
+# ## What to try next
+#
+# 1. Halve and double the scales of the guide, and look at the bound, at log p(x) and at the Pareto
+#    diagnostic. Expect the narrow guide to be the worse proposal: it never visits the tails.
+# 2. Evaluate the training data as well. Expect a higher bound; the difference is overfitting.
+# 3. Give AIS ten times as many temperatures. Expect its estimate to rise towards the upper bound.
+#
+# Not said here: what one sees in draws and not in numbers, and quantities that compare draws with
+# data, such as FID, which bound no likelihood.

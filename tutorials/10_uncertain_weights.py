@@ -150,10 +150,12 @@ figure.savefig(FIGURES / "10_draws.png", dpi=120)
 # %% [markdown]
 # ## What to try next
 #
-# 1. Repeat the comparison with `scale=0.3` and `scale=3.0`. Which of the two points minds more?
-# 2. Give `hidden` of 512. Does maximum likelihood overfit more? Does variational Bayes?
-# 3. `pvae.log_predictive(..., joint=True)` evaluates all new data with the same draw of w. Why is
-#    it higher than the sum of single ones, and why do few draws dominate it?
+# 1. Repeat the comparison with `scale=0.3` and `scale=3.0`. Expect maximum likelihood not to mind:
+#    it has no prior of weights.
+# 2. Give `hidden` of 512. Expect maximum likelihood to overfit more, and variational Bayes less
+#    than it: weights that the data do not determine stay at their prior.
+# 3. `pvae.log_predictive(..., joint=True)` evaluates all new data with the same draw of w. Expect a
+#    few draws to dominate it: log-weights of all data differ by as many nats as data.
 #
 # Not said here: posteriors of weights that are not Gaussian, for which Pyro's autoguides and
 # `pyro.infer.MCMC` take the same model.

@@ -217,10 +217,13 @@ print(f"the bit is recovered for {max(right, 1 - right):.1%} of the digits")
 #
 # ## What to try next
 #
-# 1. Use `CVAE(quadrants=2)` and `Conditional`, and complete the right half of a digit.
-# 2. Set `auxiliary=0.0`. How good is q(y | x) then, and why?
-# 3. Give `GMVAE` 20 classes. Which digits get two?
-# 4. Replace the bit by a `Categorical` over four rotations of the picture, `torch.rot90`.
+# 1. Use `CVAE(quadrants=2)` and `Conditional`, and complete the right half of a digit. Expect
+#    several completions where a half belongs to several digits, as those of 3 and 8.
+# 2. Set `auxiliary=0.0`. Expect a poor q(y | x): on data with labels no term of the bound trains
+#    it.
+# 3. Give `GMVAE` 20 classes. Expect two for digits that are written in two ways, such as 1 and 7.
+# 4. Replace the bit by a `Categorical` over four rotations of the picture, `torch.rot90`. Expect a
+#    digit that looks alike in two rotations, such as 0, to stay uncertain.
 #
 # Not said here: discrete variables that are too many to enumerate, for which the tutorial on
 # Helmholtz machines has estimators, and continuous relaxations (`pvae.objectives.Concrete`).

@@ -253,10 +253,12 @@ print(f"by hand: {by_hand.history[-1]['train_loss'] / SHORTER:.2f} nats per note
 # %% [markdown]
 # ## What to try next
 #
-# 1. Give `Combiner` two `transforms`, coupling flows at each step. Does -log p(x) fall?
+# 1. Give `Combiner` two `transforms`, coupling flows at each step. Expect the bound to come nearer
+#    to log p(x), after a longer training.
 # 2. Train with `STEPS` of 64. Sequences that are shorter need their lengths as a second argument,
 #    `(x, lengths)`: steps after the end then count nowhere.
-# 3. Make the forecast of only one continuation, and listen to it.
+# 3. Make the forecast of only one continuation, and listen to it. Expect chords where the mean of
+#    many continuations has shades.
 #
 # Not said here: long sequences need truncated gradients or state-space models with parallel scans;
 # particle filters give tighter bounds on log p(x) than the importance sampling used above.

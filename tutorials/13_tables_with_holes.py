@@ -269,9 +269,10 @@ figure.savefig(FIGURES / "13_silence.png", dpi=120)
 #
 # ## What to try next
 #
-# 1. Write that site. With f known, how near do the draws come? With f learned?
-# 2. Hide 70 % of the cells. Which columns lose most?
-# 3. Give `Tabular` `components=3`, a mixture as prior. Is the bound on seen cells higher?
+# 1. Write that site. Expect draws near the truth with f known, and less near with f learned.
+# 2. Hide 70 % of the cells. Expect the columns that others predict to lose most.
+# 3. Give `Tabular` `components=3`, a mixture as prior. Expect a higher bound on seen cells if the
+#    rows have groups.
 # 4. A table of your own: `pvae train tabular --data mine.csv` finds the kinds of its columns.
 #
 # Not said here: images with holes, for which `missing` works as well, and time series that stop.

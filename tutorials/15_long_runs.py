@@ -4,8 +4,9 @@
 # # Long runs
 #
 # A training that takes days is interrupted: by a scheduler, a full disk, a loss that becomes NaN,
-# or a better idea. This script interrupts trainings in these ways, and shows what is left. Each
-# part can be copied by itself. The figure goes to the folder `figures`.
+# or a better idea. This script interrupts trainings in these ways, and shows what is left. After
+# this tutorial you will be able to stop a training anywhere, and to go on as if it never stopped.
+# Each part can be copied by itself. The figure goes to the folder `figures`.
 
 # %%
 import json
@@ -216,5 +217,9 @@ print(f"the stream went on at {2 * 20 * 64:,} and is at {source.given:,}")
 # ## What to try next
 #
 # - Kill a training with `kill -9` in the middle of an epoch, and repeat its command with
-#   `--resume auto`.
-# - Flip a byte of a `checkpoint.pt`, and load the run: with `--keep 3`, the one before is used.
+#   `--resume auto`. Expect the numbers of a training that was never killed, to the last digit.
+# - Flip a byte of a `checkpoint.pt`, and load the run. Expect a sentence that names the file; with
+#   `--keep 3`, the checkpoint before it is used.
+#
+# Not said here: where to run. Schedulers send SIGTERM some time before they end a job; `pvae train`
+# then writes what it has and ends with 143.
