@@ -12,6 +12,7 @@ from pvae.evaluation.context import EvaluationContext
 from pvae.evaluation.estimate import (
     AnnealedLogLikelihood,
     Bound,
+    ChainLogLikelihood,
     Estimate,
     LogLikelihood,
     UndefinedQuantityError,
@@ -29,6 +30,7 @@ __all__ = [
     "AnnealedLogLikelihood",
     "Bound",
     "Calibration",
+    "ChainLogLikelihood",
     "ClassAccuracy",
     "Divergence",
     "Estimate",

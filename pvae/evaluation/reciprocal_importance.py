@@ -11,11 +11,11 @@ from tqdm import tqdm
 from pvae._validation import at_least
 from pvae.evaluation.annealing import gradients, temperatures, tempered, tune
 from pvae.evaluation.chains import chain_context, start_guide
-from pvae.evaluation.estimate import Estimate
+from pvae.evaluation.estimate import ChainLogLikelihood, Estimate
 from pvae.pair.densities import Densities
 from pvae.pair.hmc import Latents, evaluate, transition
 
-__all__ = ["marginal_by_hmc"]
+__all__ = ["marginal_by_hmc", "split_rhat"]
 
 # The paper: "as long as the dimensionality of the sampled space is low (less then 5 dimensions)".
 _MOST = 5
@@ -35,7 +35,7 @@ def marginal_by_hmc(
     seed: int = 0,
     max_bytes: int | None = None,
     progress: bool = False,
-) -> Estimate:
+) -> ChainLogLikelihood:
     """Estimate log p(x) as -log mean_l q(z_l) / p(x, z_l) over posterior draws, in nats per datum.
 
     Annealing brings chains of Hamiltonian Monte Carlo to p(z | x) and tunes their step sizes, which
@@ -63,8 +63,9 @@ def marginal_by_hmc(
         progress: show a progress bar.
 
     Returns:
-        An `Estimate`: `.mean`, `.std_error`, `.mc_error`, from the spread between chains and given
-        the fit, `.per_datum` (N,).
+        A `ChainLogLikelihood`: `.mean`, `.std_error`, `.mc_error`, from the spread between chains
+        and given the fit, `.per_datum` (N,), `.rhat` (N,), and `.warning`, a sentence about data
+        whose chains have not mixed, or "".
 
     Raises:
         ValueError: as for `pvae.ais`; also if there are more than 5 latent dimensions, fewer than 2
@@ -93,7 +94,7 @@ def marginal_by_hmc(
     )
     at_least(1, max_bytes=1 if max_bytes is None else max_bytes)
     used = start_guide(guide, start)
-    means, variances = [], []
+    means, variances, mixed = [], [], []
     with chain_context(model, used, data, seed) as (context, plate):
         source = context.source
         limit = context.rows_per_call(
@@ -116,12 +117,14 @@ def marginal_by_hmc(
             log_mean, variance = _reciprocal(draws, log_joint)
             means.append(-log_mean.cpu())
             variances.append(variance.cpu())
+            mixed.append(split_rhat(torch.cat([draws, log_joint[..., None]], -1)).cpu())
             bar.update(len(batch[0]))
         bar.close()
     per_datum = torch.cat(means)
     mc_error = math.sqrt(torch.cat(variances).sum().item()) / len(per_datum)
     mean, std_error = Estimate.over_data(per_datum)
-    return Estimate(mean, std_error, mc_error, num_particles, per_datum.float())
+    rhat = torch.cat(mixed).amax(-1).float()
+    return ChainLogLikelihood(mean, std_error, mc_error, num_particles, per_datum.float(), rhat)
 
 
 def _check_sizes(z: Latents, num_particles: int, num_samples: int) -> None:
@@ -175,3 +178,19 @@ def _reciprocal(draws: Tensor, log_joint: Tensor) -> tuple[Tensor, Tensor]:
     # The delta method, with chains that are independent of each other.
     relative = (of_chains - log_mean).exp()
     return log_mean, relative.var(0) / num_chains
+
+
+def split_rhat(draws: Tensor) -> Tensor:
+    """Gelman and Rubin's R-hat of chains that are split in two, so that a drift within one shows.
+
+    Args:
+        draws: shape (samples, chains, ...), at least 2 samples.
+
+    Returns:
+        Shape (...); NaN with fewer than 4 samples, infinite or NaN if half chains do not move.
+    """
+    half = len(draws) // 2
+    halves = torch.cat([draws[:half], draws[-half:]], 1)
+    within = halves.var(0).mean(0)
+    between = halves.mean(0).var(0)
+    return ((half - 1) / half + between / within).sqrt()

@@ -5,6 +5,7 @@ import torch
 from exact import linear_gaussian as lg
 
 from pvae.evaluation import marginal_by_hmc
+from pvae.evaluation.reciprocal_importance import split_rhat
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
@@ -80,3 +81,46 @@ def test_too_many_dimensions_or_few_draws_raise():
         marginal_by_hmc(lg.model, lg.wide, lg.draw(4), 2, 4)
     with pytest.raises(ValueError, match="num_particles is 0"):
         marginal_by_hmc(lg.model, lg.wide, lg.draw(4), num_particles=0)
+
+
+def test_rhat_matches_arviz():
+    from arviz_stats.base import array_stats
+
+    torch.manual_seed(0)
+    drift = torch.randn(51, 6, 4, dtype=torch.float64).cumsum(0) * torch.tensor([0.0, 0.1, 0.3, 1])
+    draws = torch.randn(51, 6, 4, dtype=torch.float64) + drift
+    chains = draws.movedim(2, 0).mT.numpy()
+    wanted = [float(array_stats.rhat(own, method="split")) for own in chains]
+    torch.testing.assert_close(split_rhat(draws), torch.tensor(wanted, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("noise", "mixes"), [(0.5, True), (0.01, False)])
+def test_chains_that_do_not_reach_the_posterior(noise, mixes):
+    """With little noise, the posterior is a point that chains from the prior do not find."""
+    weight = torch.tensor([[1.0, 0.2], [0.3, 1.0], [0.5, -0.4]])
+
+    def loc(z):
+        return ((3 * z).sin() + z) @ weight.mT
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(loc(z), noise).to_event(1), obs=x)
+
+    torch.manual_seed(0)
+    x = loc(torch.randn(10, 2)) + noise * torch.randn(10, 3)
+    axis = torch.linspace(-5, 5, 1001, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    of_x = dist.Normal(loc(z.float()).double(), noise).log_prob(x[:, None].double()).sum(2)
+    joint = dist.Normal(0.0, 1.0).log_prob(z).sum(1) + of_x
+    exact = joint.logsumexp(1) + 2 * (axis[1] - axis[0]).log()
+    estimate = marginal_by_hmc(model, model, x, 8, 100, start="prior")
+    far = (estimate.per_datum - exact).abs() > 1.0
+    assert far.all() != mixes
+    assert set(far.nonzero().flatten().tolist()) <= set(estimate.unmixed.tolist())
+    assert len(estimate.warning) > 0 or mixes
+    assert estimate.as_json()["unmixed"] == len(estimate.unmixed)
+    if not mixes:
+        assert estimate.warning.startswith(
+            "the chains of 10 of 10 data have not mixed (R-hat above"
+        )
