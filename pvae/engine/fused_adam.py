@@ -80,6 +80,11 @@ class FusedAdam:
     Args:
         optimizers: those that `is_fused` or `is_adam`.
         trained: parameters that get a gradient; the optimizers' others are left alone.
+
+    Attributes:
+        others: those.
+        groups: the parameters by their hyperparameters.
+        complete: whether all parameters have a state.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], trained: list[Tensor]) -> None:
@@ -92,10 +97,12 @@ class FusedAdam:
         found: dict[tuple[object, ...], list[_Member]] = {}
         self.complete = True
         self._sources: list[tuple[Optimizer, int, _Member]] = []
+        self.others: list[Tensor] = []
         for optimizer in self.optimizers:
             clipped = isinstance(optimizer, ClippedAdam)
             for number, options in enumerate(optimizer.param_groups):
                 params = [p for p in options["params"] if id(p) in places]
+                self.others += [p for p in options["params"] if id(p) not in places]
                 states = [optimizer.state.get(p, {}) for p in params]
                 # ClippedAdam changes the rate of parameters without a gradient, too.
                 if not all(states) or (clipped and len(params) < len(options["params"])):

@@ -80,7 +80,7 @@ class Updates:
         else:
             self._load_waiting(done.params)
         fused = self.fused_adam(trained) if self._all_served(done) else None
-        if fused is not None:
+        if fused is not None and all(other.grad is None for other in fused.others):
             fused.step(gradients, divisor)
             for parameter in trained:
                 parameter.grad = None

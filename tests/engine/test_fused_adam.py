@@ -73,6 +73,17 @@ def test_other_parameters_unchanged():
     assert updates._fused.complete
 
 
+def test_gradients_of_ones_own_are_followed():
+    own = parameters()
+    before = own[2].detach().clone()
+    updates = Updates(TorchOptim(torch.optim.Adam(own)), replace=True)
+    for number in range(4):
+        own[2].grad = torch.ones(1) if number == 3 else None
+        update(updates, own[:2], gradients(number)[:2], None)
+        assert torch.equal(own[2], before) == (number < 3)
+    assert own[2].grad is None
+
+
 def test_optimizer_hook():
     own, calls = parameters(), []
     optimizer = torch.optim.Adam(own, fused=True)
