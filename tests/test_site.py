@@ -31,7 +31,7 @@ def build():
 @pytest.fixture(scope="module")
 def pages(build, tmp_path_factory):
     source = tmp_path_factory.mktemp("site") / "source"
-    build.compose(source)
+    build.compose(source, source / "pictures")
     return source
 
 
@@ -83,10 +83,11 @@ def test_reference_has_a_page_for_each_public_name(build, pages):
     }  # fmt: skip
 
 
-def test_zoo_has_a_page_for_each_model_and_guide(pages):
+def test_zoo_has_a_page_for_each_model_and_guide(build, pages):
     for role in ("model", "guide"):
         for entry in zoo.entries(role):
             text = (pages / "zoo" / f"{role}s_{entry.name}.rst").read_text()
+            assert build.zoo_entries()[f"{role}s_{entry.name}"]["figure"] in build.CAPTIONS
             for part in ("**When to use it.** ", "**What it cannot do.** ", "pvae train "):
                 assert part in text
 

@@ -3,15 +3,17 @@
     npm install --prefix tutorials/site mathjax@3
     python tutorials/site/build.py [--full] [--out FOLDER]
 
-The tutorials are executed in their short form, or with `--full` in the form that a reader runs;
-their outputs are cached. The build downloads nothing, and neither do its pages: they have a copy of
-MathJax.
+The tutorials are executed in their short form, or with `--full` in the form that a reader runs.
+The commands of the zoo are executed as well, for the pictures of its pages; those whose data are
+only in $PVAE_DATA have none without it. All of this is cached. The build downloads nothing, and
+neither do its pages: they have a copy of MathJax.
 """
 
 import argparse
 import importlib
 import inspect
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -97,11 +99,48 @@ def escaped(text: str) -> str:
     return text.replace("|", r"\|").replace("*", r"\*").replace("_ ", r"\_ ")
 
 
-def write_zoo(folder: Path) -> None:
-    """A page for each model and guide, by one template."""
-    folder.mkdir()
+CAPTIONS = {
+    "by_label": "Draws for each label",
+    "latent_means": "Means of q(z | x) of held-out data",
+    "learning_curve": "The bound over the epochs",
+    "reconstructions": "Held-out data above their reconstructions",
+    "samples": "Means of p(x | z) at draws from the prior",
+}
+
+
+def zoo_entries() -> dict[str, dict[str, str]]:
+    """The text of each model and guide, by its page."""
     with (HERE / "zoo.toml").open("rb") as file:
         known = tomllib.load(file)
+    return {f"{kind}_{name}": entry for kind in known for name, entry in known[kind].items()}
+
+
+def draw_zoo(folder: Path) -> None:
+    """Run the command of each page, and keep the figure that it names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for page, entry in zoo_entries().items():
+        picture, made_by = folder / f"{page}.png", folder / f"{page}.txt"
+        if picture.exists() and made_by.read_text() == entry["command"]:
+            continue
+        out = folder / page
+        shutil.rmtree(out, ignore_errors=True)
+        command = [sys.executable, "-m", *shlex.split(entry["command"])]
+        command += ["--no-progress", "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and "PVAE_DATA" in done.stderr:
+            print(f"no picture for {page}: {done.stderr.strip()}")
+            continue
+        if done.returncode:
+            raise SystemExit(f"{entry['command']}: {done.stderr}")
+        shutil.copy(out / "figures" / f"{entry['figure']}.png", picture)
+        shutil.rmtree(out)
+        made_by.write_text(entry["command"])
+
+
+def write_zoo(folder: Path, pictures: Path) -> None:
+    """A page for each model and guide, by one template, with its picture if there is one."""
+    folder.mkdir()
+    known = zoo_entries()
     lists = {}
     for kind, module in (("models", pvae.models), ("guides", pvae.guides)):
         lists[kind] = []
@@ -109,13 +148,20 @@ def write_zoo(folder: Path) -> None:
             name, thing = found.name, found.cls
             page = f"{kind}_{name}"
             lists[kind].append(page)
-            entry = known[kind][name]
+            entry = known[page]
+            picture = ""
+            if (pictures / f"{page}.png").exists():
+                shutil.copy(pictures / f"{page}.png", folder)
+                what = CAPTIONS[entry["figure"]]
+                picture = (
+                    f".. figure:: {page}.png\n   :alt: {what}\n\n   {what}, after this command.\n\n"
+                )
             title = f"{name}: {thing.__name__}"
             text = (
                 f"{title}\n{'=' * len(title)}\n\n{escaped(summary(thing))}\n\n"
                 f"**When to use it.** {escaped(entry['when'])}\n\n"
                 f"**What it cannot do.** {escaped(entry['cannot'])}\n\n"
-                f".. code-block:: sh\n\n   {entry['command']}\n\n"
+                f".. code-block:: sh\n\n   {entry['command']}\n\n{picture}"
                 f".. autoclass:: {module.__name__}.{thing.__name__}\n   :no-index:\n"
             )
             (folder / f"{page}.rst").write_text(text)
@@ -143,13 +189,13 @@ def write_tutorials(folder: Path) -> None:
     )
 
 
-def compose(source: Path) -> None:
-    """Write all pages into a folder."""
+def compose(source: Path, pictures: Path) -> None:
+    """Write all pages into a folder, with the pictures of the zoo that are there."""
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(HERE, source, ignore=_NOT_PAGES)
     write_tutorials(source / "tutorials")
     write_reference(source / "reference")
-    write_zoo(source / "zoo")
+    write_zoo(source / "zoo", pictures)
     (source / "_static").mkdir()
 
 
@@ -173,7 +219,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "_build")
     options = parser.parse_args()
     source = options.out / "source"
-    compose(source)
+    pictures = options.out / "pictures"
+    if not options.no_execute:
+        draw_zoo(pictures)
+    compose(source, pictures)
     copy_mathjax(source / "_static" / "mathjax")
     environment = {**os.environ, "PVAE_SHORT": "0" if options.full else "1"}
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html"]
