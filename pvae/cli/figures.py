@@ -14,7 +14,7 @@ from pvae.data import Rows
 from pvae.evaluation import UndefinedQuantityError, impute
 from pvae.pair.predictive import decode, infer, interpolate, reconstruct, sample
 from pvae.pair.preserve import preserve_generators, seeded
-from pvae.pair.traces import latent_sites
+from pvae.pair.traces import Site, latent_sites
 from pvae.training import Fit
 
 if TYPE_CHECKING:
@@ -44,16 +44,20 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
     x = some.first(len(some))
     given = _labels_given(rows, chosen, x)
     with seeded(seed):
-        draws = sample(fit.model, x)
         codes = infer(fit.guide, rows)
+        # Global sites, such as weights, have their values after the training, not prior ones.
+        prior = _latents(fit.model, x)
+        fixed = {n: code for n, code in codes.items() if n in prior and _is_global(code, rows)}
+        draws = sample(fit.model, x, given=fixed)
     observed = observed_name(draws, x)
     if observed is not None:
         rebuilt = _site(reconstruct(fit.model, fit.guide, some), observed)
         seen = x[0].nan_to_num().cpu()
         drawn["reconstructions"] = plots.reconstructions(seen, rebuilt, labels=given)
-        if _has_prior(fit.model, x):
-            prior = {site: draws[site] for site in codes if site in draws}
-            means = _site(decode(fit.model, prior, x), observed)
+        # Draws have no meaning where a density is masked out.
+        if not any(getattr(site["fn"], "_mask", None) is False for site in prior.values()):
+            found = {site: draws[site] for site in codes if site in draws}
+            means = _site(decode(fit.model, found, x), observed)
             drawn["samples"] = plots.prior_samples(means, labels=given, title=_MEANS)
         drawn |= _of_codes(fit, some, codes, observed, seed)
     local = {n: z for n, z in codes.items() if z.shape[:1] == (len(rows),) and z.dim() <= 2}
@@ -108,11 +112,13 @@ def _of_codes(
     return drawn
 
 
-def _has_prior(model: Callable[..., object], x: tuple[Tensor, ...]) -> bool:
-    """Whether draws of latent sites have a meaning: none has its density masked out."""
+def _latents(model: Callable[..., object], x: tuple[Tensor, ...]) -> dict[str, Site]:
     with torch.no_grad(), preserve_generators():
-        sites = latent_sites(poutine.trace(model).get_trace(*x))
-    return not any(getattr(site["fn"], "_mask", None) is False for site in sites.values())
+        return latent_sites(poutine.trace(model).get_trace(*x))
+
+
+def _is_global(code: Tensor, rows: Rows) -> bool:
+    return code.shape[:1] != (len(rows),)
 
 
 def observed_name(draws: Mapping[str, Tensor], x: tuple[Tensor, ...]) -> str | None:

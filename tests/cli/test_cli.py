@@ -168,6 +168,30 @@ def test_pair_with_global_sites(folder):
     assert "ELBO" not in output
 
 
+def test_samples_have_trained_global_sites(monkeypatch):
+    """Draws of z are from the prior; those of weights from it would say nothing of the training."""
+    import pyro
+    import pyro.distributions as dist
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(8, 8), 1.0).to_event(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 0.1))
+            pyro.sample("x", dist.Normal(w + z[:, None, None], 0.1).to_event(2), obs=x)
+
+    def guide(x):
+        w = pyro.param("value", torch.full((8, 8), 3.0))
+        pyro.sample("w", dist.Delta(w, event_dim=2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 0.1))
+
+    shown = []
+    monkeypatch.setattr("pvae.plots.prior_samples", lambda means, **more: shown.append(means))
+    fit = pvae.fit(model, guide, torch.randn(20, 8, 8) + 3, epochs=0, progress=False)
+    figures(fit, pvae.data.Rows(torch.randn(20, 8, 8) + 3))
+    assert abs(shown[0].mean().item() - 3) < 0.2
+
+
 def test_codes_with_labels(folder):
     pvae_("train", *QUICK, *SMALL, "--out", "run")
     pvae_("infer", "run", "--split", "valid", "--out", "codes.npz")
