@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -127,6 +128,19 @@ def test_zoo(name):
         row = module.row(key, entry) if name == "priors" else module.row(entry)
         assert row in PAGE
         assert {"seed", "epochs", "training_seconds", "hardware"} <= set(entry)
+
+
+def test_iwae_paper():
+    entries = load("paper_iwae")["short"]
+    means = []
+    for objective, k in (("elbo", 1), ("elbo", 5), ("iwae", 5)):
+        runs = entries[f"dynamic-1-{objective}-{k}"].values()
+        nlls = [run["nll"] for run in runs]
+        means.append(statistics.mean(nlls))
+        units = statistics.mean(run["active_units"]["z1"] for run in runs)
+        spread = f"{means[-1]:.2f} ± {statistics.stdev(nlls):.2f}"
+        assert f"| {objective.upper()} | {k} | {spread} | {units:.0f} |" in PAGE
+    assert means == sorted(means, reverse=True)
 
 
 @pytest.mark.parametrize("name", ["processes", "memory"])
