@@ -100,7 +100,7 @@ def escaped(text: str) -> str:
 
 
 CAPTIONS = {
-    "by_label": "Draws for each label",
+    "by_label": "Means of p(x | z, y) for each label",
     "latent_means": "Means of q(z | x) of held-out data",
     "learning_curve": "The bound over the epochs",
     "reconstructions": "Held-out data above their reconstructions",
