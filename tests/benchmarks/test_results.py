@@ -119,6 +119,7 @@ def test_startup_and_small_fits():
         "priors",
         "clusters",
         "chorales",
+        "time_to_nll",
     ],
 )
 def test_zoo(name):
