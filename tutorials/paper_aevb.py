@@ -205,7 +205,8 @@ for ax, rows in zip(axes, (1000, 50_000), strict=True):
         if way == "AEVB":
             estimate = pvae.evaluation.marginal_by_hmc(fit.model, fit.guide, x[:FEW], **CHAINS)
             print(f"             by appendix D {estimate.mean:8.2f} +- {estimate.mc_error:.2f}")
-            print(estimate.warning)
+            if estimate.warning:
+                print(estimate.warning)
     ax.set(title=f"{rows:,} rows", xlabel="samples")
     ax.legend()
 axes[0].set_ylabel("log p(x), nats per datum")

@@ -12,7 +12,6 @@ from pvae.evaluation.context import EvaluationContext
 from pvae.evaluation.estimate import (
     AnnealedLogLikelihood,
     Bound,
-    ChainLogLikelihood,
     Estimate,
     LogLikelihood,
     UndefinedQuantityError,
@@ -21,7 +20,7 @@ from pvae.evaluation.importance import log_likelihood
 from pvae.evaluation.imputation import Imputation, impute
 from pvae.evaluation.kl_divergence import Divergence, kl_by_site
 from pvae.evaluation.log_predictive import LogPredictive, log_predictive
-from pvae.evaluation.reciprocal_importance import marginal_by_hmc
+from pvae.evaluation.reciprocal_importance import ChainLogLikelihood, marginal_by_hmc
 from pvae.evaluation.simulation_based_calibration import Calibration, SiteCalibration, calibration
 
 __all__ = [

@@ -11,14 +11,11 @@ from pvae.pair.undefined import UndefinedQuantityError
 __all__ = [
     "AnnealedLogLikelihood",
     "Bound",
-    "ChainLogLikelihood",
     "Estimate",
     "LogLikelihood",
     "UndefinedQuantityError",
     "of_weights",
 ]
-
-_MIXED = 1.1  # the largest R-hat of chains that have
 
 
 def of_weights(first: Tensor, second: Tensor, num_particles: int) -> tuple[Tensor, Tensor, float]:
@@ -251,59 +248,3 @@ class AnnealedLogLikelihood(Estimate):
         """The numbers for JSON."""
         means = {"mean_ess": self.ess.mean().item(), "acceptance": self.acceptance.mean().item()}
         return {**super().as_json(), "num_data": len(self.per_datum), **means}
-
-
-@dataclass(frozen=True)
-class ChainLogLikelihood(Estimate):
-    """An estimate of log p(x) from draws of Markov chains: in expectation an upper bound.
-
-    Attributes:
-        rhat: per datum, shape (N,), the largest split R-hat of its latents and of log p(x, z): the
-            spread of all half chains together over that within them. It is 1 if the chains have
-            mixed, and infinite if one of them never moved.
-
-    References:
-        Inference from Iterative Simulation Using Multiple Sequences (A. Gelman, D. Rubin, 1992),
-        https://doi.org/10.1214/ss/1177011136
-
-    Example:
-        >>> import pvae, pyro, torch
-        >>> import pyro.distributions as dist
-        >>> def model(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
-        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-        >>> def guide(x):  # the posterior itself
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-        >>> estimate = pvae.evaluation.marginal_by_hmc(model, guide, torch.zeros(3), 8, 100)
-        >>> bool((estimate.rhat < 1.1).all()), estimate.warning
-        (True, '')
-    """
-
-    rhat: Tensor = field(repr=False)
-
-    @property
-    def unmixed(self) -> Tensor:
-        """Indices of the data whose chains have not mixed."""
-        return (~(self.rhat < _MIXED)).nonzero().flatten()
-
-    @property
-    def warning(self) -> str:
-        """Which data are unreliable, and why; "" if none."""
-        count, size = len(self.unmixed), len(self.rhat)
-        if not count:
-            return ""
-        first = ", ".join(map(str, self.unmixed[:5].tolist()))
-        return (
-            f"the chains of {count:,} of {size:,} data have not mixed (R-hat above {_MIXED}; "
-            f"indices {first}{', ...' if count > 5 else ''}), so their estimates may be too low by "
-            "an unknown amount and their errors too small; use more samples and leapfrog steps, "
-            'start="guide", or pvae.ais'
-        )
-
-    def as_json(self) -> dict[str, object]:
-        """The numbers for JSON, with the number of unreliable data."""
-        largest = self.rhat.max().item()
-        finite = largest if math.isfinite(largest) else None
-        return {**super().as_json(), "largest_rhat": finite, "unmixed": len(self.unmixed)}

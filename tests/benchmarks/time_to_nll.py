@@ -4,8 +4,8 @@
 
 writes `results/time_to_nll_cpu.json` beside this file. Each target has a pair and a number of
 epochs, and the clock counts what `fit` takes, from programs to the trained pair, on one core. The
-test images are used once, after the training: -log p(x) in nats per
-image by 5,000 importance samples, of all 10,000. The data are read from `$PVAE_DATA`.
+test images are used once, after the training: -log p(x) in nats per image by 5,000 importance
+samples, of all 10,000. The data are read from `$PVAE_DATA`.
 """
 
 import time

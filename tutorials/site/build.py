@@ -120,7 +120,8 @@ def draw_zoo(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for page, entry in zoo_entries().items():
         picture, made_by = folder / f"{page}.png", folder / f"{page}.txt"
-        if picture.exists() and made_by.read_text() == entry["command"]:
+        recipe = f"{entry['command']}: {entry['figure']}"
+        if picture.exists() and made_by.read_text() == recipe:
             continue
         out = folder / page
         shutil.rmtree(out, ignore_errors=True)
@@ -134,7 +135,7 @@ def draw_zoo(folder: Path) -> None:
             raise SystemExit(f"{entry['command']}: {done.stderr}")
         shutil.copy(out / "figures" / f"{entry['figure']}.png", picture)
         shutil.rmtree(out)
-        made_by.write_text(entry["command"])
+        made_by.write_text(recipe)
 
 
 def write_zoo(folder: Path, pictures: Path) -> None:
