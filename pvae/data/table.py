@@ -217,7 +217,7 @@ class Rows:
         x = self._seen(index, generator)
         if self._holes is not None:
             x = x.masked_fill(self._holes[index], _NAN)
-        return (x, *(argument[index] for argument in self._more))
+        return (x, *(_chosen(argument, index) for argument in self._more))
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
         """Select rows without changing their values.
@@ -285,9 +285,9 @@ class Rows:
 
     def _seen(self, index: Tensor | slice, generator: torch.Generator | None) -> Tensor:
         if self.binarize != "dynamic":
-            return seen(self._x[index], self._levels)
+            return seen(_chosen(self._x, index), self._levels)
         if generator is not None:
-            return torch.bernoulli(seen(self._x[index], self._levels), generator=generator).float()
+            return _drawn(seen(_chosen(self._x, index), self._levels), generator)
         if self._once is None:
             self._once = self._drawn_once()
         return self._once[index].float()
@@ -301,6 +301,22 @@ class Rows:
             for part in self._x.split(4096)
         ]
         return torch.cat(drawn).to(self.device)
+
+
+def _chosen(x: Tensor, index: Tensor | slice) -> Tensor:
+    """x[index], in a fraction of the time for row numbers on a CPU."""
+    if isinstance(index, Tensor) and index.dtype == torch.int64 and not index.is_cuda:
+        return x.index_select(0, index) if index.dim() == 1 else x[index]
+    return x[index]
+
+
+def _drawn(probability: Tensor, generator: torch.Generator) -> Tensor:
+    """1 with these probabilities, and 0 otherwise, float32."""
+    if probability.is_cuda:
+        return torch.bernoulli(probability, generator=generator).float()
+    # The same to 2^-24 as torch.bernoulli, which takes two to four times as long on a CPU.
+    uniform = torch.rand(probability.shape, generator=generator)
+    return torch.lt(uniform, probability, out=uniform)
 
 
 def seen(x: Tensor, levels: int | None) -> Tensor:

@@ -111,7 +111,7 @@ class Group:
             least = min(_TINY / max(beta, 0.1) ** _EVERY, 1e-30)
             for tensor in tensors:
                 if tensor.dtype == torch.float32:
-                    tensor.masked_fill_(tensor.abs() < least, 0.0)
+                    torch.ops.aten.hardshrink.out(tensor, least, out=tensor)
 
     def pieces(self, gradients: Sequence[Tensor]) -> list[tuple["Group", list[Tensor]]]:
         """Groups of views of these parameters and their state, each with its gradients."""
