@@ -45,8 +45,9 @@ class SVI(pyro.infer.SVI):
       in $PVAE_CACHE (by default the system's folder for caches), where the next start finds it.
       On a CUDA device, recorded and captured steps are CUDA graphs, of one step or, in
       `run_steps` and in `fit` with rows on the device, of up to 64.
-    - "auto" is eager for the first 20 steps with a cache key, then recorded, and captured after
-      some thousand more. These counts depend on the pair alone, so that resumed runs are the same.
+    - "auto" is eager for the first 20 steps with a cache key, then recorded, and captured after as
+      many steps as take about as long as the compilation, estimated by counting operations. The
+      numbers of steps depend on the pair and its batches alone, so that resumed runs are the same.
 
     Recordings are cached by shapes, modes, parameters and captured Python values: numbers, strings
     and flags that the programs refer to, and what lists, dicts, sets and arrays of up to 64 items

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvae.engine.cache_key import CacheKey, Key, describe_arguments, tensor_arguments
 from pvae.engine.cuda_graph import graph_recording
+from pvae.engine.entries import Entry, Unattended, Variant, changing_values
 from pvae.engine.guards import GuardError
 from pvae.engine.inductor import compile_recording
 from pvae.engine.reads import CaptureError
@@ -23,7 +24,7 @@ from pvae.engine.verification import aliased, difference
 from pvae.pair.preserve import preserve_state
 from pvae.pair.registration import Registrations
 
-__all__ = ["Replay", "Unattended"]
+__all__ = ["Replay"]
 
 _MAX_ENTRIES = 32  # one for each shape and mode in use is enough
 _MAX_KEYS = 64  # if hardly any step is replayed, recording stops after this many keys
@@ -33,53 +34,6 @@ _OFTEN, _RARELY = 100, 1000  # steps between verifications, before and after thi
 _LONGEST = 10  # times as many, after which a variant is verified by itself
 _KINKS = 2  # verifications in a row in which a gradient alone may differ
 _HIDDEN = 10  # steps between them if a key cannot hold all values that the programs refer to
-
-
-@dataclass
-class _Variant:
-    """A recording, and what happened to it. Variants of an entry read different values."""
-
-    recording: Recording
-    graph: Recording | None = None  # all kernels of it in one launch
-    compiled: bool = False
-    verified: bool = False
-    last_verified: int = 0  # the step
-    replays: int = 0  # since then
-    kinks: int = 0  # verifications since then in which a gradient alone differed
-
-    @property
-    def executed(self) -> Recording:
-        return self.graph or self.recording
-
-
-@dataclass
-class _Entry:
-    """The steps that share a cache key."""
-
-    arguments: str
-    params: list[Tensor]
-    count: int
-    variants: list[_Variant] = field(default_factory=list)  # the last one that fitted comes first
-    closed: bool = False  # nothing more is recorded
-    missed: int = 0  # steps that no variant fitted
-    differed: bool = False
-
-
-@dataclass(frozen=True)
-class Unattended:
-    """Steps that replay one recording, with nothing to decide between them.
-
-    Attributes:
-        recording: what they replay, not as a CUDA graph.
-        steps: the largest number of them.
-        entry: counts them.
-        variant: counts them, too.
-    """
-
-    recording: Recording
-    steps: int
-    entry: _Entry
-    variant: _Variant
 
 
 @dataclass
@@ -121,7 +75,7 @@ class Replay:
     recorded: int = 0
     num_keys: int = 0
     since: dict[str, int] = field(default_factory=dict)
-    _cache: "OrderedDict[Key, _Entry]" = field(default_factory=OrderedDict)
+    _cache: "OrderedDict[Key, Entry]" = field(default_factory=OrderedDict)
     _before: dict[str, int] = field(default_factory=dict)
     _given_up: bool = False
     _last_verified: int = 1  # the step in which any variant was, as its time had come
@@ -180,7 +134,7 @@ class Replay:
             return None
         steps: float = self._until_due(entry, variant, number)
         if not variant.compiled:
-            steps = min(steps, self.schedule.until_compilation(variant.recording, entry.count))
+            steps = min(steps, variant.compile_at - entry.count)
         return Unattended(variant.recording, int(steps), entry, variant) if steps > 0 else None
 
     def count(self, taken: Unattended, steps: int) -> None:
@@ -237,7 +191,7 @@ class Replay:
             network for _, network in registrations.networks if id(network) not in known
         ]
         self._key = CacheKey(self.programs, self.networks, self._key.captured.caches)
-        self._cache[self._key(arguments)] = _Entry(str(arguments), done.params, count)
+        self._cache[self._key(arguments)] = Entry(str(arguments), done.params, count)
         while len(self._cache) > _MAX_ENTRIES:
             self._cache.popitem(last=False)
         return done
@@ -256,7 +210,7 @@ class Replay:
         return what is not None
 
     def _replay(
-        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
+        self, entry: Entry, args: tuple[object, ...], kwargs: Mapping[str, object], number: int
     ) -> Step:
         tensors = tensor_arguments(args, kwargs)
         for variant in list(entry.variants):
@@ -269,12 +223,12 @@ class Replay:
             return done
         entry.missed += 1
         if entry.missed > _MAX_MISSES and entry.missed > entry.count / 2 and entry.variants:
-            self._note(f"steps are eager: {_changing(entry.variants)}")
+            self._note(f"steps are eager: {changing_values(entry.variants)}")
             entry.variants.clear()
         return self._eager(args, kwargs)
 
     def _try(
-        self, entry: _Entry, variant: _Variant, args: tuple[object, ...],
+        self, entry: Entry, variant: Variant, args: tuple[object, ...],
         kwargs: Mapping[str, object], tensors: Sequence[Tensor], number: int,
     ) -> Step | None:  # fmt: skip
         """Replay a variant if it fits; None, with the state as before, if it does not."""
@@ -311,8 +265,8 @@ class Replay:
     # Recording
 
     def _record(
-        self, entry: _Entry, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> _Variant | None:
+        self, entry: Entry, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> Variant | None:
         """Record the step as another variant; None if it cannot be recorded."""
         self.recorded += 1
         buffers = [buffer for network in self.networks for buffer in network.buffers()]
@@ -324,15 +278,16 @@ class Replay:
             entry.closed = True
             self._note(f"steps are eager: they cannot be recorded; {error}")
             return None
-        variant = _Variant(recording)
+        compile_at = self.schedule.before_compilation(recording.graph.graph)
+        variant = Variant(recording, compile_at)
         self._make_cuda_graph(variant, tensor_arguments(args, kwargs))
         entry.variants.insert(0, variant)
         guarded = recording.guards is not None or recording.inside
         entry.closed = not guarded or len(entry.variants) == _MAX_VARIANTS
         return variant
 
-    def _compile(self, entry: _Entry, variant: _Variant, tensors: Sequence[Tensor]) -> None:
-        if self.schedule.until_compilation(variant.recording, entry.count - 1) > 0:
+    def _compile(self, entry: Entry, variant: Variant, tensors: Sequence[Tensor]) -> None:
+        if entry.count <= variant.compile_at:
             return
         variant.compiled, variant.verified = True, False
         try:
@@ -343,7 +298,7 @@ class Replay:
             return
         self._make_cuda_graph(variant, tensors)
 
-    def _make_cuda_graph(self, variant: _Variant, tensors: Sequence[Tensor]) -> None:
+    def _make_cuda_graph(self, variant: Variant, tensors: Sequence[Tensor]) -> None:
         """Turn the recording into a CUDA graph if it is on a CUDA device."""
         if not on_cuda((*tensors, *variant.recording.constants)):
             return
@@ -361,23 +316,23 @@ class Replay:
 
     # Verification
 
-    def _due(self, entry: _Entry, variant: _Variant, number: int) -> bool:
+    def _due(self, entry: Entry, variant: Variant, number: int) -> bool:
         wanted, self.verify_next = self.verify_next, False
         return wanted or not variant.verified or self._until_due(entry, variant, number) <= 0
 
-    def _interval(self, entry: _Entry, number: int) -> int:
+    def _interval(self, entry: Entry, number: int) -> int:
         if not self._key.captured.complete:
             return _HIDDEN
         return _OFTEN if entry.differed or number < _RARELY else _RARELY
 
-    def _until_due(self, entry: _Entry, variant: _Variant, number: int) -> int:
+    def _until_due(self, entry: Entry, variant: Variant, number: int) -> int:
         """Steps before the next verification."""
         every = self._interval(entry, number)
         own = min(every - variant.replays, variant.last_verified + _LONGEST * every - number)
         return min(own, self._last_verified + every - number)
 
     def _verify(
-        self, entry: _Entry, variant: _Variant, args: tuple[object, ...],
+        self, entry: Entry, variant: Variant, args: tuple[object, ...],
         kwargs: Mapping[str, object], tensors: Sequence[Tensor], number: int,
     ) -> bool:  # fmt: skip
         """Compare a replay with an eager step; if they differ, record again or give up.
@@ -406,6 +361,7 @@ class Replay:
         if new is None:
             return False
         variant.recording, variant.graph, variant.compiled = new.recording, new.graph, False
+        variant.compile_at = new.compile_at
         entry.variants[0] = variant
         self._compile(entry, variant, tensors)
         again = self._difference(variant, args, kwargs, tensors)
@@ -423,7 +379,7 @@ class Replay:
         return True
 
     def _difference(
-        self, variant: _Variant, args: tuple[object, ...], kwargs: Mapping[str, object],
+        self, variant: Variant, args: tuple[object, ...], kwargs: Mapping[str, object],
         tensors: Sequence[Tensor],
     ) -> str | None:  # fmt: skip
         found = difference(
@@ -441,23 +397,6 @@ class Replay:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
-
-
-def _changing(variants: Sequence[_Variant]) -> str:
-    """What differs between variants, in words."""
-    values: dict[str, set[str]] = {}
-    for read in [read for variant in variants for read in variant.recording.reads]:
-        values.setdefault(read.where, set()).add(repr(read.value))
-    where = [line for line, several in values.items() if len(several) > 2]
-    if where:
-        return f"the value of a tensor that is read at {' and '.join(where)} is seldom the same"
-    masks = variants[0].recording.masks
-    if masks:
-        return (
-            f"a boolean mask chooses ever other numbers of elements at {' and '.join(masks)}: "
-            "torch.where has one shape for all values"
-        )
-    return "shapes depend on values of tensors"
 
 
 def _undo(recording: Recording, tensors: Sequence[Tensor]) -> Callable[[], None]:

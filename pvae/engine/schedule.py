@@ -1,9 +1,12 @@
 """When an engine records and compiles steps."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from pvae.engine.recording import Recording
+from torch.fx import Graph
+
+from pvae.engine.costs import steps_for_compilation
 
 __all__ = ["SCHEDULES", "Schedule"]
 
@@ -14,25 +17,22 @@ class Schedule:
 
     Attributes:
         record: steps before the recording.
-        compile: steps before the compilation; None for no compilation.
-        compile_each: additional steps before the compilation per operation of the recording.
+        compile: steps before the compilation, or a function of the recorded operations to them;
+            infinity for no compilation.
     """
 
     record: int
-    compile: int | None
-    compile_each: int = 0
+    compile: float | Callable[[Graph], float]
 
-    def until_compilation(self, recording: Recording, steps: int) -> float:
-        """Steps after these before the compilation of a recording; 0 or less if it is due."""
-        if self.compile is None:
-            return math.inf
-        return self.compile + self.compile_each * len(recording.graph.graph.nodes) - steps
+    def before_compilation(self, graph: Graph) -> float:
+        """Steps before the compilation of these operations."""
+        return self.compile(graph) if callable(self.compile) else self.compile
 
 
 SCHEDULES = {
-    "recorded": Schedule(record=1, compile=None),
+    "recorded": Schedule(record=1, compile=math.inf),
     "captured": Schedule(record=1, compile=1),
     # A recording costs as much as some fifty steps alone on a machine, and as few of them beside
-    # other work. A compilation costs several thousand replays, and the next start finds it on disk.
-    "auto": Schedule(record=20, compile=5000, compile_each=5),
+    # other work.
+    "auto": Schedule(record=20, compile=steps_for_compilation),
 }

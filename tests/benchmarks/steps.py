@@ -24,6 +24,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, silu, softplus
 import pvae
 from pvae.cli.bench import PYRO, Contender, Timings, contenders, machine, spread
 
+Spread = dict[str, float]  # a median and its quartiles
+
 SIZES = [(64, 2, 64), (128, 10, 100), (128, 20, 400), (128, 30, 2000)]  # batch, z_dim, hidden
 X = 784
 HAND = "by hand, compiled"
@@ -118,6 +120,31 @@ def described(title: str, timings: Timings, others: list[str]) -> dict[str, obje
     for part in ("milliseconds", "ratios"):
         show(result[part])
     return result
+
+
+def row(result: dict[str, dict[str, Spread]]) -> str:
+    """A row of the page's table: medians in milliseconds, and ratios with their quartiles."""
+    times, ratios, alone = result["milliseconds"], result["ratios"], result.get("alone", {})
+    names = (PYRO, HAND, "pvae recorded", "pvae captured", "pvae captured, bfloat16")
+    cells = [f"{times[name]['median']:.2f}" if name in times else "" for name in names]
+    for other in (PYRO, HAND):
+        cells.append(quartiles(ratios.get(f"pvae captured / {other}")))
+    for name in ("pvae captured, alone", "NumPyro, a loop"):
+        cells.append(quartiles(alone.get(name)))
+    return "| " + " | ".join([label(str(result["title"])), *cells]) + " |"
+
+
+def label(title: str) -> str:
+    """A title as the table has it: of a VAE only its sizes."""
+    return title.partition("= (")[2].rstrip(")") or title
+
+
+def quartiles(values: Spread | None) -> str:
+    """A median with its quartiles."""
+    if values is None:
+        return ""
+    low, high = values["lower quartile"], values["upper quartile"]
+    return f"{values['median']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def show(values: dict[str, dict[str, float]]) -> None:

@@ -66,21 +66,16 @@ def test_gpu():
 
 
 def test_steps():
-    results = load("steps")
+    results, row = load("steps"), script("steps").row
     for result in (*results["results"], *results["deep"]):
-        times, ratios = result["milliseconds"], result["ratios"]
-        cells = [f"{times[name]['median']:.2f}" for name in ("Pyro, no validation",)]
-        by_hand = times.get("by hand, compiled")
-        cells.append(f"{by_hand['median']:.2f}" if by_hand else "")
-        cells += [f"{times[f'pvae {e}']['median']:.2f}" for e in ("recorded", "captured")]
-        cells.append(f"{ratios['pvae captured / Pyro, no validation']['median']:.2f}")
-        own = ratios.get("pvae captured / by hand, compiled")
-        cells.append(f"{own['median']:.2f}" if own else "")
-        cells.append(f"{times['pvae captured, bfloat16']['median']:.2f}")
-        alone = result.get("alone")
-        cells.append(f"{alone['NumPyro, a loop']['median']:.2f}" if alone else "")
-        row = " | ".join(cells).replace("|  |", "| |").rstrip()
-        assert row.removesuffix(" |") in PAGE, row
+        assert row(result) in PAGE, row(result)
+
+
+def test_whole_fits():
+    results, row = load("whole_fits"), script("whole_fits").row
+    assert results["command"] in PAGE
+    for way in results["cold"]:
+        assert row(results, way) in PAGE, row(results, way)
 
 
 def test_importance_sampling():

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,18 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
     spent = time.perf_counter() - began
     print(f"{spent:8.2f} s  {said.strip()}", flush=True)
     return spent
+
+
+def row(found: dict[str, Any], way: str) -> str:
+    """A row of the page's table: seconds, and their ratio to NumPyro's."""
+    cells = [f"{found['cold'][way]:.0f}"]
+    for where in ("alone", "beside a busy process"):
+        seconds = found["seconds"][where][way]
+        low, high = seconds["lower quartile"], seconds["upper quartile"]
+        cells.append(f"{seconds['median']:.0f} ({low:.0f} to {high:.0f})")
+        ratio = found["ratios"][where].get(way)
+        cells.append(f"{ratio['median']:.2f}" if ratio else "")
+    return "| " + " | ".join([way, *cells]) + " |"
 
 
 def main() -> None:
@@ -104,6 +117,14 @@ def main() -> None:
             where: {name: spread(values) for name, values in ways.items()}
             for where, ways in times.items()
         },
+    }
+    found["ratios"] = {
+        where: {
+            name: spread([a / b for a, b in zip(values, ways["NumPyro"], strict=True)])
+            for name, values in ways.items()
+            if name != "NumPyro" and "NumPyro" in ways
+        }
+        for where, ways in times.items()
     }
     print(json.dumps(found, indent=2))
     if options.json:

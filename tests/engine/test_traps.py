@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -371,7 +372,7 @@ def losses(make, engine):
 def soon(monkeypatch):
     """Record early, and never verify a recording again, so that nothing but the key counts."""
     schedules = pvae.engine.schedule.SCHEDULES
-    monkeypatch.setitem(schedules, "auto", Schedule(record=2, compile=None))
+    monkeypatch.setitem(schedules, "auto", Schedule(record=2, compile=math.inf))
     monkeypatch.setattr(
         pvae.engine.replay.Replay, "_due", lambda self, entry, variant, n: not variant.verified
     )
