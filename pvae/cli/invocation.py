@@ -189,6 +189,8 @@ def resumed_command(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]
     for key, value in asked.items():
         if ctx.get_parameter_source(key) != ParameterSource.COMMANDLINE:
             continue
+        if key == "threads" and value == "auto" and started.get(key) is not None:
+            continue  # other numbers would round differently
         before = started.get(key)
         same = value == (tuple(before) if isinstance(before, list) else before)
         if key not in may_change and not same and not given["allow_changed"]:

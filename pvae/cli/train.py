@@ -11,7 +11,15 @@ import torch
 
 from pvae.cli.config_file import config_option
 from pvae.cli.figures import figures
-from pvae.cli.group import AT_LEAST_1, DEVICE, TRUST, main, pair_options, print_notes
+from pvae.cli.group import (
+    AT_LEAST_1,
+    DEVICE,
+    TRUST,
+    main,
+    number_or_auto,
+    pair_options,
+    print_notes,
+)
 from pvae.cli.invocation import (
     command_config,
     completed,
@@ -25,6 +33,7 @@ from pvae.cli.invocation import (
 from pvae.cli.numbers import Numbers, evaluate
 from pvae.cli.report import Line, lines_of, table
 from pvae.data import Rows
+from pvae.engine.threads import fastest_number_of_threads
 from pvae.training import Fit, fit
 from pvae.training.options import ON_NAN
 from pvae.training.processes import process_group
@@ -109,8 +118,10 @@ _SLOW_LOADING = 0.1  # share of the time, from which on it is printed
 )
 @click.option(
     "--threads",
-    type=AT_LEAST_1,
-    help="Number of threads; fewer than the cores if other processes use some.  [default: torch's]",
+    type=number_or_auto,
+    metavar="[INTEGER|auto]",
+    help="Number of threads, or auto: what is fastest at the start, beside other processes.  "
+    "[default: torch's]",
 )
 @click.option("--seed", default=0, help="Seed of all random numbers.")
 @click.option(
@@ -156,6 +167,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     auto = given["resume"] == "auto" and Run(given["out"]).exists
     given["resume"] = auto or given["resume"] == "always"
     given = resumed_command(ctx, given) if given["resume"] else completed(given)
+    if given["threads"] == "auto":
+        given["threads"] = fastest_number_of_threads()  # the run's, however often it is resumed
     if given["threads"] is not None:
         torch.set_num_threads(given["threads"])
     built, splits = pair_and_data(given)

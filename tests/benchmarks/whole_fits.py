@@ -29,7 +29,11 @@ from pvae.cli.bench import machine, spread
 OURS = """
 import sys
 import pvae
+import torch
+from pvae.engine.threads import fastest_number_of_threads
 
+if sys.argv[3] == "auto":
+    torch.set_num_threads(fastest_number_of_threads())
 data = pvae.data.load("mnist", binarize="dynamic")
 model = pvae.models.VAE(x_shape=(28, 28), z_dim=20, hidden=400)
 guide = pvae.guides.MeanField(x_shape=(28, 28), z_dim=20, hidden=400)
@@ -94,9 +98,12 @@ def main() -> None:
         }
         epochs = str(options.epochs)
         ways = {
-            f"pvae, {engine}": [sys.executable, "-c", OURS, epochs, engine]
-            for engine in ("auto", "captured")
-        }
+            "pvae": [sys.executable, "-c", OURS, epochs, "auto", ""],
+            "pvae, captured": [sys.executable, "-c", OURS, epochs, "captured", ""],
+            "pvae, captured, --threads auto": [
+                sys.executable, "-c", OURS, epochs, "captured", "auto",
+            ],
+        }  # fmt: skip
         if options.numpyro:
             script = Path(__file__).with_name("numpyro_fit.py")
             ways["NumPyro"] = [options.numpyro, str(script), str(images), epochs]

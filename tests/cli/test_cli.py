@@ -258,6 +258,19 @@ def test_number_of_threads(folder, monkeypatch):
     assert numbers == [1, 1, 2]
 
 
+def test_measured_number_of_threads(folder, monkeypatch):
+    numbers, fastest = [], iter([1, 2, 2])
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    monkeypatch.setattr("pvae.cli.train.fastest_number_of_threads", lambda: next(fastest))
+    pvae_("train", *SMALL, *QUICK, "--threads", "auto", "--out", "run")
+    assert json.loads((folder / "run" / "config.json").read_text())["command"]["threads"] == 1
+    pvae_("train", "--resume", "--out", "run", "--epochs", 2, "--threads", "auto")
+    assert numbers == [1, 1]  # the run's, whatever would be faster now
+    pvae_("train", *SMALL, *QUICK, "--threads", "auto", "--out", "other")
+    assert numbers == [1, 1, 2]
+    assert "'some' is not a valid integer" in pvae_("train", "--threads", "some", code=2)
+
+
 def test_existing_run_folder(folder):
     pvae_("train", *QUICK, *SMALL, "--out", "run")
     refused = pvae_("train", *QUICK, *SMALL, "--out", "run", code=1)
