@@ -346,8 +346,8 @@ figure.savefig(FIGURES / "14_batches.png", dpi=150)
 #   models.
 # - Store values that change during training in a tensor (`beta = torch.tensor(0.1)`, then
 #   `beta.fill_(...)`). Every replay reads the current value, so nothing is recorded again.
-# - Torch's threads wait for each other several times in a step. If another process takes the core of
-#   one of them, all are slow: `pvae train ... --threads auto` measures at the start how many are
+# - Torch's threads wait for each other several times in a step. If another process takes the core
+#   of one of them, all are slow: `pvae train ... --threads auto` measures at the start how many are
 #   fastest, and the run keeps this number, since others would round differently.
 # - Pyro's validation also costs time: turn it off for your own steps with
 #   `pyro.enable_validation(False)`. `pvae.fit` validates during the first epoch only.

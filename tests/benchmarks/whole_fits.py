@@ -11,6 +11,7 @@ reported by itself. The images are read from `$PVAE_DATA`.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 import pvae
-from pvae.cli.bench import machine, spread
+from pvae.cli.bench import machine
 
 OURS = """
 import sys
@@ -66,14 +67,11 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
 
 
 def row(found: dict[str, Any], way: str) -> str:
-    """A row of the page's table: seconds, and their ratio to NumPyro's."""
+    """A row of the page's table: seconds cold, and medians with their ratios to NumPyro's."""
     cells = [f"{found['cold'][way]:.0f}"]
-    for where in ("alone", "beside a busy process"):
-        seconds = found["seconds"][where][way]
-        low, high = seconds["lower quartile"], seconds["upper quartile"]
-        cells.append(f"{seconds['median']:.0f} ({low:.0f} to {high:.0f})")
-        ratio = found["ratios"][where].get(way)
-        cells.append(f"{ratio['median']:.2f}" if ratio else "")
+    for ways in found["seconds"].values():
+        ratios = [a / b for a, b in zip(ways[way], ways["NumPyro"], strict=True)]
+        cells += [f"{statistics.median(ways[way]):.0f}", f"{statistics.median(ratios):.2f}"]
     return "| " + " | ".join([way, *cells]) + " |"
 
 
@@ -120,18 +118,7 @@ def main() -> None:
         "machine": machine(torch.device("cpu")),
         "epochs": options.epochs,
         "cold": {name: values[0] for name, values in times.pop("cold").items()},
-        "seconds": {
-            where: {name: spread(values) for name, values in ways.items()}
-            for where, ways in times.items()
-        },
-    }
-    found["ratios"] = {
-        where: {
-            name: spread([a / b for a, b in zip(values, ways["NumPyro"], strict=True)])
-            for name, values in ways.items()
-            if name != "NumPyro" and "NumPyro" in ways
-        }
-        for where, ways in times.items()
+        "seconds": times,
     }
     print(json.dumps(found, indent=2))
     if options.json:
