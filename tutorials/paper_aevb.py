@@ -146,7 +146,7 @@ for row, (name, sizes) in zip(axes, SIZES.items(), strict=True):
                 kept[name, z_dim] = fit
         ax.set(title=f"{name}, {z_dim} latents", xlabel="samples")
         if name == "MNIST":
-            ax.set_ylim(-200, -90)
+            ax.set_ylim(-250, -90)
     row[0].set_ylabel("bound, nats per datum")
     row[0].legend()
 axes[1, 4].axis("off")

@@ -71,7 +71,7 @@ class ChainLogLikelihood(Estimate):
             f"the chains of {count:,} of {size:,} data have not mixed (R-hat above {_MIXED}; "
             f"indices {first}{', ...' if count > 5 else ''}), so their estimates may be too low by "
             "an unknown amount and their errors too small; use more samples and leapfrog steps, "
-            'start="guide", or pvae.ais'
+            "chains that start at the guide, or pvae.ais"
         )
 
     def as_json(self) -> dict[str, object]:
