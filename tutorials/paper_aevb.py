@@ -6,10 +6,10 @@
 # Kingma and Welling compare their estimator with wake-sleep and Monte Carlo EM on MNIST and the
 # Frey Face film (2013, https://arxiv.org/abs/1312.6114). This script makes their four figures. The
 # protocol is theirs: one hidden layer of tanh units, 500 for MNIST and 200 for faces, batches of
-# 100, one draw per datum, Adagrad, weights that start with a variance of 0.01 and have a standard
-# normal prior, and networks that give the logarithms of variances. `--full` takes their numbers of
-# samples, up to 10^8; without it each curve ends early, and the script after about twenty minutes
-# on two cores. Data are read from `$PVAE_DATA`.
+# 100, one draw per datum, Adagrad with a rate of 0.01, weights that start with a variance of 0.01
+# and have a standard normal prior, and networks that give the logarithms of variances. `--full`
+# takes their numbers of samples, up to 10^8; without it each curve ends early, and the script after
+# about twenty minutes on two cores. Data are read from `$PVAE_DATA`.
 
 # %%
 import argparse
@@ -214,6 +214,9 @@ figure.savefig(FIGURES / "aevb_3.png", dpi=120)
 
 # %% [markdown]
 # ## Figure 4: manifolds with two latents, and figure 5: samples
+#
+# In the short form, some samples have a light background: the weights of pixels that are always 0
+# are still near where they began, and where the prior lies and no datum was, they decide.
 
 # %%
 x = data["MNIST"][0]
