@@ -126,6 +126,19 @@ def test_zoo(name):
         assert {"seed", "epochs", "training_seconds", "hardware"} <= set(entry)
 
 
+def test_aevb_paper():
+    results = load("paper_aevb")
+    assert results["command"] in PAGE
+    of_mnist, of_faces = results["figure 2"].values()
+    for way in of_mnist:
+        bounds = [*of_mnist[way].values(), *of_faces[way].values()]
+        assert f"| {way} | " + " | ".join(f"{b[-1]:.1f}" for b in bounds) + " |" in PAGE
+    for few in (of_mnist, of_faces):
+        assert all(few["AEVB"][z][-1] > few["wake-sleep"][z][-1] for z in few["AEVB"])
+    for ways in results["figure 3"].values():
+        assert all(f"{curve[-1][1]:.1f}" in PAGE for curve in ways.values())
+
+
 def test_iwae_paper():
     entries = load("paper_iwae")["short"]
     means = []
