@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import pvae
-from pvae import zoo
+from pvae import cli, zoo
+from pvae.cli.invocation import completed, pair_and_data
 
 SITE = Path(__file__).parents[1] / "tutorials" / "site"
 HOW_TO = sorted(path.name for path in (SITE / "howto").glob("*.md") if path.name != "index.md")
@@ -90,6 +91,19 @@ def test_zoo_has_a_page_for_each_model_and_guide(build, pages):
             assert build.zoo_entries()[f"{role}s_{entry.name}"]["figure"] in build.CAPTIONS
             for part in ("**When to use it.** ", "**What it cannot do.** ", "pvae train "):
                 assert part in text
+
+
+def test_commands_of_the_zoo_build_their_pair(build, monkeypatch):
+    monkeypatch.delenv("PVAE_DATA", raising=False)
+    train = cli.main.commands["train"]
+    for page, entry in build.zoo_entries().items():
+        program, verb, *options = entry["command"].split()
+        assert (program, verb) == ("pvae", "train"), page
+        given = completed(train.make_context("train", options).params)
+        kind, _, name = page.partition("_")
+        assert given[kind.removesuffix("s")] == name
+        if given["data_name"] == "digits":  # the others need files
+            pair_and_data(given)
 
 
 def test_links_lead_somewhere(pages):
