@@ -62,7 +62,9 @@ def figures(fit: Fit, rows: Rows, *, seed: int = 0) -> dict[str, Figure]:
         drawn |= _of_codes(fit, some, codes, observed, seed)
     local = {n: z for n, z in codes.items() if z.shape[:1] == (len(rows),) and z.dim() <= 2}
     if local:
-        name, z = next(iter(local.items()))
+        # Classes, such as a label y, have no place in a plane.
+        continuous = {n: z for n, z in local.items() if z.is_floating_point()}
+        name, z = next(iter((continuous or local).items()))
         drawn["latent_means"] = plots.latent_means(z.reshape(len(rows), -1).cpu(), rows.labels)
         if observed and len(local) == 1 and z.shape[1:] == (2,) and plots.is_image(x[0]):
             title = "means of p(x | z)" if given is None else f"means of p(x | z, y = {given[0]})"

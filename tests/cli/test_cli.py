@@ -412,6 +412,20 @@ def test_summary_has_the_bound_of_the_kept_epoch(folder):
     assert summary["valid_elbo"] == rows[summary["best_epoch"] - 1]["valid_elbo"]
 
 
+def test_latent_means_are_of_codes_and_not_of_classes(monkeypatch):
+    digits = pvae.data.load("digits", labels=100, binarize="static")
+    sizes = {"x_shape": (8, 8), "z_dim": 3, "hidden": 8}
+    pair = pvae.models.SSVAE(**sizes), pvae.guides.Classifier(**sizes)
+    fit = pvae.fit(*pair, digits.train, epochs=1, progress=False)
+    drawn = []
+    monkeypatch.setattr("pvae.plots.latent_means", lambda z, labels: drawn.append(z))
+    rows = digits.test[:20]
+    figures(fit, rows)
+    codes = pvae.infer(fit.guide, rows)
+    assert set(codes) == {"y", "z"}
+    assert torch.equal(drawn[0], codes["z"])
+
+
 def test_labels_of_a_conditional_run(folder):
     (folder / "conditional.py").write_text(
         PAIR.replace("def model(x):", "def model(x, y):").replace(
