@@ -47,6 +47,23 @@ def test_products_of_a_convolution():
     assert products(graph) == 2 * 2 * 8 * 10 * 10 * 3 * 5 * 5
 
 
+def test_what_cannot_be_counted_counts_nothing():
+    """A training must not end because of an estimate."""
+    graph = recorded(H)
+    whole = products(graph)
+    product = next(n for n in graph.nodes if "product" in str(n.target) or "mm" in str(n.target))
+    for argument in product.args:
+        argument.meta.pop("val", None)
+    assert 0 < products(graph) < whole
+    assert steps_for_compilation(graph) > 0
+
+
+def test_a_step_without_operations():
+    graph = make_fx(lambda x: x)(torch.zeros(3)).graph
+    assert products(graph) == 0
+    assert steps_for_compilation(graph) > 5000
+
+
 def test_sums_have_no_products():
     def program(x):
         return (x + 1).sum()
