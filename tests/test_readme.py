@@ -52,6 +52,20 @@ def test_speed():
     assert f"{', '.join(first)} and {last} times as long" in " ".join(README.split())
 
 
+def test_whole_trainings():
+    seconds = json.loads((RESULTS / "whole_fits_cpu.json").read_text())["seconds"]
+
+    def ratio(where, way):
+        return f"{seconds[where][way][0] / seconds[where]['NumPyro'][0]:.2f}"
+
+    alone, beside = (ratio(where, "pvae, captured") for where in seconds)
+    auto = ratio("beside a busy process", "pvae, captured, --threads auto")
+    assert (
+        f"{alone} times as long as NumPyro's, and {beside} beside a busy process ({auto} with"
+        in README
+    )
+
+
 def test_counts():
     digits = pvae.data.load("digits")
     total = sum(map(len, (digits.train, digits.valid, digits.test)))

@@ -1,7 +1,6 @@
 """The command group `pvae`, and the options that its commands share."""
 
 from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -9,20 +8,10 @@ from pvae import __version__
 from pvae.engine.all_reduce import ProcessEndedError
 from pvae.training import DivergedError
 
-__all__ = [
-    "AT_LEAST_1", "DEVICE", "EMA", "SPLITS", "TRUST", "main", "number_or_auto", "pair_options",
-    "print_notes",
-]  # fmt: skip
+__all__ = ["AT_LEAST_1", "DEVICE", "EMA", "SPLITS", "TRUST", "main", "pair_options", "print_notes"]
 
 SPLITS = click.Choice(["train", "valid", "test"])
 AT_LEAST_1 = click.IntRange(min=1)
-
-
-def number_or_auto(value: Any) -> int | str:
-    """A number of threads, or "auto"."""
-    return "auto" if value == "auto" else int(AT_LEAST_1.convert(value, None, None))
-
-
 TRUST = "Execute the programs that the run names although they are not the zoo's."
 EMA = "Use the moving average of the parameters, of a run that has one."
 DEVICE = "Device to compute on: auto, cpu, cuda, ..."

@@ -11,15 +11,7 @@ import torch
 
 from pvae.cli.config_file import config_option
 from pvae.cli.figures import figures
-from pvae.cli.group import (
-    AT_LEAST_1,
-    DEVICE,
-    TRUST,
-    main,
-    number_or_auto,
-    pair_options,
-    print_notes,
-)
+from pvae.cli.group import AT_LEAST_1, DEVICE, TRUST, main, pair_options, print_notes
 from pvae.cli.invocation import (
     command_config,
     completed,
@@ -49,6 +41,11 @@ _OF_FIT = (
 )  # fmt: skip
 
 _SLOW_LOADING = 0.1  # share of the time, from which on it is printed
+
+
+def _number_or_auto(value: Any) -> int | str:
+    """A number of threads, or "auto"."""
+    return "auto" if value == "auto" else int(AT_LEAST_1.convert(value, None, None))
 
 
 @main.command()
@@ -118,7 +115,7 @@ _SLOW_LOADING = 0.1  # share of the time, from which on it is printed
 )
 @click.option(
     "--threads",
-    type=number_or_auto,
+    type=_number_or_auto,
     metavar="[INTEGER|auto]",
     help="Number of threads, or auto: what is fastest at the start, beside other processes.  "
     "[default: torch's]",

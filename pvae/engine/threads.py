@@ -30,22 +30,19 @@ def fastest_number_of_threads() -> int:
     counts = sorted({most, most - 1, most // 2, 1} - {0}, reverse=True)
     if len(counts) == 1:
         return most
-    times = {
-        count: statistics.median(found)
-        for count, found in zip(counts, _measured(counts), strict=True)
-    }
+    times = {count: statistics.median(found) for count, found in _measured(counts).items()}
     best = min(times, key=lambda count: times[count])
     return best if times[best] < _WORTH * times[most] else most
 
 
-def _measured(counts: list[int]) -> list[list[float]]:
+def _measured(counts: list[int]) -> dict[int, list[float]]:
     """Seconds of some work with each number of threads, interleaved."""
     x, weight = torch.full((128, 784), 0.5), torch.full((784, 200), 1e-3)
-    found: list[list[float]] = [[] for _ in counts]
+    found: dict[int, list[float]] = {count: [] for count in counts}
     before = torch.get_num_threads()
     try:
         for _ in range(_ROUNDS):
-            for count, seconds in zip(counts, found, strict=True):
+            for count, seconds in found.items():
                 torch.set_num_threads(count)
                 _work(x, weight)  # the threads begin here
                 began = time.perf_counter()

@@ -43,7 +43,8 @@ fit = pvae.fit(
     engine=sys.argv[2], progress=False,
 )
 row = fit.history[-1]
-print(f"{row['valid_elbo']:.2f} nats per datum after {row['epoch']} epochs; {fit.engine}")
+print(f"{row['valid_elbo']:.2f} nats per datum after {row['epoch']} epochs; {fit.engine}; "
+      f"{torch.get_num_threads()} threads")
 """
 
 

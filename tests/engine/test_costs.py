@@ -16,11 +16,14 @@ N, X, H, Z = 64, 784, 100, 5
 
 def recorded(hidden, n=N):
     """The operations of a step of a VAE."""
-    pyro.clear_param_store()
     model = pvae.models.VAE(x_shape=(X,), z_dim=Z, hidden=hidden)
     guide = pvae.guides.MeanField(x_shape=(X,), z_dim=Z, hidden=hidden)
+    return operations(model, guide, torch.rand(n, X).round())
+
+
+def operations(model, guide, x):
+    pyro.clear_param_store()
     loss_and_grads = pyro.infer.Trace_ELBO().loss_and_grads
-    x = torch.rand(n, X).round()
     loss_and_grads(model, guide, x)  # registers the parameters
     params = list(pyro.get_param_store()._params.values())
     recording = record(lambda x: loss_and_grads(model, guide, x), params, [], (x,), {})
@@ -77,6 +80,12 @@ def test_larger_steps_are_compiled_earlier():
     assert large < 1000
 
 
+def test_numbers_of_the_tutorial():
+    steps = {hidden: steps_for_compilation(recorded(hidden, 128)) for hidden in (400, 20)}
+    assert round(steps[400], -2) == 1600
+    assert 5 < steps[20] / steps[400] < 6
+
+
 @pytest.mark.parametrize("hidden", [20, 400])
 def test_compilation_begins_with_this_step(hidden):
     """The rule, written out: seconds of the compilation over seconds of a step."""
@@ -98,11 +107,6 @@ def test_recordings_of_a_pair_of_functions():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, scale))
 
-    pyro.clear_param_store()
-    loss_and_grads = pyro.infer.Trace_ELBO().loss_and_grads
-    x = torch.zeros(3)
-    loss_and_grads(model, guide, x)
-    params = list(pyro.get_param_store()._params.values())
-    graph = record(lambda x: loss_and_grads(model, guide, x), params, [], (x,), {}).graph.graph
+    graph = operations(model, guide, torch.zeros(3))
     assert products(graph) == 0
     assert steps_for_compilation(graph) > 5000
